@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The interface between a TPM and the daemon that hosts it.
+
+A daemon gives the engine a command or an event and gets a *step*: either the final answer, or an effect that it
+must perform and whose result it hands to `resume`, which gives the next step. The answer exists only after the
+effects are done, so a client never holds a success that a crash could undo.
+
+Nothing in this module assumes a TPM version beyond the ten-byte header (tag, size, code).
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Duration(enum.Enum):
+    """How long a command may take; decides whether a daemon runs it inline (SHORT) or in a thread."""
+
+    SHORT = "short"
+    MEDIUM = "medium"
+    LONG = "long"
+
+
+# --- effects: what the engine wants done before it answers ---------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """Make the permanent state durable.
+
+    Attributes:
+        state: the whole permanent state in its canonical format, secrets in the clear.
+    """
+
+    state: bytes
+
+    def __repr__(self) -> str:
+        return f"Persist(<{len(self.state)} bytes>)"
+
+
+@dataclass(frozen=True, slots=True)
+class ParentQuote:
+    """Have the parent TPM sign data of this TPM (TPM_ORD_DeepQuote, TPM_ORD_ParentSignEK of Xen).
+
+    Attributes:
+        extern_data: 20 bytes for the parent's quote.
+        pcr_selection: encoded TPM_PCR_SELECTION of the parent's PCRs.
+        flags: extraInfoFlags of the manager's GET_QUOTE.
+    """
+
+    extern_data: bytes
+    pcr_selection: bytes
+    flags: int
+
+
+Effect = Persist | ParentQuote
+"""Closed set; end a match over it with assert_never."""
+
+
+# --- results: what the daemon says about an effect -----------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The effect is performed; `data` is what it brought (empty for Persist)."""
+
+    data: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The effect was certainly not performed: the engine goes back to the state before the command.
+
+    Attributes:
+        code: return code that the client is told, if the parent gave one; None leaves it to the engine.
+    """
+
+    code: int | None = None
+
+
+EffectResult = Done | Failed
+
+
+# --- events: what happens to a TPM and is no command ---------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PowerOn:
+    """Hardware reset (TPM_Init): everything volatile is lost, Startup is awaited."""
+
+
+@dataclass(frozen=True, slots=True)
+class HashStart:
+    """Locality 4 begins the hash sequence of a dynamic launch (TIS, TPM_HASH_START)."""
+
+
+@dataclass(frozen=True, slots=True)
+class HashData:
+    """Bytes of the hash sequence."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HashEnd:
+    """End of the hash sequence: PCR 17 gets the measurement."""
+
+
+@dataclass(frozen=True, slots=True)
+class PhysicalPresence:
+    """The platform's hardware signal of physical presence changed."""
+
+    asserted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CapPcrs:
+    """Extend PCRs 0-7 with `digest` (20 bytes): the record of what was measured is gone (see DESIGN of restarts)."""
+
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SetPcr:
+    """Give a PCR a value from outside (`--hwinitpcr`); only between Startup and the first command."""
+
+    index: int
+    value: bytes
+
+
+Event = PowerOn | HashStart | HashData | HashEnd | PhysicalPresence | CapPcrs | SetPcr
+
+
+@dataclass(frozen=True, slots=True)
+class EventDone:
+    """Final step of an event.
+
+    Attributes:
+        code: 0, or the TPM error that the event ended in.
+    """
+
+    code: int
+
+
+Step = bytes | EventDone | Effect
+"""`bytes` is the response to a command, `EventDone` the end of an event, an effect anything still to be done."""
+
+
+# --- the world, injected -------------------------------------------------------------------------------------
+
+
+class RandomSource(Protocol):
+    """Randomness of the TPM (nonces, keys, GetRandom)."""
+
+    def random(self, size_bytes: int) -> bytes:
+        """Return exactly `size_bytes` unpredictable bytes."""
+
+    def stir(self, data: bytes) -> None:
+        """Mix `data` in (TPM_StirRandom); never lowers the quality."""
+
+
+class TickSource(Protocol):
+    """A monotonic clock."""
+
+    def ticks_us(self) -> int:
+        """Return microseconds since some fixed moment; never runs backwards."""
+
+
+class KeySource(Protocol):
+    """Where new RSA keys come from."""
+
+    def generate(self, bits: int, exponent: int) -> tuple[int, int]:
+        """Return two primes p, q whose product has exactly `bits` bits, (p-1)(q-1) coprime to `exponent`."""
+
+
+class Engine(Protocol):
+    """One TPM. One command or event at a time; while a step is pending only `cancel` is accepted.
+
+    No input makes `execute` raise: the worst command gets a ten-byte TPM error response. Any exception is a bug and
+    leaves the engine in failure mode.
+    """
+
+    def execute(self, command: bytes, locality: int) -> Step:
+        """Run one command as received (any bytes) from a locality."""
+
+    def handle(self, event: Event) -> Step:
+        """Take an event that is no command."""
+
+    def resume(self, result: EffectResult) -> Step:
+        """Go on after an effect."""
+
+    def cancel(self) -> None:
+        """Ask that the command under way ends early; may be called from any thread, may have no effect."""
+
+    def duration(self, command: bytes) -> Duration:
+        """Say how long this command may take; any bytes are accepted."""
+
+    def permanent_state(self) -> bytes:
+        """Return the permanent state in its canonical format."""
+
+    def volatile_state(self) -> bytes:
+        """Return what must survive a restart of the daemon: PCRs, flags, sessions, loaded keys."""
+
+    @property
+    def volatile_version(self) -> int:
+        """A number that grows whenever `volatile_state` may have changed."""
