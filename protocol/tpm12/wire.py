@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Big-endian reading and declared layouts, the way TPM 1.2 packs everything.
+
+`Reader` is a cursor over immutable bytes: it checks each length before it takes anything and remembers where it
+is, so that digests are computed over exactly the bytes that were parsed. `Structure` is the base of every dataclass
+whose fields name their wire type in an annotation; it gives `read`, `decode` and `encode`.
+
+Precompiled `struct` is used rather than construct because these run on the guest's path (one Extend has a budget of
+ten microseconds; construct alone takes that).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Generic,
+    Protocol,
+    Self,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from protocol.errors import WireError
+
+__all__ = [
+    "BOOL",
+    "DIGEST",
+    "REST",
+    "SIZED",
+    "U8",
+    "U16",
+    "U32",
+    "U64",
+    "FixedBytes",
+    "Nested",
+    "Reader",
+    "SizedStruct",
+    "Structure",
+    "WireError",
+    "WireType",
+]
+
+DIGEST_BYTES = 20
+
+_U16 = struct.Struct(">H").unpack_from
+_U32 = struct.Struct(">I").unpack_from
+_U64 = struct.Struct(">Q").unpack_from
+_PACK_U16 = struct.Struct(">H").pack
+_PACK_U32 = struct.Struct(">I").pack
+_PACK_U64 = struct.Struct(">Q").pack
+
+
+class Reader:
+    """A cursor over `data`; every getter raises WireError rather than run past the end.
+
+    Args:
+        data: the bytes to read.
+        start: offset of the first byte to read.
+        end: offset behind the last byte to read; the default is the end of `data`.
+    """
+
+    __slots__ = ("data", "end", "position")
+
+    def __init__(self, data: bytes, start: int = 0, end: int | None = None) -> None:
+        self.data = data
+        self.position = start
+        self.end = len(data) if end is None else end
+
+    def _short(self, size: int, field: str) -> WireError:
+        left = self.end - self.position
+        return WireError(field, self.position, f"{size} bytes wanted, {left} left")
+
+    @property
+    def remaining(self) -> int:
+        """Number of bytes not yet read."""
+        return self.end - self.position
+
+    def u8(self, field: str = "u8") -> int:
+        """Read one byte."""
+        position = self.position
+        if position + 1 > self.end:
+            raise self._short(1, field)
+        self.position = position + 1
+        return self.data[position]
+
+    def u16(self, field: str = "u16") -> int:
+        """Read two bytes, big-endian."""
+        position = self.position
+        if position + 2 > self.end:
+            raise self._short(2, field)
+        self.position = position + 2
+        return int(_U16(self.data, position)[0])
+
+    def u32(self, field: str = "u32") -> int:
+        """Read four bytes, big-endian."""
+        position = self.position
+        if position + 4 > self.end:
+            raise self._short(4, field)
+        self.position = position + 4
+        return int(_U32(self.data, position)[0])
+
+    def u64(self, field: str = "u64") -> int:
+        """Read eight bytes, big-endian."""
+        position = self.position
+        if position + 8 > self.end:
+            raise self._short(8, field)
+        self.position = position + 8
+        return int(_U64(self.data, position)[0])
+
+    def boolean(self, field: str = "bool") -> bool:
+        """Read one byte that must be 0 or 1 (else BadBool, which is TPM_BAD_PARAMETER)."""
+        value = self.u8(field)
+        if value > 1:
+            raise BadBool(field, self.position - 1, f"boolean is {value:#04x}")
+        return value == 1
+
+    def take(self, size: int, field: str = "bytes") -> bytes:
+        """Read exactly `size` bytes."""
+        position = self.position
+        if size < 0 or position + size > self.end:
+            raise self._short(size, field)
+        self.position = position + size
+        return self.data[position : position + size]
+
+    def sized(self, field: str = "sized") -> bytes:
+        """Read a u32 length and that many bytes."""
+        return self.take(self.u32(field), field)
+
+    def rest(self) -> bytes:
+        """Read everything that is left."""
+        position = self.position
+        self.position = self.end
+        return self.data[position : self.end]
+
+    def since(self, start: int) -> bytes:
+        """Return the bytes consumed from offset `start` to here."""
+        return self.data[start : self.position]
+
+    def finish(self, field: str = "end") -> None:
+        """Check that nothing is left."""
+        if self.position != self.end:
+            raise WireError(field, self.position, f"{self.end - self.position} trailing bytes")
+
+
+class BadBool(WireError):
+    """A boolean byte other than 0 and 1."""
+
+
+T = TypeVar("T")
+
+
+class WireType(Protocol[T]):
+    """How one field is laid out."""
+
+    def read(self, reader: Reader, field: str) -> T:
+        """Take the field from the cursor."""
+
+    def write(self, value: T) -> bytes:
+        """Give the bytes of the field."""
+
+
+class _Scalar(Generic[T]):
+    """A wire type made of a getter of Reader and a packer."""
+
+    __slots__ = ("read", "write")
+
+    def __init__(self, read: Callable[[Reader, str], T], write: Callable[[T], bytes]) -> None:
+        self.read = read
+        self.write = write
+
+
+def _pack_u8(value: int) -> bytes:
+    return value.to_bytes(1, "big")
+
+
+def _pack_bool(value: bool) -> bytes:
+    return b"\x01" if value else b"\x00"
+
+
+def _pack_sized(value: bytes) -> bytes:
+    return _PACK_U32(len(value)) + value
+
+
+class FixedBytes:
+    """Exactly `size` bytes."""
+
+    __slots__ = ("size",)
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def read(self, reader: Reader, field: str) -> bytes:
+        """Take `size` bytes."""
+        return reader.take(self.size, field)
+
+    def write(self, value: bytes) -> bytes:
+        """Give the bytes; a wrong length is a bug of the caller."""
+        if len(value) != self.size:
+            raise ValueError(f"{self.size} bytes wanted, got {len(value)}")
+        return value
+
+
+U8: WireType[int] = _Scalar(Reader.u8, _pack_u8)
+U16: WireType[int] = _Scalar(Reader.u16, _PACK_U16)
+U32: WireType[int] = _Scalar(Reader.u32, _PACK_U32)
+U64: WireType[int] = _Scalar(Reader.u64, _PACK_U64)
+BOOL: WireType[bool] = _Scalar(Reader.boolean, _pack_bool)
+DIGEST = FixedBytes(DIGEST_BYTES)
+SIZED: WireType[bytes] = _Scalar(Reader.sized, _pack_sized)
+REST: WireType[bytes] = _Scalar(lambda reader, _field: reader.rest(), bytes)
+
+
+class Structure:
+    """Base of the dataclasses that have a wire layout.
+
+    Each field is `Annotated[python_type, wire_type]`, or a type that is itself a Structure. Fields are laid out in the
+    order of their declaration, without padding.
+    """
+
+    __slots__ = ()
+    _layouts: ClassVar[dict[type[Structure], tuple[tuple[str, WireType[Any]], ...]]] = {}
+
+    @classmethod
+    def layout(cls) -> tuple[tuple[str, WireType[Any]], ...]:
+        """Return (field name, wire type) in wire order."""
+        known = Structure._layouts.get(cls)
+        if known is None:
+            known = Structure._layouts[cls] = _layout_of(cls)
+        return known
+
+    @classmethod
+    def read(cls, reader: Reader) -> Self:
+        """Take one structure from a cursor.
+
+        Raises:
+            WireError: the bytes do not form one.
+        """
+        return cls(*[wire.read(reader, name) for name, wire in cls.layout()])
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read a structure that is all of `data`.
+
+        Raises:
+            WireError: the bytes do not form one, or some are left over.
+        """
+        reader = Reader(data)
+        value = cls.read(reader)
+        reader.finish(cls.__name__)
+        return value
+
+    def encode(self) -> bytes:
+        """Return the wire form."""
+        return b"".join([wire.write(getattr(self, name)) for name, wire in self.layout()])
+
+
+S = TypeVar("S", bound=Structure)
+
+
+class Nested(Generic[S]):
+    """A structure as a field of another."""
+
+    __slots__ = ("kind",)
+
+    def __init__(self, kind: type[S]) -> None:
+        self.kind = kind
+
+    def read(self, reader: Reader, field: str) -> S:
+        """Take the structure."""
+        return self.kind.read(reader)
+
+    def write(self, value: S) -> bytes:
+        """Give its bytes."""
+        return value.encode()
+
+
+class SizedStruct(Generic[S]):
+    """A structure behind a u32 length that it must fill exactly; None if the length is 0."""
+
+    __slots__ = ("kind",)
+
+    def __init__(self, kind: type[S]) -> None:
+        self.kind = kind
+
+    def read(self, reader: Reader, field: str) -> S | None:
+        """Take the length and the structure."""
+        data = reader.sized(field)
+        return self.kind.decode(data) if data else None
+
+    def write(self, value: S | None) -> bytes:
+        """Give length and bytes."""
+        return _pack_sized(b"" if value is None else value.encode())
+
+
+def _layout_of(cls: type[Structure]) -> tuple[tuple[str, WireType[Any]], ...]:
+    hints = get_type_hints(cls, include_extras=True)
+    fields: tuple[str, ...] = tuple(getattr(cls, "__dataclass_fields__", {}))
+    layout = []
+    for name in fields:
+        hint = hints[name]
+        if get_origin(hint) is Annotated:
+            layout.append((name, get_args(hint)[1]))
+        elif isinstance(hint, type) and issubclass(hint, Structure):
+            layout.append((name, Nested(hint)))
+        else:
+            raise TypeError(f"{cls.__name__}.{name} has no wire type")
+    return tuple(layout)
