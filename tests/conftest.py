@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every test gets: short socket folders and one hypothesis profile."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+# No deadline: two test workers share two cores with the daemons they start, so single examples may
+# be slow. A fixed seed, so that a failure on one machine is a failure on every machine; looking for
+# new inputs is the fuzzer's work, not this run's.
+hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile("explore", deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
+
+
+@pytest.fixture
+def run_dir() -> Iterator[Path]:
+    """A fresh folder with a short path, since the path of a Unix socket ends at 107 bytes."""
+    path = Path(tempfile.mkdtemp(prefix="v", dir="/tmp"))
+    yield path
+    shutil.rmtree(path)
