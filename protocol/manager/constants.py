@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tags, ordinals and return codes of the manager's protocol.
+
+Names are those of Xen's `vtpm_manager.h`, recased. Ordinals that Xen only declared are here as
+well, so that a dispatcher can tell "not built" from "unknown".
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+HEADER_BYTES: Final = 10
+"""u16 tag, u32 paramSize (whole message), u32 ordinal or return code."""
+
+MAX_MESSAGE_BYTES: Final = 4088
+"""What one shared page of the split driver carries after its header."""
+
+DIGEST_BYTES: Final = 20
+"""SHA-1, the only hash that this protocol knows."""
+
+
+class ManagerTag(enum.IntEnum):
+    """Tag of a message."""
+
+    REQ = 0x01C1
+    """Request of a vTPM for itself."""
+    REQ2 = 0x01C2
+    """Management request; needs the ADMIN right."""
+    RSP = 0x01C4
+    """Response to both, also errors found by a command."""
+    RSP2 = 0x01C5
+    """Error found before a REQ2 command ran (request tag + 3)."""
+
+
+class PassThroughTag(enum.IntEnum):
+    """Tags of raw TPM 1.2 commands that go on to the hardware TPM."""
+
+    RQU_COMMAND = 0x00C1
+    RQU_AUTH1_COMMAND = 0x00C2
+    RQU_AUTH2_COMMAND = 0x00C3
+
+
+RSP_COMMAND: Final = 0x00C4
+"""TPM 1.2 response tag; also answers a request too short to have a tag."""
+
+
+class VtpmOrdinal(enum.IntEnum):
+    """Commands of tag REQ."""
+
+    SAVEHASHKEY = 1
+    LOADHASHKEY = 2
+    GET_BOOT_HASH = 3
+    GET_QUOTE = 4
+
+
+class ManagementOrdinal(enum.IntEnum):
+    """Commands of tag REQ2. Base 0x02000000."""
+
+    GROUP_LIST = 0x02000101
+    GROUP_NEW = 0x02000102
+    GROUP_DEL = 0x02000103
+    GROUP_ACTIVATE = 0x02000104
+    GROUP_REGISTER = 0x02000105
+    GROUP_UPDATE = 0x02000106
+    GROUP_SHOW = 0x02000107
+    GROUP_QUOTE = 0x02000108
+    GROUP_RECOVER1 = 0x02000109
+    GROUP_RECOVER2 = 0x0200010A
+    VTPM_LIST = 0x02000201
+    VTPM_SHOW = 0x02000202
+    VTPM_EDIT = 0x02000203
+    VTPM_NEW = 0x02000204
+    VTPM_DEL = 0x02000205
+    MAKE_IDENTITY = 0x02000301
+    ACTIVATE_IDENTITY = 0x02000302
+    READ_PUBEK = 0x02000303
+    NV_DEFINE_SPACE = 0x02000304
+    NV_WRITE_VALUE = 0x02000305
+    NV_READ_VALUE = 0x02000306
+
+
+class ManagerCode(enum.IntEnum):
+    """Return codes that the manager makes itself; codes of the hardware TPM pass through as
+    numbers.
+
+    An enumeration of its own because INVALID_REQUEST has the number of TPM_CLEAR_DISABLED; all
+    others mean what TPM 1.2 says.
+    """
+
+    SUCCESS = 0
+    AUTHFAIL = 1
+    BADINDEX = 2
+    BAD_PARAMETER = 3
+    INVALID_REQUEST = 5
+    DISABLED = 7
+    DISABLED_CMD = 8
+    FAIL = 9
+    BAD_ORDINAL = 10
+    SIZE = 23
+    BADTAG = 30
+    IOERROR = 31
+    ENCRYPT_ERROR = 32
+    DECRYPT_ERROR = 33
+    INAPPROPRIATE_SIG = 39

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which raw TPM 1.2 commands a vTPM may send to the hardware TPM.
+
+Source: Xen vtpmmgr, pass-through of tags 0x00C1-0x00C3. The bytes go on unchanged and the answer
+comes back unchanged, so only commands that take no session and no key can be let through.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final, assert_never
+
+from protocol.manager.constants import ManagerCode
+from protocol.manager.framing import Request
+
+GET_RANDOM_REQUEST_BYTES: Final = 14
+
+
+class PassThroughOrdinal(enum.IntEnum):
+    """Ordinals that may pass (TPM Main Part 2, ordinals)."""
+
+    PCR_READ = 0x00000015
+    GET_RANDOM = 0x00000046
+
+
+def judge(request: Request) -> ManagerCode:
+    """Return SUCCESS if a request with a TPM 1.2 tag may go on, else the code to answer."""
+    try:
+        ordinal = PassThroughOrdinal(request.ordinal)
+    except ValueError:
+        return ManagerCode.DISABLED_CMD
+    match ordinal:
+        case PassThroughOrdinal.PCR_READ:
+            return ManagerCode.SUCCESS
+        case PassThroughOrdinal.GET_RANDOM:
+            if request.size_bytes != GET_RANDOM_REQUEST_BYTES:
+                return ManagerCode.BAD_PARAMETER
+            return ManagerCode.SUCCESS
+        case _:
+            assert_never(ordinal)
