@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+# make up | test | bench | lint | setup | units | lock
+
+SHELL := /bin/bash
+BIN := .venv/bin
+CODE := protocol tpmcore daemons tests bench
+
+# Where the commands and the units go when somebody installs them (make units).
+BINDIR ?= /opt/vtpm-suite/bin
+UNITS ?= build/systemd
+
+# What the tests start, as Debian package = command.
+TEST_PACKAGES := trousers=tcsd tpm-tools=tpm_version tpm-quote-tools=tpm_mkuuid swtpm=swtpm \
+    systemd=systemd-analyze util-linux=unshare
+
+.PHONY: setup up test lint unit integration bench units lock packages
+
+setup: .venv/.installed
+
+# Stamps, so that a finished setup costs nothing. The lock file names every version and its hashes; the
+# project itself goes in editable, built by the setuptools of that file.
+.venv/.locked: requirements.lock .ci/venv
+	.ci/venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
+	touch $@
+
+.venv/.installed: .venv/.locked pyproject.toml
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+up: setup
+	$(BIN)/vtpmctl up $(ARGS)
+
+test: setup packages lint unit integration
+
+packages:
+	@.ci/packages $(TEST_PACKAGES)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict $(CODE)
+	$(BIN)/lint-imports --no-logo
+
+unit: setup
+	$(BIN)/pytest -q -n 2 tests/unit $(wildcard tests/conformance)
+
+integration: setup packages
+	$(BIN)/pytest -q tests/integration
+
+bench: setup
+	$(BIN)/python -m bench $(ARGS)
+
+# The units with the folder of the commands filled in.
+units:
+	mkdir -p $(UNITS)
+	for unit in systemd/*; do \
+	    sed 's|@bindir@|$(BINDIR)|g' "$$unit" > "$(UNITS)/$$(basename "$$unit")"; \
+	done
+
+# Newer versions of everything: look at the difference, run the tests, commit.
+lock: setup
+	$(BIN)/pip-compile -q --upgrade --extra dev --allow-unsafe --strip-extras --generate-hashes \
+	    --no-header --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	    --no-emit-options --output-file requirements.lock pyproject.toml
+	sed -i '1i # SPDX-License-Identifier: Apache-2.0\n# Written by `make lock` from pyproject.toml.' requirements.lock
