@@ -37,13 +37,22 @@ __all__ = [
     "U16",
     "U32",
     "U64",
+    "VERSION_1_1",
+    "BadBool",
+    "BadKeyProperty",
+    "BadPcrSelection",
+    "BadTag",
+    "BadVersion",
     "FixedBytes",
+    "ListOf",
     "Nested",
+    "Prefix",
     "Reader",
     "SizedStruct",
     "Structure",
     "WireError",
     "WireType",
+    "tag_prefix",
 ]
 
 DIGEST_BYTES = 20
@@ -149,7 +158,57 @@ class Reader:
 
 
 class BadBool(WireError):
-    """A boolean byte other than 0 and 1."""
+    """A boolean byte other than 0 and 1 (TPM_BAD_PARAMETER)."""
+
+
+class BadTag(WireError):
+    """A structure that does not begin with its tag (TPM_INVALID_STRUCTURE)."""
+
+
+class BadVersion(WireError):
+    """A version word that is not 1.1 (TPM_BAD_VERSION)."""
+
+
+class BadPcrSelection(WireError):
+    """A PCR selection longer than three bytes (TPM_INVALID_PCR_INFO)."""
+
+
+class BadKeyProperty(WireError):
+    """An unknown algorithm or unknown flags in a key (TPM_BAD_KEY_PROPERTY)."""
+
+
+class Prefix:
+    """Constant bytes at the head of a structure.
+
+    Args:
+        value: what is written.
+        compared: how many of the first bytes must be equal on input; the rest is read and ignored.
+        error: what a difference is.
+    """
+
+    __slots__ = ("_compared", "_error", "value")
+
+    def __init__(self, value: bytes, compared: int, error: type[WireError]) -> None:
+        self.value = value
+        self._compared = compared
+        self._error = error
+
+    def check(self, reader: Reader, field: str) -> None:
+        """Take the prefix and compare it."""
+        start = reader.position
+        found = reader.take(len(self.value), field)
+        if found[: self._compared] != self.value[: self._compared]:
+            raise self._error(field, start, f"{self.value.hex()} wanted, found {found.hex()}")
+
+
+def tag_prefix(tag: int, fixed: bytes = b"") -> Prefix:
+    """Return the prefix of a structure with a u16 tag, and constant bytes behind it."""
+    value = _PACK_U16(tag) + fixed
+    return Prefix(value, len(value), BadTag)
+
+
+VERSION_1_1 = Prefix(b"\x01\x01\x00\x00", 2, BadVersion)
+"""TPM_STRUCT_VER 1.1.0.0; on input only major and minor count (Part 2, 5.1)."""
 
 
 T = TypeVar("T")
@@ -220,10 +279,11 @@ class Structure:
     """Base of the dataclasses that have a wire layout.
 
     Each field is `Annotated[python_type, wire_type]`, or a type that is itself a Structure. Fields are laid out in the
-    order of their declaration, without padding.
+    order of their declaration, without padding, behind `prefix` if there is one.
     """
 
     __slots__ = ()
+    prefix: ClassVar[Prefix | None] = None
     _layouts: ClassVar[dict[type[Structure], tuple[tuple[str, WireType[Any]], ...]]] = {}
 
     @classmethod
@@ -241,6 +301,8 @@ class Structure:
         Raises:
             WireError: the bytes do not form one.
         """
+        if cls.prefix is not None:
+            cls.prefix.check(reader, cls.__name__)
         return cls(*[wire.read(reader, name) for name, wire in cls.layout()])
 
     @classmethod
@@ -257,7 +319,10 @@ class Structure:
 
     def encode(self) -> bytes:
         """Return the wire form."""
-        return b"".join([wire.write(getattr(self, name)) for name, wire in self.layout()])
+        parts = [wire.write(getattr(self, name)) for name, wire in self.layout()]
+        if self.prefix is not None:
+            parts.insert(0, self.prefix.value)
+        return b"".join(parts)
 
 
 S = TypeVar("S", bound=Structure)
@@ -296,6 +361,29 @@ class SizedStruct(Generic[S]):
     def write(self, value: S | None) -> bytes:
         """Give length and bytes."""
         return _pack_sized(b"" if value is None else value.encode())
+
+
+class ListOf(Generic[T]):
+    """A count (u16 or u32) and that many elements of one wire type."""
+
+    __slots__ = ("count", "element", "limit")
+
+    def __init__(self, element: WireType[T], count: WireType[int], limit: int) -> None:
+        self.element = element
+        self.count = count
+        self.limit = limit
+
+    def read(self, reader: Reader, field: str) -> tuple[T, ...]:
+        """Take count and elements; more than `limit` are refused before anything is allocated."""
+        start = reader.position
+        number = self.count.read(reader, field)
+        if number > self.limit:
+            raise WireError(field, start, f"{number} elements, at most {self.limit}")
+        return tuple([self.element.read(reader, field) for _ in range(number)])
+
+    def write(self, value: tuple[T, ...]) -> bytes:
+        """Give count and elements."""
+        return self.count.write(len(value)) + b"".join([self.element.write(v) for v in value])
 
 
 def _layout_of(cls: type[Structure]) -> tuple[tuple[str, WireType[Any]], ...]:

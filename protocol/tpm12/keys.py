@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Structures about keys (Part 2, 10)."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import Annotated, Self
+
+from protocol.tpm12.constants import (
+    KEY_FLAGS_MASK,
+    Algorithm,
+    EncScheme,
+    KeyUsage,
+    PayloadType,
+    SigScheme,
+    StructureTag,
+)
+from protocol.tpm12.pcr import PcrInfo, PcrInfoLong
+from protocol.tpm12.wire import (
+    DIGEST,
+    SIZED,
+    U8,
+    U16,
+    U32,
+    BadKeyProperty,
+    BadVersion,
+    Reader,
+    Structure,
+)
+
+DEFAULT_EXPONENT = 65537
+_KEY_VERSION = b"\x01\x01\x00\x00"
+_KEY12_HEAD = StructureTag.KEY12.to_bytes(2, "big") + b"\x00\x00"
+_KNOWN_ALGORITHMS = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 9, 10})
+
+
+@dataclass(frozen=True, slots=True)
+class RsaKeyParms(Structure):
+    """TPM_RSA_KEY_PARMS (10.5); an empty exponent means 65537."""
+
+    key_length: Annotated[int, U32]
+    num_primes: Annotated[int, U32]
+    exponent: Annotated[bytes, SIZED]
+
+    @property
+    def exponent_value(self) -> int:
+        """The public exponent as a number."""
+        return int.from_bytes(self.exponent, "big") if self.exponent else DEFAULT_EXPONENT
+
+
+@dataclass(frozen=True, slots=True)
+class KeyParms(Structure):
+    """TPM_KEY_PARMS (10.1).
+
+    Attributes:
+        parms: encoded TPM_RSA_KEY_PARMS or TPM_SYMMETRIC_KEY_PARMS, as given.
+    """
+
+    algorithm_id: Annotated[int, U32]
+    enc_scheme: Annotated[int, U16]
+    sig_scheme: Annotated[int, U16]
+    parms: Annotated[bytes, SIZED]
+
+    @classmethod
+    def read(cls, reader: Reader) -> Self:
+        """Take one; an unknown algorithm, or RSA parameters that do not parse, are refused here."""
+        start = reader.position
+        value = cls(reader.u32(), reader.u16(), reader.u16(), reader.sized("parms"))
+        if value.algorithm_id not in _KNOWN_ALGORITHMS:
+            raise BadKeyProperty("algorithmID", start, f"{value.algorithm_id:#x} is unknown")
+        if value.algorithm_id == Algorithm.RSA:
+            RsaKeyParms.decode(value.parms)
+        return value
+
+    @property
+    def rsa(self) -> RsaKeyParms:
+        """The RSA parameters; only meaningful for algorithm RSA."""
+        return RsaKeyParms.decode(self.parms)
+
+    @classmethod
+    def for_rsa(
+        cls,
+        *,
+        enc_scheme: int = EncScheme.NONE,
+        sig_scheme: int = SigScheme.NONE,
+        bits: int = 2048,
+        exponent: bytes = b"",
+    ) -> Self:
+        """Make RSA parameters; the default exponent is left implicit."""
+        return cls(Algorithm.RSA, enc_scheme, sig_scheme, RsaKeyParms(bits, 2, exponent).encode())
+
+
+@dataclass(frozen=True, slots=True)
+class PubKey(Structure):
+    """TPM_PUBKEY (10.8): parameters and modulus (TPM_STORE_PUBKEY, most significant byte first)."""
+
+    algorithm_parms: KeyParms
+    key: Annotated[bytes, SIZED]
+
+    def digest(self) -> bytes:
+        """Return SHA-1 of the structure."""
+        return hashlib.sha1(self.encode()).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Key(Structure):
+    """TPM_KEY (10.2) and TPM_KEY12 (10.3), which differ in the head and in the PCR structure.
+
+    Attributes:
+        is_key12: which of the two.
+        key_flags: bits of KeyFlags, no others.
+        pcr_info: None, PcrInfo in a TPM_KEY, PcrInfoLong in a TPM_KEY12.
+        pub_key: modulus, empty in a key that is still to be made.
+        enc_data: private part encrypted for the parent, or empty.
+    """
+
+    is_key12: bool
+    key_usage: int
+    key_flags: int
+    auth_data_usage: int
+    algorithm_parms: KeyParms
+    pcr_info: PcrInfo | PcrInfoLong | None = None
+    pub_key: bytes = b""
+    enc_data: bytes = b""
+
+    @classmethod
+    def read(cls, reader: Reader) -> Self:
+        """Take a TPM_KEY or TPM_KEY12; the first byte tells which."""
+        start = reader.position
+        head = reader.take(4, "version")
+        if head[0] == 0x01:
+            if head[1] != 0x01:
+                raise BadVersion("version", start, f"01 01 wanted, found {head.hex()}")
+        elif head != _KEY12_HEAD:
+            raise BadKeyProperty("tag", start, f"{_KEY12_HEAD.hex()} wanted, found {head.hex()}")
+        is_key12 = head[0] == 0x00
+        usage = reader.u16("keyUsage")
+        flags = reader.u32("keyFlags")
+        if flags & ~KEY_FLAGS_MASK:
+            raise BadKeyProperty("keyFlags", reader.position - 4, f"{flags:#x} has unknown bits")
+        auth_data_usage = reader.u8("authDataUsage")
+        parms = KeyParms.read(reader)
+        info = reader.sized("PCRInfo")
+        pcr_info: PcrInfo | PcrInfoLong | None = None
+        if info:
+            pcr_info = PcrInfoLong.decode(info) if is_key12 else PcrInfo.decode(info)
+        return cls(
+            is_key12,
+            usage,
+            flags,
+            auth_data_usage,
+            parms,
+            pcr_info,
+            reader.sized("pubKey"),
+            reader.sized("encData"),
+        )
+
+    def encode_public(self) -> bytes:
+        """Return the structure through pubKey, which is what pubDataDigest covers."""
+        info = b"" if self.pcr_info is None else self.pcr_info.encode()
+        return b"".join(
+            (
+                _KEY12_HEAD if self.is_key12 else _KEY_VERSION,
+                self.key_usage.to_bytes(2, "big"),
+                self.key_flags.to_bytes(4, "big"),
+                self.auth_data_usage.to_bytes(1, "big"),
+                self.algorithm_parms.encode(),
+                SIZED.write(info),
+                SIZED.write(self.pub_key),
+            )
+        )
+
+    def encode(self) -> bytes:
+        """Return the wire form."""
+        return self.encode_public() + SIZED.write(self.enc_data)
+
+    def public_digest(self) -> bytes:
+        """Return pubDataDigest: SHA-1 without encDataSize and encData (10.6)."""
+        return hashlib.sha1(self.encode_public()).digest()
+
+    @property
+    def public_key(self) -> PubKey:
+        """The TPM_PUBKEY of this key, parameters as stored."""
+        return PubKey(self.algorithm_parms, self.pub_key)
+
+    def without_private(self) -> Key:
+        """Return a copy with empty encData."""
+        return replace(self, enc_data=b"")
+
+    @classmethod
+    def template(
+        cls,
+        usage: KeyUsage,
+        *,
+        enc_scheme: int,
+        sig_scheme: int,
+        bits: int = 2048,
+        flags: int = 0,
+        auth_data_usage: int = 1,
+        pcr_info: PcrInfo | PcrInfoLong | None = None,
+        is_key12: bool = False,
+        exponent: bytes = b"",
+    ) -> Self:
+        """Make the description of a key that a TPM is asked to generate."""
+        parms = KeyParms.for_rsa(
+            enc_scheme=enc_scheme, sig_scheme=sig_scheme, bits=bits, exponent=exponent
+        )
+        return cls(is_key12, usage, flags, auth_data_usage, parms, pcr_info)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreAsymKey(Structure):
+    """TPM_STORE_ASYMKEY (10.6): the plaintext of a key's encData.
+
+    Attributes:
+        private_key: one prime factor, half as long as the modulus.
+    """
+
+    payload: Annotated[int, U8]
+    usage_auth: Annotated[bytes, DIGEST]
+    migration_auth: Annotated[bytes, DIGEST]
+    pub_data_digest: Annotated[bytes, DIGEST]
+    private_key: Annotated[bytes, SIZED]
+
+    def __repr__(self) -> str:
+        return f"StoreAsymKey(payload={self.payload}, <secret>)"
+
+
+PAYLOADS_OF_LOADABLE_KEYS = frozenset(
+    {PayloadType.ASYM, PayloadType.MIGRATE_RESTRICTED, PayloadType.MIGRATE_EXTERNAL}
+)
