@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The interface between a TPM and the daemon that hosts it.
 
-A daemon gives the engine a command or an event and gets a *step*: either the final answer, or an effect that it
-must perform and whose result it hands to `resume`, which gives the next step. The answer exists only after the
-effects are done, so a client never holds a success that a crash could undo.
+A daemon gives the engine a command or an event and gets a *step*: either the final answer, or an
+effect that it must perform and whose result it hands to `resume`, which gives the next step. The
+answer exists only after the effects are done, so a client never holds a success that a crash could
+undo.
 
 Nothing in this module assumes a TPM version beyond the ten-byte header (tag, size, code).
 """
@@ -16,14 +17,12 @@ from typing import Protocol
 
 
 class Duration(enum.Enum):
-    """How long a command may take; decides whether a daemon runs it inline (SHORT) or in a thread."""
+    """How long a command may take; decides whether a daemon runs it inline (SHORT) or in a
+    thread."""
 
     SHORT = "short"
     MEDIUM = "medium"
     LONG = "long"
-
-
-# --- effects: what the engine wants done before it answers ---------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +58,6 @@ Effect = Persist | ParentQuote
 """Closed set; end a match over it with assert_never."""
 
 
-# --- results: what the daemon says about an effect -----------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Done:
     """The effect is performed; `data` is what it brought (empty for Persist)."""
@@ -74,16 +70,14 @@ class Failed:
     """The effect was certainly not performed: the engine goes back to the state before the command.
 
     Attributes:
-        code: return code that the client is told, if the parent gave one; None leaves it to the engine.
+        code: return code that the client is told, if the parent gave one; None leaves it to the
+            engine.
     """
 
     code: int | None = None
 
 
 EffectResult = Done | Failed
-
-
-# --- events: what happens to a TPM and is no command ---------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +111,16 @@ class PhysicalPresence:
 
 @dataclass(frozen=True, slots=True)
 class CapPcrs:
-    """Extend PCRs 0-7 with `digest` (20 bytes): the record of what was measured is gone (see DESIGN of restarts)."""
+    """Extend PCRs 0-7 with `digest` (20 bytes): the record of what was measured is gone (see DESIGN
+    of restarts)."""
 
     digest: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class SetPcr:
-    """Give a PCR a value from outside (`--hwinitpcr`); only between Startup and the first command."""
+    """Give a PCR a value from outside (`--hwinitpcr`); only between Startup and the first
+    command."""
 
     index: int
     value: bytes
@@ -145,10 +141,8 @@ class EventDone:
 
 
 Step = bytes | EventDone | Effect
-"""`bytes` is the response to a command, `EventDone` the end of an event, an effect anything still to be done."""
-
-
-# --- the world, injected -------------------------------------------------------------------------------------
+"""`bytes` is the response to a command, `EventDone` the end of an event, an effect anything still
+to be done."""
 
 
 class RandomSource(Protocol):
@@ -172,14 +166,15 @@ class KeySource(Protocol):
     """Where new RSA keys come from."""
 
     def generate(self, bits: int, exponent: int) -> tuple[int, int]:
-        """Return two primes p, q whose product has exactly `bits` bits, (p-1)(q-1) coprime to `exponent`."""
+        """Return two primes p, q whose product has exactly `bits` bits, (p-1)(q-1) coprime to
+        `exponent`."""
 
 
 class Engine(Protocol):
     """One TPM. One command or event at a time; while a step is pending only `cancel` is accepted.
 
-    No input makes `execute` raise: the worst command gets a ten-byte TPM error response. Any exception is a bug and
-    leaves the engine in failure mode.
+    No input makes `execute` raise: the worst command gets a ten-byte TPM error response. Any
+    exception is a bug and leaves the engine in failure mode.
     """
 
     def execute(self, command: bytes, locality: int) -> Step:
@@ -192,7 +187,8 @@ class Engine(Protocol):
         """Go on after an effect."""
 
     def cancel(self) -> None:
-        """Ask that the command under way ends early; may be called from any thread, may have no effect."""
+        """Ask that the command under way ends early; may be called from any thread, may have no
+        effect."""
 
     def duration(self, command: bytes) -> Duration:
         """Say how long this command may take; any bytes are accepted."""

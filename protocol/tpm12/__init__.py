@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """TPM 1.2 as bytes: constants, error codes, structures, request and response framing.
 
-Everything of ours may import it. `wire` has the cursor and declared layouts, `constants` the numbers, `framing` the
-ten-byte header, the other modules the structures of Part 2 by chapter.
+Everything of ours may import it. `wire` has the cursor and declared layouts, `constants` the
+numbers, `framing` the ten-byte header, the other modules the structures of Part 2 by chapter.
 """
 
 from protocol.tpm12.constants import Ordinal, ReturnCode, Tag

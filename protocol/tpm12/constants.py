@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Numbers of TPM 1.2: ordinals, return codes, tags, algorithms, usages, handles, flags.
 
-Names are those of the specification without the TPM_ prefix. Source: TPM Main Part 2 (structures and constants), level 2
-revision 116; PC Client TIS for the TSC ordinals.
+Names are those of the specification without the TPM_ prefix. Source: TPM Main Part 2 (structures
+and constants), level 2 revision 116; PC Client TIS for the TSC ordinals.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Big-endian reading and declared layouts, the way TPM 1.2 packs everything.
 
-`Reader` is a cursor over immutable bytes: it checks each length before it takes anything and remembers where it
-is, so that digests are computed over exactly the bytes that were parsed. `Structure` is the base of every dataclass
-whose fields name their wire type in an annotation; it gives `read`, `decode` and `encode`.
+`Reader` is a cursor over immutable bytes: it checks each length before it takes anything and
+remembers where it is, so that digests are computed over exactly the bytes that were parsed.
+`Structure` is the base of every dataclass whose fields name their wire type in an annotation; it
+gives `read`, `decode` and `encode`.
 
-Precompiled `struct` is used rather than construct because these run on the guest's path (one Extend has a budget of
-ten microseconds; construct alone takes that).
+Precompiled `struct` is used rather than construct because these run on the guest's path (one Extend
+has a budget of ten microseconds; construct alone takes that).
 """
 
 from __future__ import annotations
@@ -278,8 +279,9 @@ REST: WireType[bytes] = _Scalar(lambda reader, _field: reader.rest(), bytes)
 class Structure:
     """Base of the dataclasses that have a wire layout.
 
-    Each field is `Annotated[python_type, wire_type]`, or a type that is itself a Structure. Fields are laid out in the
-    order of their declaration, without padding, behind `prefix` if there is one.
+    Each field is `Annotated[python_type, wire_type]`, or a type that is itself a Structure. Fields
+    are laid out in the order of their declaration, without padding, behind `prefix` if there is
+    one.
     """
 
     __slots__ = ()

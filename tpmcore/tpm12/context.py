@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a command handler sees: the TPM, its locality, and the authorizations that came with the
+command.
+
+Handlers call `authorize_*`, which raise rather than return False, so that a forgotten `if` cannot
+let somebody in; the dispatcher refuses to give out a success for which an authorization block was
+never checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from protocol.tpm12.constants import (
+    LOCALITY_ALL,
+    AdipScheme,
+    AuthDataUsage,
+    KeyFlags,
+    ProtocolId,
+    ReservedHandle,
+    ReturnCode,
+)
+from protocol.tpm12.pcr import PcrInfoShort, composite_hash
+from protocol.tpm12.wire import DIGEST_BYTES
+from tpmcore.errors import EngineFault, TpmError
+from tpmcore.tpm12.state import EntityKind, KeyBody, LoadedKey, Session
+
+if TYPE_CHECKING:
+    from tpmcore.tpm12.command import Command
+    from tpmcore.tpm12.tpm import Tpm
+
+OIAP_ONLY = frozenset({ProtocolId.OIAP})
+OSAP_ONLY = frozenset({ProtocolId.OSAP, ProtocolId.DSAP})
+ANY_SESSION = OIAP_ONLY | OSAP_ONLY
+
+
+@dataclass(slots=True, repr=False)
+class AuthBlock:
+    """One authorization block of a request, 45 bytes (Part 3, 1.1).
+
+    Attributes:
+        continue_session: as asked; a handler that must end the session sets it to False.
+        session: the session once it is verified, else None.
+        hmac_key: the secret that verified the request; the response is keyed with it too.
+    """
+
+    handle: int
+    nonce_odd: bytes
+    continue_session: bool
+    auth: bytes
+    continue_byte: bytes
+    session: Session | None = None
+    hmac_key: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Entity:
+    """Something with a secret that a session can be bound to.
+
+    Attributes:
+        secret: 20 bytes.
+        digest: its identity for OSAP; None if only OIAP makes sense.
+    """
+
+    kind: EntityKind
+    secret: bytes
+    digest: bytes | None = None
+
+
+@dataclass(slots=True, repr=False)
+class Context:
+    """One command being executed."""
+
+    tpm: Tpm
+    command: Command
+    locality: int
+    auths: list[AuthBlock]
+    in_param_digest: bytes
+
+    def find_key(self, handle: int) -> KeyBody:
+        """Look a key up without looking at its PCR binding (0.4 of the engine reference).
+
+        Raises:
+            TpmError: KEYNOTFOUND, INVALID_RESOURCE or INVALID_KEYHANDLE.
+        """
+        if handle == ReservedHandle.SRK:
+            srk = self.tpm.permanent.srk
+            if srk is None:
+                raise TpmError(ReturnCode.KEYNOTFOUND)
+            return srk
+        if handle == ReservedHandle.EK:
+            raise TpmError(ReturnCode.KEYNOTFOUND)
+        if ReservedHandle.OWNER <= handle < ReservedHandle.EK:
+            raise TpmError(ReturnCode.INVALID_RESOURCE)
+        return self.find_loaded(handle).body
+
+    def find_loaded(self, handle: int) -> LoadedKey:
+        """Look up a key in a slot.
+
+        Raises:
+            TpmError: INVALID_KEYHANDLE.
+        """
+        loaded = self.tpm.stclear.keys.get(handle)
+        if loaded is None:
+            raise TpmError(ReturnCode.INVALID_KEYHANDLE)
+        return loaded
+
+    def key(self, handle: int, *, reads_public: bool = False) -> KeyBody:
+        """Look a key up for use; its PCRs and localities must allow it now.
+
+        Args:
+            reads_public: only the public part is wanted, so pcrIgnoredOnRead counts.
+
+        Raises:
+            TpmError: as find_key, WRONGPCRVAL, BAD_LOCALITY.
+        """
+        body = self.find_key(handle)
+        ignored = reads_public and body.public.key_flags & KeyFlags.PCR_IGNORED_ON_READ
+        if body.release is not None and not ignored:
+            self.check_release(body.release)
+        return body
+
+    def parent_pcr_status(self, handle: int) -> bool:
+        """Return what a child of this key inherits as parentPCRStatus."""
+        body = self.find_key(handle)
+        if body.release is not None and not body.release.pcr_selection.is_empty:
+            return True
+        return handle != ReservedHandle.SRK and self.find_loaded(handle).parent_pcr_status
+
+    def check_release(self, release: PcrInfoShort) -> None:
+        """Check PCR values and locality of a release condition (Part 1, 4.10.3).
+
+        Raises:
+            TpmError: WRONGPCRVAL, BAD_LOCALITY.
+        """
+        selection = release.pcr_selection
+        if not selection.is_empty:
+            current = composite_hash(selection, self.tpm.stclear.pcrs)
+            if not hmac.compare_digest(current, release.digest_at_release):
+                raise TpmError(ReturnCode.WRONGPCRVAL)
+        allowed = release.locality_at_release
+        if allowed != LOCALITY_ALL and not allowed >> self.locality & 1:
+            raise TpmError(ReturnCode.BAD_LOCALITY)
+
+    def authorize(
+        self, index: int, entity: Entity, allowed: frozenset[ProtocolId] = ANY_SESSION
+    ) -> None:
+        """Verify one authorization block against an entity's secret.
+
+        Args:
+            index: 0 for the first block, 1 for the second.
+            allowed: protocols that the command accepts.
+
+        Raises:
+            TpmError: INVALID_AUTHHANDLE, BAD_MODE, AUTHFAIL, or AUTH2FAIL for the second block.
+        """
+        block = self.auths[index]
+        failure = ReturnCode.AUTHFAIL if index == 0 else ReturnCode.AUTH2FAIL
+        session = self.tpm.stany.sessions.get(block.handle)
+        if session is None:
+            raise TpmError(ReturnCode.INVALID_AUTHHANDLE)
+        if session.protocol not in allowed:
+            raise TpmError(ReturnCode.BAD_MODE)
+        if session.protocol == ProtocolId.OIAP:
+            secret = entity.secret
+        else:
+            # Bound to another entity: the specification's AUTHFAIL, whichever block it is.
+            if (
+                entity.digest is None
+                or entity.kind != session.entity_kind
+                or not hmac.compare_digest(entity.digest, session.entity_digest)
+            ):
+                raise TpmError(ReturnCode.AUTHFAIL)
+            secret = session.shared_secret
+        expected = hmac.digest(
+            secret,
+            self.in_param_digest + session.nonce_even + block.nonce_odd + block.continue_byte,
+            "sha1",
+        )
+        if not hmac.compare_digest(expected, block.auth):
+            self.tpm.lockout.record_failure()
+            raise TpmError(failure)
+        block.session = session
+        block.hmac_key = secret
+
+    def authorize_owner(self, index: int = 0, allowed: frozenset[ProtocolId] = ANY_SESSION) -> None:
+        """Verify a block against the owner's secret.
+
+        Raises:
+            TpmError: as authorize; AUTHFAIL without an owner.
+        """
+        self.authorize(index, self.tpm.owner_entity(), allowed)
+
+    def authorize_key(
+        self, index: int, key: KeyBody, allowed: frozenset[ProtocolId] = ANY_SESSION
+    ) -> None:
+        """Verify a block against a key's usage secret."""
+        self.authorize(index, Entity(EntityKind.KEY, key.usage_auth, key.digest), allowed)
+
+    def authorize_key_if_present(
+        self, index: int, key: KeyBody, *, present: bool, reads_public: bool = False
+    ) -> None:
+        """Verify the block if the command has one for this key, else require that the key needs
+        none (0.5).
+
+        Raises:
+            TpmError: as authorize; AUTHFAIL if the key needs a block.
+        """
+        if present:
+            self.authorize_key(index, key)
+            return
+        usage = key.public.auth_data_usage
+        free = usage == AuthDataUsage.NEVER or (
+            reads_public and usage == AuthDataUsage.PRIV_USE_ONLY
+        )
+        if not free:
+            raise TpmError(ReturnCode.AUTHFAIL)
+
+    def session_of(self, index: int) -> Session:
+        """Return the session of a block that was verified."""
+        session = self.auths[index].session
+        if session is None:
+            raise EngineFault("session used before it was verified")
+        return session
+
+    def end_session(self, index: int) -> None:
+        """Make the response say continueAuthSession = FALSE and end the session."""
+        self.auths[index].continue_session = False
+
+    def decrypt_secret(self, index: int, encrypted: bytes, *, second: bool = False) -> bytes:
+        """Undo ADIP: decrypt a 20-byte secret sent under a verified OSAP or DSAP session (Part 1,
+        4.3).
+
+        Args:
+            second: the second secret of the command, masked with nonceOdd rather than nonceEven.
+        """
+        session = self.session_of(index)
+        nonce = self.auths[index].nonce_odd if second else session.nonce_even
+        if session.adip == AdipScheme.AES128_CTR:
+            return aes128_ctr(session.shared_secret[:16], nonce[:16], encrypted)
+        pad = hashlib.sha1(session.shared_secret + nonce).digest()
+        return bytes(a ^ b for a, b in zip(encrypted, pad, strict=True))
+
+    def require_presence(self) -> None:
+        """Require physical presence.
+
+        Raises:
+            TpmError: BAD_PRESENCE.
+        """
+        if not self.tpm.physical_presence:
+            raise TpmError(ReturnCode.BAD_PRESENCE)
+
+    @property
+    def auth_count(self) -> int:
+        """Number of authorization blocks that came."""
+        return len(self.auths)
+
+
+def aes128_ctr(key: bytes, counter: bytes, data: bytes) -> bytes:
+    """Encrypt or decrypt with AES-128 in counter mode, the whole block being the counter (Part 1,
+    4.3.2)."""
+    cipher = Cipher(algorithms.AES(key), modes.CTR(counter)).encryptor()
+    return cipher.update(data) + cipher.finalize()
+
+
+def mgf1(seed: bytes, size_bytes: int) -> bytes:
+    """Return MGF1-SHA1 of PKCS#1."""
+    blocks = (size_bytes + DIGEST_BYTES - 1) // DIGEST_BYTES
+    mask = b"".join([hashlib.sha1(seed + i.to_bytes(4, "big")).digest() for i in range(blocks)])
+    return mask[:size_bytes]

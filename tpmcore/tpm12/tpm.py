@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One TPM: its world, its state, and what several command families do to that state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from protocol.tpm12.constants import ProtocolId, ReturnCode
+from tpmcore.errors import TpmError
+from tpmcore.tpm12.context import Entity
+from tpmcore.tpm12.lockout import Lockout
+from tpmcore.tpm12.state import (
+    ZERO_DIGEST,
+    EntityKind,
+    LoadedKey,
+    PermanentState,
+    SelfTest,
+    Session,
+    StanyState,
+    StclearState,
+)
+from tpmcore.tpm12.world import Profile, World
+
+_RESERVED_HANDLES = 0x40
+"""Top byte of the reserved handles; no loaded resource may get one (Part 2, 4.4)."""
+
+
+class Tpm:
+    """State and world of one TPM 1.2.
+
+    Attributes:
+        hardware_presence: the platform's signal of physical presence.
+        sha1_thread: data hashed so far between SHA1Start and SHA1Complete, or None.
+        hash_sequence: the same for the hash sequence of locality 4.
+    """
+
+    def __init__(self, world: World, profile: Profile, permanent: PermanentState) -> None:
+        self.world = world
+        self.profile = profile
+        self.permanent = permanent
+        self.stclear = StclearState()
+        self.stany = StanyState()
+        self.self_test = SelfTest.LIMITED
+        self.hardware_presence = False
+        self.sha1_thread: bytearray | None = None
+        self.hash_sequence: bytearray | None = None
+        self.lockout = Lockout(self)
+
+    def random(self, size_bytes: int) -> bytes:
+        """Return random bytes of the TPM's generator."""
+        return self.world.random.random(size_bytes)
+
+    def new_nonce(self) -> bytes:
+        """Return a random nonce, 20 bytes."""
+        return self.world.random.random(20)
+
+    @property
+    def is_owned(self) -> bool:
+        """True if an owner is installed."""
+        return self.permanent.owner_auth is not None
+
+    @property
+    def physical_presence(self) -> bool:
+        """Whether physical presence is asserted by command or by hardware, whichever is enabled
+        (4.15)."""
+        flags = self.permanent.flags
+        by_command = flags.physical_presence_cmd_enable and self.stclear.flags.physical_presence
+        return by_command or (flags.physical_presence_hw_enable and self.hardware_presence)
+
+    def owner_entity(self) -> Entity:
+        """Return the owner as something to authorize against.
+
+        Raises:
+            TpmError: AUTHFAIL without an owner.
+        """
+        owner_auth = self.permanent.owner_auth
+        if owner_auth is None:
+            raise TpmError(ReturnCode.AUTHFAIL)
+        return Entity(EntityKind.OWNER, owner_auth, owner_auth)
+
+    def new_handle(self, taken: Callable[[int], bool]) -> int:
+        """Return a random handle that is neither 0, reserved nor taken."""
+        while True:
+            handle = int.from_bytes(self.random(4), "big")
+            if handle and handle >> 24 != _RESERVED_HANDLES and not taken(handle):
+                return handle
+
+    @property
+    def free_key_slots(self) -> int:
+        """Number of keys that can still be loaded."""
+        return self.profile.max_keys - len(self.stclear.keys)
+
+    def unload_key(self, loaded: LoadedKey) -> None:
+        """Drop a key and the OSAP and DSAP sessions bound to it."""
+        del self.stclear.keys[loaded.handle]
+        self.end_entity_sessions(EntityKind.KEY, loaded.body.digest)
+
+    @property
+    def free_session_slots(self) -> int:
+        """Number of authorization sessions that can still be opened."""
+        return self.profile.max_sessions - len(self.stany.sessions)
+
+    def open_session(self, session: Session) -> Session:
+        """Put a session into a slot and give it a handle.
+
+        Raises:
+            TpmError: RESOURCES if no slot is free.
+        """
+        if self.free_session_slots <= 0:
+            raise TpmError(ReturnCode.RESOURCES)
+        session.handle = self.new_handle(self.stany.sessions.__contains__)
+        self.stany.sessions[session.handle] = session
+        return session
+
+    def end_entity_sessions(self, kind: EntityKind, digest: bytes | None = None) -> None:
+        """End OSAP and DSAP sessions bound to an entity, or to any of that kind."""
+        sessions = self.stany.sessions
+        for handle, session in list(sessions.items()):
+            if (
+                session.protocol != ProtocolId.OIAP
+                and session.entity_kind == kind
+                and (digest is None or session.entity_digest == digest)
+            ):
+                del sessions[handle]
+
+    def end_all_sessions(self) -> None:
+        """End every session, active or saved (4.14, 4)."""
+        stany = self.stany
+        stany.sessions.clear()
+        stany.context_list.clear()
+        stany.context_nonce_session = ZERO_DIGEST
+        stany.transport_exclusive = 0

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an engine is given from outside: sources of randomness, time and keys, and its profile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tpmcore.engine import KeySource, RandomSource, TickSource
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The injected world; with seeded sources an engine is deterministic."""
+
+    random: RandomSource
+    ticks: TickSource
+    keys: KeySource
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What differs between one TPM product and another.
+
+    Attributes:
+        input_buffer_bytes: largest command and response; PROP_INPUT_BUFFER.
+        make_ek: whether manufacture creates the endorsement key.
+        maintenance_commands: whether the five optional maintenance ordinals answer.
+        manufacturer: PROP_MANUFACTURER, 4 bytes.
+        firmware: revMajor and revMinor of TPM_VERSION.
+        timeouts_us: A, B, C, D of PROP_TIS_TIMEOUT. The values are those of Xen's vTPM: smaller
+            durations made real guests give up while a command waited for the disk.
+        durations_us: short, medium, long of PROP_DURATION.
+        max_keys: key slots without SRK and EK.
+        max_sessions: authorization session slots.
+        max_counters: monotonic counter slots.
+        max_saved_contexts: saved session contexts.
+        nv_space_bytes: room for NV areas, see NvArea.cost_bytes.
+    """
+
+    input_buffer_bytes: int = 4096
+    make_ek: bool = True
+    maintenance_commands: bool = False
+    manufacturer: bytes = b"VTPM"
+    firmware: tuple[int, int] = (1, 0)
+    timeouts_us: tuple[int, int, int, int] = (750_000, 2_000_000, 750_000, 750_000)
+    durations_us: tuple[int, int, int] = (3_000_000, 3_000_000, 600_000_000)
+    max_keys: int = 20
+    max_sessions: int = 16
+    max_counters: int = 8
+    max_saved_contexts: int = 128
+    nv_space_bytes: int = 28672
