@@ -16,6 +16,7 @@ TEST_PACKAGES := trousers=tcsd tpm-tools=tpm_version tpm-quote-tools=tpm_mkuuid 
 .PHONY: setup up test lint unit integration bench units lock packages
 
 setup: .venv/.installed
+	@:
 
 # Stamps, so that a finished setup costs nothing. The lock file names every version and its hashes; the
 # project itself goes in editable, built by the setuptools of that file.
@@ -25,7 +26,8 @@ setup: .venv/.installed
 	touch $@
 
 .venv/.installed: .venv/.locked pyproject.toml
-	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q --disable-pip-version-check \
+	    --no-deps --no-build-isolation -e .
 	touch $@
 
 up: setup
