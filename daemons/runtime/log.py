@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Log lines of the daemons: one line per state change or refusal, fields rather than prose, to
+standard error.
+
+    vtpm[guest=g1] image saved slot=1 ms=2.1
+    vtpm[guest=g1] warning: manager lost attempt=3
+
+Secrets must not be passed at all; as a second line of defence bytes are shown by their length only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import json
+import os
+import re
+from collections.abc import Callable
+
+_PLAIN = re.compile(r"[!#-<>-~]+", re.ASCII)  # printable, no blank, no quote, no equals sign
+
+
+class Level(enum.IntEnum):
+    """How much is logged; a line shows if its level is at least the log's."""
+
+    DEBUG = 10
+    INFO = 20
+    WARNING = 30
+    ERROR = 40
+
+    @classmethod
+    def named(cls, name: str) -> Level:
+        """Return the level of a `--loglevel` option (any case); KeyError if there is none."""
+        return cls[name.upper()]
+
+
+def write_to_stderr(line: str) -> None:
+    """Write one line in one system call; a reader that is gone or does not read loses it."""
+    with contextlib.suppress(OSError):
+        os.write(2, line.encode("utf-8", "backslashreplace"))
+
+
+class Log:
+    """A place to log to, with the fields that every line of it carries."""
+
+    def __init__(
+        self,
+        daemon: str,
+        *,
+        level: Level = Level.INFO,
+        sink: Callable[[str], None] = write_to_stderr,
+        **fields: object,
+    ) -> None:
+        self.level = level
+        self._daemon = daemon
+        self._sink = sink
+        self._fields = fields
+        context = _format(fields)
+        self._prefix = f"{daemon}[{context}] " if context else f"{daemon} "
+
+    def bind(self, **fields: object) -> Log:
+        """Return a log that adds these fields to every line."""
+        merged = {**self._fields, **fields}
+        return Log(self._daemon, level=self.level, sink=self._sink, **merged)
+
+    def debug(self, event: str, **fields: object) -> None:
+        """Log what only a developer wants to see."""
+        if self.level <= Level.DEBUG:
+            self._write("debug: ", event, fields)
+
+    def info(self, event: str, **fields: object) -> None:
+        """Log what an operator wants in a quiet month."""
+        if self.level <= Level.INFO:
+            self._write("", event, fields)
+
+    def warning(self, event: str, **fields: object) -> None:
+        """Log what is wrong and goes on by itself."""
+        if self.level <= Level.WARNING:
+            self._write("warning: ", event, fields)
+
+    def error(self, event: str, **fields: object) -> None:
+        """Log what somebody must look at."""
+        self._write("error: ", event, fields)
+
+    def _write(self, mark: str, event: str, fields: dict[str, object]) -> None:
+        text = _format(fields)
+        self._sink(
+            f"{self._prefix}{mark}{_one_line(event)} {text}\n"
+            if text
+            else f"{self._prefix}{mark}{_one_line(event)}\n"
+        )
+
+
+def _format(fields: dict[str, object]) -> str:
+    return " ".join(f"{name}={_value(value)}" for name, value in fields.items())
+
+
+def _value(value: object) -> str:
+    match value:
+        case bytes() | bytearray() | memoryview():
+            return f"<{len(value)}bytes>"
+        case float():
+            return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+        case enum.Enum():
+            return value.name
+        case _:
+            text = str(value)
+            return text if _PLAIN.fullmatch(text) else json.dumps(text)
+
+
+def _one_line(event: str) -> str:
+    # Events quote peers and exceptions: a line break in them must not forge a second line.
+    return event if event.isprintable() else json.dumps(event)
