@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life of a daemon process: start, orderly stop, exit code.
+
+A stop is asked for by SIGTERM, SIGINT, or end of file on the supervisor's pipe, which closes even
+when the supervisor is killed. Each cancels the main task; what must not be torn apart is shielded
+where it happens (commits).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+import sys
+import traceback
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import NoReturn
+
+import trio
+
+from daemons.runtime.errors import DaemonError, ExitCode
+from daemons.runtime.log import Log
+
+SUPERVISOR = "supervisor"
+"""Name of the inherited descriptor whose end of file means: shut down."""
+
+_PR_SET_DUMPABLE = 4  # linux/prctl.h
+
+
+def run_daemon(
+    main: Callable[[], Awaitable[None]],
+    *,
+    log: Log,
+    inherited: Mapping[str, Sequence[int]] | None = None,
+) -> NoReturn:
+    """Run `main` until it returns, fails or is told to stop, then end the process.
+
+    Exit codes are those of `ExitCode`: 0 if `main` returned or was stopped, that of a `DaemonError`
+    that it raised (logged as one line), 1 for anything else (an OSError as one line, the rest with
+    its traceback).
+
+    Args:
+        main: the daemon; its one nursery owns everything.
+        log: where the reason of a failure goes.
+        inherited: descriptors by name; those named "supervisor" are watched.
+    """
+    _harden()
+    try:
+        trio.run(_supervised, main, (inherited or {}).get(SUPERVISOR, ()))
+    except BaseException as error:
+        sys.exit(_report(error, log))
+    sys.exit(ExitCode.OK)
+
+
+def _harden() -> None:
+    """Keep secrets in memory out of core files and away from debuggers of the same user."""
+    os.umask(0o077)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Best effort: a process that may be dumped is no reason not to start.
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+async def _supervised(main: Callable[[], Awaitable[None]], supervisor_fds: Sequence[int]) -> None:
+    async with trio.open_nursery() as nursery:
+        # Before main, so that a signal during its start is not lost.
+        await nursery.start(_stop_on_signal, nursery.cancel_scope)
+        for fd in supervisor_fds:
+            nursery.start_soon(_stop_on_eof, fd, nursery.cancel_scope)
+        await main()
+        nursery.cancel_scope.cancel()
+
+
+async def _stop_on_signal(
+    scope: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for _ in signals:
+            scope.cancel()
+
+
+async def _stop_on_eof(fd: int, scope: trio.CancelScope) -> None:
+    while True:
+        await trio.lowlevel.wait_readable(fd)
+        if not os.read(fd, 64):
+            scope.cancel()
+            return
+
+
+def _report(error: BaseException, log: Log) -> ExitCode:
+    """Log why the daemon ends and return the exit code: the gravest among what was raised
+    together."""
+    code = ExitCode.OK
+    for leaf in _leaves(error):
+        match leaf:
+            case DaemonError():
+                log.error(str(leaf))
+                code = max(code, leaf.exit_code)
+            case OSError():
+                log.error(str(leaf))
+                code = max(code, ExitCode.FAILED)
+            case _:
+                traceback.print_exception(leaf)
+                log.error(f"unexpected {type(leaf).__name__}")
+                code = max(code, ExitCode.FAILED)
+    return code
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from _leaves(part)
+    else:
+        yield error

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Drives an engine: runs commands where they belong, performs their effects, keeps the volatile
+state.
+
+The order is the promise: permanent state durable, then volatile state stored, then the response.
+Cancelling the caller never stops a command half way: short commands run without a checkpoint, all
+waiting is shielded.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Awaitable, Callable
+from typing import TypeVarTuple, assert_never
+
+import trio
+
+from daemons.runtime.errors import DaemonError
+from daemons.runtime.volatile import VolatileMemory
+from tpmcore.engine import (
+    Done,
+    Duration,
+    EffectResult,
+    Engine,
+    Event,
+    EventDone,
+    Failed,
+    ParentQuote,
+    Persist,
+    Step,
+)
+
+Args = TypeVarTuple("Args")
+
+
+class PersistOutcome(enum.Enum):
+    """What became of a save; a persister returns only when it is certain which."""
+
+    SAVED = "saved"
+    NOT_SAVED = "not saved"
+
+
+Persister = Callable[[bytes], Awaitable[PersistOutcome]]
+"""Makes a permanent state durable. An outcome that is not certain is its own to resolve; an
+exception ends the
+daemon, and the next start finds out which state is current."""
+
+ParentQuoter = Callable[[ParentQuote], Awaitable[EffectResult]]
+"""Has the parent TPM quote; what the parent refuses is `Failed` with the parent's code."""
+
+
+class EngineBroken(DaemonError):
+    """The engine or a save failed in a way that leaves its state unknown; only a restart of the
+    daemon helps."""
+
+
+class EngineHost:
+    """One engine and the two memories behind it. Not reentrant: callers serialize."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        persist: Persister,
+        volatile: VolatileMemory | None,
+        parent: ParentQuoter | None = None,
+        effect_deadline_s: float = 120.0,
+    ) -> None:
+        """Take over an engine that has no step pending.
+
+        Args:
+            engine: used by nobody else from now on, but for `cancel`.
+            persist: see `Persister`.
+            volatile: where the volatile state is kept before a response leaves; None keeps it
+                nowhere. parent: see `ParentQuoter`; None fails every such effect.
+                effect_deadline_s: an effect that takes longer ends the daemon.
+        """
+        self._engine = engine
+        self._persist = persist
+        self._parent = parent
+        self._volatile = volatile
+        self._effect_deadline_s = effect_deadline_s
+        # What `volatile` holds, by the engine's count; None: nothing of this engine yet.
+        self._stored_version: int | None = None
+        self._busy = False
+        # Why no command is taken any more; once set never cleared.
+        self._broken: BaseException | None = None
+        self._broke = trio.Event()
+        # RSA in two threads at once would gain nothing: commands of one TPM are serialized anyway.
+        self._limiter = trio.CapacityLimiter(1)
+
+    async def execute(self, command: bytes, locality: int) -> bytes:
+        """Run one command to its response; effects are done and volatile state is stored when it
+        returns.
+
+        A SHORT command without effects runs without a checkpoint, others in a worker thread. If the
+        caller is cancelled meanwhile the command still completes, and its response is returned.
+
+        Raises:
+            trio.BusyResourceError: another command or event is under way.
+            EngineBroken: now or earlier something unexpected happened; `wait_broken` raises as
+                well.
+        """
+        self._enter()
+        try:
+            engine = self._engine
+            if engine.duration(command) is Duration.SHORT:
+                step = engine.execute(command, locality)
+                if type(step) is not bytes:
+                    step = await self._finish(step, inline=True)
+            else:
+                step = await self._in_thread(engine.execute, command, locality)
+                if type(step) is not bytes:
+                    step = await self._finish(step, inline=False)
+            if engine.volatile_version != self._stored_version:
+                self._store()
+            if not isinstance(step, bytes):
+                raise TypeError(f"a command ended in {type(step).__name__}")
+        except BaseException as error:
+            self._break(error)
+            if isinstance(error, Exception):
+                raise EngineBroken(self._reason()) from error
+            raise
+        finally:
+            self._busy = False
+        return step
+
+    async def handle(self, event: Event) -> EventDone:
+        """Run one event to its end, as `execute` does with commands."""
+        self._enter()
+        try:
+            step = self._engine.handle(event)
+            if not isinstance(step, EventDone):
+                step = await self._finish(step, inline=True)
+            if self._engine.volatile_version != self._stored_version:
+                self._store()
+            if not isinstance(step, EventDone):
+                raise TypeError(f"an event ended in {type(step).__name__}")
+        except BaseException as error:
+            self._break(error)
+            if isinstance(error, Exception):
+                raise EngineBroken(self._reason()) from error
+            raise
+        finally:
+            self._busy = False
+        return step
+
+    def cancel(self) -> None:
+        """Ask the command under way to end early; it may complete all the same."""
+        self._engine.cancel()
+
+    async def wait_broken(self) -> None:
+        """Wait until the engine is broken, then raise why: started in the daemon's nursery it makes
+        that fatal.
+
+        Raises:
+            EngineBroken: always.
+        """
+        await self._broke.wait()
+        raise EngineBroken(self._reason()) from self._broken
+
+    def _enter(self) -> None:
+        if self._broken is not None:
+            raise EngineBroken(self._reason()) from self._broken
+        if self._busy:
+            raise trio.BusyResourceError("the engine runs one command at a time")
+        self._busy = True
+
+    def _break(self, error: BaseException) -> None:
+        self._broken = error
+        self._broke.set()
+
+    def _reason(self) -> str:
+        return f"the engine stopped: {type(self._broken).__name__}: {self._broken}"
+
+    def _store(self) -> None:
+        if self._volatile is not None:
+            self._volatile.store(self._engine.volatile_state())
+        self._stored_version = self._engine.volatile_version
+
+    async def _finish(self, step: Step, *, inline: bool) -> bytes | EventDone:
+        """Perform effects until there are no more."""
+        engine = self._engine
+        while True:
+            match step:
+                case bytes() | EventDone():
+                    return step
+                case Persist() | ParentQuote():
+                    result = await self._perform(step)
+                case _:
+                    assert_never(step)
+            if inline:
+                step = engine.resume(result)
+            else:
+                step = await self._in_thread(engine.resume, result)
+
+    async def _perform(self, effect: Persist | ParentQuote) -> EffectResult:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + self._effect_deadline_s):
+            match effect:
+                case Persist(state=state):
+                    outcome = await self._persist(state)
+                    return Done() if outcome is PersistOutcome.SAVED else Failed()
+                case ParentQuote():
+                    return Failed() if self._parent is None else await self._parent(effect)
+                case _:
+                    assert_never(effect)
+        raise TimeoutError(
+            f"{type(effect).__name__} took longer than {self._effect_deadline_s:g} s"
+        )
+
+    async def _in_thread(self, run: Callable[[*Args], Step], *args: *Args) -> Step:
+        with trio.CancelScope(shield=True):
+            step = await trio.to_thread.run_sync(run, *args, limiter=self._limiter)
+        return step
