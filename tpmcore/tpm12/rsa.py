@@ -1,29 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RSA as TPM 1.2 uses it, through `cryptography` wherever that accepts the key.
+"""RSA as TPM 1.2 uses it, through `cryptography` wherever that does what TPM 1.2 asks.
 
-Keys that it refuses (shorter than 1024 bits, unusual exponents) go through
+The one operation it does not offer, a PKCS#1 v1.5 decryption that says when it failed, is in
 `tpmcore.tpm12.smallrsa`.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.asymmetric import padding, rsa, utils
 
 from tpmcore.engine import KeySource
+from tpmcore.tpm12 import smallrsa
+from tpmcore.tpm12.smallrsa import RsaError
+
+__all__ = [
+    "MIN_KEY_BITS",
+    "OAEP_LABEL",
+    "OAEP_OVERHEAD_BYTES",
+    "PKCS1_OVERHEAD_BYTES",
+    "PrivateKey",
+    "RsaError",
+    "encrypt_oaep",
+    "encrypt_pkcs1v15",
+    "verify_sha1",
+]
 
 OAEP_LABEL: Final = b"TCPA"
 """Encoding parameter of every OAEP in TPM 1.2 (Part 1, 31.1.1)."""
+OAEP_OVERHEAD_BYTES: Final = 42
+"""What OAEP with SHA-1 takes of a block: two digests and two bytes."""
+PKCS1_OVERHEAD_BYTES: Final = 11
+"""What PKCS#1 v1.5 padding takes of a block at least."""
+MIN_KEY_BITS: Final = 512
+"""Shortest modulus; the specification asks for nothing shorter and the library refuses it."""
 
-
-def _oaep() -> padding.OAEP:
-    return padding.OAEP(padding.MGF1(hashes.SHA1()), hashes.SHA1(), OAEP_LABEL)
-
-
-class RsaError(Exception):
-    """A ciphertext or signature that does not decode, or data too long for the key."""
+_OAEP: Final = padding.OAEP(padding.MGF1(hashes.SHA1()), hashes.SHA1(), OAEP_LABEL)
+_PKCS1: Final = padding.PKCS1v15()
+_SHA1_DIGEST: Final = utils.Prehashed(hashes.SHA1())
+_NO_DIGEST_INFO: Final = utils.NoDigestInfo()
 
 
 class PrivateKey:
@@ -50,6 +69,35 @@ class PrivateKey:
         p, q = keys.generate(bits, exponent)
         return cls(p, q, exponent)
 
+    @classmethod
+    def from_factor(cls, n: int, p: int, exponent: int) -> PrivateKey:
+        """Make the pair of a modulus of which one factor is known.
+
+        The factors may come from a blob that anybody could encrypt for a public key. They are
+        checked to be odd, different, of equal length and of product `n`, so that all later
+        operations end; that they are prime is not, which only hurts the maker of the blob.
+
+        Args:
+            n: the modulus.
+            p: one prime factor of it.
+            exponent: public exponent.
+
+        Raises:
+            RsaError: no key can be made of these.
+        """
+        bits = n.bit_length()
+        if bits < MIN_KEY_BITS or p < 3 or n % p or bits % 2:
+            raise RsaError("the factor does not belong to the modulus")
+        q = n // p
+        half = bits // 2
+        if p == q or not p & q & 1 or p.bit_length() != half or q.bit_length() != half:
+            raise RsaError("the factors are not two odd numbers of half the length")
+        if not exponent & 1 or exponent < 3 or math.gcd(exponent, (p - 1) * (q - 1)) != 1:
+            raise RsaError("the exponent does not fit the factors")
+        if math.gcd(p, q) != 1:
+            raise RsaError("the factors have a common divisor")
+        return cls(p, q, exponent)
+
     @property
     def size_bytes(self) -> int:
         """Length of the modulus."""
@@ -69,18 +117,18 @@ class PrivateKey:
         """Build the library's key once; each use of a loaded key then costs only the RSA
         operation."""
         if self._key is None:
-            d = pow(self.exponent, -1, (self.p - 1) * (self.q - 1))
+            d, dmp1, dmq1, iqmp = smallrsa.private_numbers(self.p, self.q, self.exponent)
             numbers = rsa.RSAPrivateNumbers(
                 p=self.p,
                 q=self.q,
                 d=d,
-                dmp1=d % (self.p - 1),
-                dmq1=d % (self.q - 1),
-                iqmp=pow(self.q, -1, self.p),
+                dmp1=dmp1,
+                dmq1=dmq1,
+                iqmp=iqmp,
                 public_numbers=rsa.RSAPublicNumbers(self.exponent, self.n),
             )
             # The library's validation repeats a primality test of 40 ms; the primes are ours or
-            # come from a blob whose integrity was checked, and p * q == n was just computed.
+            # come from a blob whose factors from_factor judged.
             self._key = numbers.private_key(unsafe_skip_rsa_key_validation=True)
         return self._key
 
@@ -91,9 +139,103 @@ class PrivateKey:
             RsaError: it does not decode.
         """
         try:
-            return self._loaded().decrypt(ciphertext, _oaep())
+            return self._loaded().decrypt(ciphertext, _OAEP)
         except ValueError as error:
             raise RsaError("OAEP ciphertext does not decode") from error
 
+    def decrypt_pkcs1v15(self, ciphertext: bytes) -> bytes:
+        """Decrypt RSAES-PKCS1-v1_5.
+
+        Not with the library: since OpenSSL 3.2 it answers a ciphertext that does not decode with
+        made-up plaintext, where a TPM has to say TPM_DECRYPT_ERROR.
+
+        Raises:
+            RsaError: it does not decode.
+        """
+        return smallrsa.decrypt_pkcs1v15(self.p, self.q, self.exponent, ciphertext)
+
+    def encrypt_oaep(self, data: bytes) -> bytes:
+        """Encrypt for this key's owner, as `encrypt_oaep` of this module.
+
+        Raises:
+            RsaError: the data is too long for the key.
+        """
+        return _encrypt(self._loaded().public_key(), data, _OAEP)
+
+    def sign_sha1_digest(self, digest: bytes) -> bytes:
+        """Sign a digest of 20 bytes: RSASSA-PKCS1-v1_5 with the DigestInfo of SHA-1 (4.8.6).
+
+        Returns:
+            The signature, as long as the modulus.
+
+        Raises:
+            RsaError: the key is too short.
+        """
+        try:
+            return self._loaded().sign(digest, _PKCS1, _SHA1_DIGEST)
+        except ValueError as error:
+            raise RsaError("digest does not fit the key") from error
+
+    def sign_der(self, area: bytes) -> bytes:
+        """Sign `area` under padding of type 1, without adding a DigestInfo (4.8.6).
+
+        Raises:
+            RsaError: the area is longer than the modulus less 11 bytes.
+        """
+        try:
+            return self._loaded().sign(area, _PKCS1, _NO_DIGEST_INFO)
+        except ValueError as error:
+            raise RsaError("area does not fit the key") from error
+
     def __repr__(self) -> str:
         return f"PrivateKey(<{self.n.bit_length()} bits>)"
+
+
+def _encrypt(key: rsa.RSAPublicKey, data: bytes, how: padding.AsymmetricPadding) -> bytes:
+    try:
+        return key.encrypt(data, how)
+    except ValueError as error:
+        raise RsaError(f"{len(data)} bytes do not fit the key") from error
+
+
+def _public_key(n: int, exponent: int) -> rsa.RSAPublicKey:
+    """Build a public key of numbers that may have come from a client."""
+    try:
+        return rsa.RSAPublicNumbers(exponent, n).public_key()
+    except ValueError as error:
+        raise RsaError("no public key") from error
+
+
+def encrypt_oaep(n: int, exponent: int, data: bytes) -> bytes:
+    """Encrypt with RSAES-OAEP, SHA-1, MGF1, label TCPA.
+
+    Args:
+        n: modulus.
+        exponent: public exponent.
+        data: at most the length of the modulus less 42 bytes.
+
+    Raises:
+        RsaError: the data is too long, or the numbers are no key.
+    """
+    return _encrypt(_public_key(n, exponent), data, _OAEP)
+
+
+def encrypt_pkcs1v15(n: int, exponent: int, data: bytes) -> bytes:
+    """Encrypt with RSAES-PKCS1-v1_5; at most the length of the modulus less 11 bytes.
+
+    Raises:
+        RsaError: the data is too long, or the numbers are no key.
+    """
+    return _encrypt(_public_key(n, exponent), data, _PKCS1)
+
+
+def verify_sha1(n: int, exponent: int, digest: bytes, signature: bytes) -> None:
+    """Check a signature made as `PrivateKey.sign_sha1_digest` makes it.
+
+    Raises:
+        RsaError: the signature is wrong, or the numbers are no key.
+    """
+    try:
+        _public_key(n, exponent).verify(signature, digest, _PKCS1, _SHA1_DIGEST)
+    except (InvalidSignature, ValueError) as error:
+        raise RsaError("signature does not verify") from error
