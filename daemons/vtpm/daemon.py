@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What runs in a vTPM process, in which order it comes up, and in which it goes down.
+
+Up: the state folder is locked; the link to the manager; the control socket answers (so that a wait
+can be looked into); random numbers of the hardware TPM; the image; the TPM; the guest's socket; then
+READY. Down: guests first, then what a commit still needs (the link), then the lock. A save that
+is under way at the end gets a few seconds; if the manager is not there to say what became of it, the
+next start asks.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+from uuid import UUID
+
+import trio
+
+from daemons.runtime.clock import MonotonicTicks
+from daemons.runtime.control import Fields, Json, serve_control
+from daemons.runtime.errors import DaemonError
+from daemons.runtime.files import Files, OsFiles, StateFolder
+from daemons.runtime.host import EngineHost
+from daemons.runtime.keypool import KeyPool
+from daemons.runtime.log import Log
+from daemons.runtime.notify import Notifier
+from daemons.runtime.random import SeededRandom
+from daemons.runtime.sockets import listen_unix
+from daemons.runtime.volatile import VolatileMemory
+from daemons.vtpm.manager_client import ManagerCommands, ManagerLink
+from daemons.vtpm.options import Config
+from daemons.vtpm.service import GuestService
+from daemons.vtpm.startup import (
+    Remains,
+    read_hardware_pcrs,
+    read_seed,
+    reset,
+    start_up,
+    wake,
+)
+from daemons.vtpm.store import ImageStore, ManagerLost
+from daemons.vtpm.volatility import RunMarker, read_boot_id, take_memory
+from protocol.manager.framing import ManagerRefused
+from protocol.tpm12 import ReturnCode
+from protocol.tpmif.errors import Refused, RequestCancelled
+from protocol.tpmif.page import capacity_bytes
+from protocol.tpmif.unix import PeerCredentials, open_frontend, serve_backend
+from tpmcore.engine import Done, EffectResult, Engine, Failed, ParentQuote, RandomSource
+from tpmcore.tpm12 import Tpm12Engine
+from tpmcore.tpm12.world import Profile, World
+
+STOP_GRACE_S: Final = 5.0
+"""How long a stop waits for a save whose outcome only the manager knows."""
+QUOTE_WAIT_S: Final = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What a daemon finds at its start, beside its command line.
+
+    Attributes:
+        inherited: descriptors by name.
+        notifier: the supervisor.
+        log: with the guest's name.
+        files: the disk.
+        boot_id: of this boot of the machine.
+    """
+
+    inherited: Mapping[str, Sequence[int]]
+    notifier: Notifier
+    log: Log
+    files: Files
+    boot_id: bytes
+
+    @classmethod
+    def of_this_process(
+        cls, inherited: Mapping[str, Sequence[int]], notifier: Notifier, log: Log
+    ) -> Environment:
+        """Return the real one."""
+        return cls(inherited, notifier, log, OsFiles(), read_boot_id())
+
+
+class Tpm12Maker:
+    """Makes TPM 1.2 engines."""
+
+    def __init__(self, config: Config, random: RandomSource, keys: KeyPool) -> None:
+        """Args:
+        config: for the profile.
+        random: the TPM's generator.
+        keys: where its RSA keys come from.
+        """
+        self._world = World(random, MonotonicTicks(), keys)
+        self._profile = Profile(
+            input_buffer_bytes=capacity_bytes(0),
+            make_ek=config.make_ek,
+            maintenance_commands=config.maintenance_commands,
+        )
+
+    def manufacture(self) -> Engine:
+        """Return a new TPM."""
+        return Tpm12Engine.manufacture(self._world, self._profile)
+
+    def restore(self, permanent: bytes, volatile: bytes | None) -> Engine:
+        """Return the TPM of these states."""
+        return Tpm12Engine.restore(self._world, self._profile, permanent, volatile)
+
+
+class _Condition:
+    """What the daemon says about itself."""
+
+    def __init__(self, notifier: Notifier) -> None:
+        self._notifier = notifier
+        self.phase = "starting"
+        # What is waited for; "" if nothing.
+        self.waiting = ""
+
+    def enter(self, phase: str) -> None:
+        self.phase = phase
+        self._tell()
+
+    def wait_for(self, what: str) -> None:
+        if what != self.waiting:
+            self.waiting = what
+            self._tell()
+
+    def _tell(self) -> None:
+        self._notifier.status(f"{self.phase}: {self.waiting}" if self.waiting else self.phase)
+
+
+class VtpmDaemon:
+    """One vTPM from start to stop."""
+
+    def __init__(self, config: Config, environment: Environment) -> None:
+        """Args:
+        config: the command line.
+        environment: everything else.
+        """
+        self._config = config
+        self._environment = environment
+        self._log = environment.log
+        self._condition = _Condition(environment.notifier)
+        self._link = ManagerLink(
+            partial(open_frontend, config.manager, uuid=config.uuid, linger=False), self._log
+        )
+        self._manager = ManagerCommands(self._link.transact)
+        # Not used before the hardware TPM's numbers are stirred in.
+        self._random = SeededRandom(b"")
+        self._keys = KeyPool()
+        # Set once the TPM is there.
+        self._service: GuestService | None = None
+        self._host: EngineHost | None = None
+        self._store: ImageStore | None = None
+        self._origin = ""
+
+    async def run(self) -> None:
+        """Run until cancelled.
+
+        Raises:
+            RefusedToStart: what is found does not belong together.
+            DaemonError, OSError: something is missing or broken.
+        """
+        environment = self._environment
+        folder = StateFolder(self._config.state, environment.files)
+        with folder.lock():
+            marker = RunMarker(folder, environment.boot_id)
+            memory = take_memory(environment.inherited, environment.notifier, self._log)
+            remains = Remains(memory.load(), marker.is_left_over())
+            store = ImageStore(
+                folder,
+                self._config.uuid,
+                self._manager,
+                self._random,
+                self._log,
+                self._condition.wait_for,
+            )
+            self._store = store
+            async with trio.open_nursery() as nursery:
+                await nursery.start(partial(self._link.run, store.check))
+                try:
+                    await self._live(store, memory, remains, marker)
+                finally:
+                    self._link.close()
+
+    async def _live(
+        self, store: ImageStore, memory: VolatileMemory, remains: Remains, marker: RunMarker
+    ) -> None:
+        config = self._config
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_limit_patience, store)
+            verbs = {"status": self._status, "reset": self._reset}
+            await nursery.start(partial(serve_control, config.control, verbs, log=self._log))
+            await nursery.start(self._keys.run)
+            self._condition.wait_for("the manager")
+            self._random.stir(await read_seed(self._manager, self._log))
+            maker = Tpm12Maker(config, self._random, self._keys)
+            waking = await wake(config.uuid, store, maker, remains, self._log)
+            self._origin = waking.origin.value
+            host = EngineHost(
+                waking.engine,
+                persist=store.save,
+                volatile=memory,
+                parent=self._quote,
+                effect_deadline_s=math.inf,  # a save waits as long as its outcome is not certain
+            )
+            nursery.start_soon(host.wait_broken)
+            pcrs = await self._hardware_pcrs()
+            await start_up(host, waking.origin, config.startup, pcrs, self._log)
+            # After the memory was filled, before anything is measured: see `volatility`.
+            await trio.to_thread.run_sync(marker.set)
+            self._condition.wait_for("")
+            await self._serve(host, marker)
+
+    async def _serve(self, host: EngineHost, marker: RunMarker) -> None:
+        config = self._config
+        notifier = self._environment.notifier
+        service = GuestService(host, self._link, config.locality_rules, self._log)
+        # Other users have to reach the socket if the front is one; `admit` decides.
+        mode = 0o600 if config.front_uid == os.geteuid() else 0o666
+        try:
+            with listen_unix(config.socket, kind=socket.SOCK_SEQPACKET, mode=mode) as listener:
+                async with trio.open_nursery() as guests:
+                    await guests.start(
+                        partial(serve_backend, listener, admit=self._admit, handler=service)
+                    )
+                    self._host, self._service = host, service
+                    self._condition.enter("serving")
+                    notifier.ready()
+                    self._log.info("serving", socket=config.socket)
+        except BaseException as error:
+            notifier.stopping()
+            if _is_stop(error):
+                marker.clear()
+            raise
+
+    def _admit(self, peer: PeerCredentials, uuid: UUID) -> None:
+        """Decide who may be a front of this vTPM.
+
+        Raises:
+            Refused: it is not the configured one.
+        """
+        if peer.uid != self._config.front_uid:
+            self._log.warning("front refused", pid=peer.pid, uid=peer.uid)
+            raise Refused(f"uid {peer.uid} is not the front of this vTPM")
+        if uuid != self._config.uuid:
+            self._log.warning("front refused", pid=peer.pid, uuid=uuid)
+            raise Refused(f"this is not vTPM {uuid}")
+
+    async def _hardware_pcrs(self) -> dict[int, bytes]:
+        return await read_hardware_pcrs(self._manager, self._config.hw_init_pcrs, self._log)
+
+    async def _quote(self, effect: ParentQuote) -> EffectResult:
+        """Have the manager quote for a guest; a failure changes nothing, so it may be any."""
+        with trio.move_on_after(QUOTE_WAIT_S):
+            try:
+                return Done(
+                    await self._manager.quote(
+                        effect.extern_data, effect.pcr_selection, effect.flags
+                    )
+                )
+            except ManagerRefused as error:
+                return Failed(error.code)
+            except (ManagerLost, RequestCancelled) as error:
+                self._log.warning("no quote by the hardware TPM", reason=error)
+        return Failed(ReturnCode.IOERROR)
+
+    async def _status(self, args: Fields) -> Fields:
+        """Verb "status": what an operator wants to know of one vTPM."""
+        _no_args(args)
+        service, store = self._service, self._store
+        fields: dict[str, Json] = {
+            "name": self._config.name,
+            "uuid": str(self._config.uuid),
+            "state": self._condition.phase,
+            "waiting_for": self._condition.waiting,
+            "manager_connected": self._link.is_up,
+            "fronts": 0 if service is None else service.fronts,
+            "image": 0 if store is None else store.sequence,
+            "origin": self._origin,
+        }
+        return fields
+
+    async def _reset(self, args: Fields) -> Fields:
+        """Verb "reset": the guest's machine was reset."""
+        _no_args(args)
+        host, service = self._host, self._service
+        if host is None or service is None:
+            raise DaemonError(f"vTPM {self._config.uuid} does not serve yet")
+        pcrs = await self._hardware_pcrs()
+        async with service.engine_lock:
+            # Half a reset would leave a guest with a TPM that is not started up.
+            with trio.CancelScope(shield=True):
+                await reset(host, pcrs, self._log)
+        return {}
+
+
+async def _limit_patience(store: ImageStore) -> None:
+    """Once the daemon is told to stop, do not wait for the manager for ever."""
+    try:
+        await trio.sleep_forever()
+    finally:
+        store.stop_waiting(STOP_GRACE_S)
+
+
+def _is_stop(error: BaseException) -> bool:
+    """Whether the daemon was told to stop, and nothing else went wrong."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(_is_stop(part) for part in error.exceptions)
+    return isinstance(error, trio.Cancelled)
+
+
+def _no_args(args: Fields) -> None:
+    if args:
+        raise DaemonError(f"unknown arguments: {', '.join(sorted(args))}")

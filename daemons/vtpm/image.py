@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bytes of a slot file: one encrypted image of a vTPM's permanent state.
+
+A vTPM has two slot files, `slot0` and `slot1`, in its state folder. Each holds one image, or is
+missing, or holds whatever a power cut left; which one counts is known to the manager only, as the
+SHA-256 of the whole file. Integers are big-endian.
+
+| offset | bytes | field       | meaning |
+|--------|-------|-------------|---------|
+| 0      | 8     | magic       | `76 54 50 4D 69 6D 67 0A`, "vTPMimg" and a line feed |
+| 8      | 2     | major       | 1; a reader refuses any other |
+| 10     | 2     | minor       | 0; a reader takes its own and older ones, and refuses newer ones |
+| 12     | 4     | flags       | 0; a reader refuses a flag that it does not know |
+| 16     | 16    | uuid        | the vTPM that the image belongs to |
+| 32     | 8     | sequence    | 1 for the first image of a vTPM, then one more than the last acknowledged |
+| 40     | 12    | nonce       | of AES-GCM, random |
+| 52     | 4     | length      | n, bytes of ciphertext without the tag, at most 1048576 |
+| 56     | n     | ciphertext  | the permanent state of the engine in its own format, AES-256-GCM |
+| 56+n   | 16    | tag         | of AES-GCM; the header (offset 0 to 55) is the associated data |
+
+There is nothing behind the tag. Each image has a key of its own, 32 random bytes, which never touch
+the disk: the manager keeps SHA-256(file) || key, 64 bytes together, and gives them back to whom it
+knows as this uuid. The last 12 bytes of a key are never all zero, since LOADHASHKEY cuts those off.
+64 zero bytes mean that the vTPM is registered and has no image yet.
+
+The header is for diagnosis and for whoever holds the key; what decides is the hash. The sequence
+tells an image that nobody was told about (1, while the manager has no hash) from one that was
+acknowledged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import struct
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from protocol.errors import WireError
+from tpmcore.engine import RandomSource
+
+MAGIC: Final = b"vTPMimg\n"
+VERSION_MAJOR: Final = 1
+VERSION_MINOR: Final = 0
+
+_HEADER: Final = struct.Struct(">8sHHI16sQ12sI")
+HEADER_BYTES: Final = _HEADER.size
+TAG_BYTES: Final = 16
+NONCE_BYTES: Final = 12
+KEY_BYTES: Final = 32
+HASH_BYTES: Final = 32
+MAX_STATE_BYTES: Final = 1 << 20
+"""Far above any permanent state (NV area and keys of a TPM 1.2 are some tens of KiB)."""
+MAX_SLOT_BYTES: Final = HEADER_BYTES + MAX_STATE_BYTES + TAG_BYTES
+
+_CUT_BY_LOADHASHKEY: Final = 12
+
+
+@dataclass(frozen=True, slots=True)
+class HashKey:
+    """What the manager keeps for one vTPM.
+
+    Attributes:
+        digest: SHA-256 of the whole slot file, 32 bytes; not secret.
+        key: AES-256 key of the image, 32 bytes.
+    """
+
+    digest: bytes
+    key: bytes
+
+    def __repr__(self) -> str:
+        return f"HashKey(digest={self.digest.hex()}, key=<{len(self.key)} bytes>)"
+
+    def encode(self) -> bytes:
+        """Return the 64 bytes for SAVEHASHKEY."""
+        return self.digest + self.key
+
+    @classmethod
+    def decode(cls, data: bytes) -> HashKey | None:
+        """Return what 64 bytes of the manager say; None if all are zero (no image yet).
+
+        Raises:
+            WireError: another length.
+        """
+        if len(data) != HASH_BYTES + KEY_BYTES:
+            raise WireError("hash and key", 0, f"{len(data)} bytes, must be 64")
+        if not any(data):
+            return None
+        return cls(data[:HASH_BYTES], data[HASH_BYTES:])
+
+    def matches(self, slot: bytes) -> bool:
+        """Whether this is the record of the slot file with these bytes."""
+        return hmac.compare_digest(hashlib.sha256(slot).digest(), self.digest)
+
+
+@dataclass(frozen=True, slots=True)
+class SlotHeader:
+    """The head of a slot file.
+
+    Attributes:
+        uuid: the vTPM that the image belongs to.
+        sequence: number of the image in the life of its vTPM, from 1.
+        nonce: 12 bytes.
+        state_bytes: length of the state inside.
+    """
+
+    uuid: UUID
+    sequence: int
+    nonce: bytes
+    state_bytes: int
+
+
+def seal_image(
+    state: bytes, uuid: UUID, sequence: int, random: RandomSource
+) -> tuple[bytes, HashKey]:
+    """Encrypt a state under a fresh key.
+
+    Args:
+        state: permanent state of the engine, secrets in the clear.
+        uuid: the vTPM.
+        sequence: of the new image, from 1 to 2**64 - 1.
+        random: where key and nonce come from.
+
+    Returns: the bytes of the slot file, and what the manager must keep for it.
+
+    Raises:
+        ValueError: the state is longer than an image holds.
+    """
+    if len(state) > MAX_STATE_BYTES:
+        raise ValueError(f"state of {len(state)} bytes, an image holds {MAX_STATE_BYTES}")
+    key = random.random(KEY_BYTES)
+    while not any(key[-_CUT_BY_LOADHASHKEY:]):
+        key = random.random(KEY_BYTES)
+    nonce = random.random(NONCE_BYTES)
+    header = _HEADER.pack(
+        MAGIC, VERSION_MAJOR, VERSION_MINOR, 0, uuid.bytes, sequence, nonce, len(state)
+    )
+    slot = header + AESGCM(key).encrypt(nonce, state, header)
+    return slot, HashKey(hashlib.sha256(slot).digest(), key)
+
+
+def parse_slot(slot: bytes) -> SlotHeader:
+    """Read the header of a slot file and check its length; says nothing about authenticity.
+
+    Raises:
+        WireError: no image, an unknown version, truncated, or bytes behind the end.
+    """
+    if len(slot) < HEADER_BYTES:
+        raise WireError("slot header", 0, f"{len(slot)} bytes, a header has {HEADER_BYTES}")
+    magic, major, minor, flags, uuid, sequence, nonce, state_bytes = _HEADER.unpack_from(slot)
+    if magic != MAGIC:
+        raise WireError("magic", 0, f"{magic.hex()} is not that of a vTPM image")
+    if major != VERSION_MAJOR or minor > VERSION_MINOR:
+        raise WireError("version", 8, f"{major}.{minor}, known is {VERSION_MAJOR}.{VERSION_MINOR}")
+    if flags:
+        raise WireError("flags", 12, f"unknown flags {flags:#x}")
+    if sequence == 0:
+        raise WireError("sequence", 32, "0, the first image has 1")
+    if state_bytes > MAX_STATE_BYTES:
+        raise WireError("length", 52, f"{state_bytes}, at most {MAX_STATE_BYTES}")
+    expected = HEADER_BYTES + state_bytes + TAG_BYTES
+    if len(slot) != expected:
+        kind = "truncated" if len(slot) < expected else "too long"
+        raise WireError("slot", 0, f"{kind}: {len(slot)} bytes, the header says {expected}")
+    return SlotHeader(UUID(bytes=uuid), sequence, nonce, state_bytes)
+
+
+def open_image(slot: bytes, key: bytes) -> bytes:
+    """Return the state in a slot file.
+
+    Args:
+        slot: the whole file.
+        key: 32 bytes, from the manager.
+
+    Raises:
+        WireError: not an image, or not one that was made with this key.
+    """
+    header = parse_slot(slot)
+    try:
+        return AESGCM(key).decrypt(header.nonce, slot[HEADER_BYTES:], slot[:HEADER_BYTES])
+    except InvalidTag:
+        raise WireError("tag", len(slot) - TAG_BYTES, "the key does not open the image") from None

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happens to one request of a guest: locality mask, management tags, the TPM.
+
+The rules are those of the main loop of Xen's vtpm-stubdom, with its faults left out: an error carries
+a response tag, a label that matches no rule is refused, a request that was given up has no answer.
+
+| request                     | goes to                                                       |
+|-----------------------------|---------------------------------------------------------------|
+| locality outside the mask   | nobody: TPM_FAIL                                              |
+| tag 0x01C2                  | the manager as it is (its ADMIN right decides)                |
+| tag 0x01C1                  | the manager with tag 0x00C1: the hardware TPM's pass-through; |
+|                             | a guest can not reach the manager's own commands              |
+| anything else               | this guest's TPM, with the locality of the request            |
+
+Commands of several devices are serialized in the order in which they came; a device has at most one
+outstanding, so each gets its turn. What goes to the manager does not hold up the TPM.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final, Protocol
+from uuid import UUID
+
+import trio
+
+from daemons.runtime.host import EngineBroken, EngineHost
+from daemons.runtime.log import Log
+from daemons.vtpm.manager_client import ManagerLink
+from daemons.vtpm.options import LocalityRule, allowed_localities
+from daemons.vtpm.store import ManagerLost
+from protocol.manager.constants import HEADER_BYTES, MAX_MESSAGE_BYTES, ManagerTag
+from protocol.manager.framing import error_response as manager_error
+from protocol.manager.framing import error_tag
+from protocol.tpm12 import ReturnCode, Tag, error_response
+from protocol.tpmif.errors import RequestCancelled, TpmifError
+from protocol.tpmif.unix import PeerCredentials
+
+CONNECT_WAIT_S: Final = 5.0
+"""How long a request for the manager waits for a manager that is not there."""
+
+_REQ: Final = ManagerTag.REQ.to_bytes(2, "big")
+_REQ2: Final = ManagerTag.REQ2.to_bytes(2, "big")
+_RQU_COMMAND: Final = Tag.RQU_COMMAND.to_bytes(2, "big")
+
+
+class Device(Protocol):
+    """A connected front (`protocol.tpmif.unix.BackendDevice`)."""
+
+    @property
+    def uuid(self) -> UUID:
+        """What it asked for."""
+
+    @property
+    def peer(self) -> PeerCredentials:
+        """Who it is."""
+
+    @property
+    def serial(self) -> int:
+        """Number of the connection."""
+
+
+def client_label(peer: PeerCredentials) -> str:
+    """Return what stands in for a client's XSM label in `--locality`: the security label of its
+    socket, or `uid:<number>` where no security module labels sockets."""
+    return peer.label or f"uid:{peer.uid}"
+
+
+class _Stage(enum.Enum):
+    """Where the one outstanding request of a device is."""
+
+    NONE = "none"
+    QUEUED = "queued"
+    RUNNING = "running"
+    FORWARDED = "forwarded"
+
+
+class _Front:
+    """What is known of one connected device."""
+
+    __slots__ = ("localities", "stage", "waiting")
+
+    def __init__(self, localities: frozenset[int] | None) -> None:
+        # None: any. Decided once, as the label belongs to the connection.
+        self.localities = localities
+        self.stage = _Stage.NONE
+        # Ends the wait of a request that is QUEUED or FORWARDED.
+        self.waiting: trio.CancelScope | None = None
+
+
+class GuestService:
+    """Handler of the split driver's backend: all fronts of one vTPM."""
+
+    def __init__(
+        self,
+        host: EngineHost,
+        link: ManagerLink,
+        rules: tuple[LocalityRule, ...],
+        log: Log,
+    ) -> None:
+        """Args:
+        host: the TPM.
+        link: to the manager.
+        rules: locality masks.
+        log: for connections and refusals.
+        """
+        self._host = host
+        self._link = link
+        self._rules = rules
+        self._log = log
+        self._fronts: dict[int, _Front] = {}
+        # Whoever holds it has the engine. Fair: waiters get it in the order in which they came.
+        self._engine = trio.Lock()
+
+    @property
+    def fronts(self) -> int:
+        """How many devices are connected."""
+        return len(self._fronts)
+
+    @property
+    def engine_lock(self) -> trio.Lock:
+        """What to hold for using the engine beside the guest's commands."""
+        return self._engine
+
+    async def opened(self, device: Device) -> None:
+        """A front connected."""
+        label = client_label(device.peer)
+        self._fronts[device.serial] = _Front(allowed_localities(self._rules, label))
+        self._log.info("front connected", device=device.serial, pid=device.peer.pid, label=label)
+
+    async def closed(self, device: Device) -> None:
+        """A front is gone; what runs for it may end early."""
+        front = self._fronts.pop(device.serial, None)
+        if front is not None:
+            self._give_up(front)
+            self._log.info("front gone", device=device.serial)
+
+    def cancel(self, device: Device) -> None:
+        """A front does not want the answer to its request any more."""
+        front = self._fronts.get(device.serial)
+        if front is not None:
+            self._give_up(front)
+
+    async def request(self, device: Device, request: bytes, locality: int) -> bytes | None:
+        """Return the response to a request of any bytes; None if it was given up.
+
+        Does not suspend for a short command while the TPM is idle.
+        """
+        front = self._fronts[device.serial]
+        if front.localities is not None and locality not in front.localities:
+            self._log.warning("locality refused", device=device.serial, locality=locality)
+            return error_response(ReturnCode.FAIL)
+        tag = request[:2]
+        if tag == _REQ2:
+            return await self._forward(front, request)
+        if tag == _REQ:
+            return await self._forward(front, _RQU_COMMAND + request[2:])
+        try:
+            self._engine.acquire_nowait()
+        except trio.WouldBlock:
+            if not await self._wait_engine(front):
+                return None
+        front.stage = _Stage.RUNNING
+        try:
+            return await self._host.execute(request, locality)
+        except EngineBroken:
+            # Fatal; the daemon's nursery hears of it through `wait_broken`. No response: the
+            # connection will end.
+            return None
+        finally:
+            front.stage = _Stage.NONE
+            self._engine.release()
+
+    async def _wait_engine(self, front: _Front) -> bool:
+        """Take the engine when it is our turn; False if the request was given up meanwhile."""
+        front.stage = _Stage.QUEUED
+        with trio.CancelScope() as front.waiting:
+            await self._engine.acquire()
+        given_up = front.waiting.cancelled_caught
+        front.waiting = None
+        front.stage = _Stage.NONE
+        return not given_up
+
+    async def _forward(self, front: _Front, request: bytes) -> bytes | None:
+        """Have the manager answer a request."""
+        if not HEADER_BYTES <= len(request) <= MAX_MESSAGE_BYTES:
+            return manager_error(ReturnCode.BAD_PARAM_SIZE, error_tag(request))
+        front.stage = _Stage.FORWARDED
+        try:
+            with trio.CancelScope() as front.waiting:
+                with trio.move_on_after(CONNECT_WAIT_S):
+                    await self._link.wait_up()
+                if self._link.is_up:
+                    return await self._link.transact(request)
+                return manager_error(ReturnCode.IOERROR, error_tag(request))
+            return None
+        except RequestCancelled:
+            return None
+        except (ManagerLost, TpmifError) as error:
+            self._log.warning("manager did not answer a guest", reason=error)
+            return manager_error(ReturnCode.IOERROR, error_tag(request))
+        finally:
+            front.stage = _Stage.NONE
+            front.waiting = None
+
+    def _give_up(self, front: _Front) -> None:
+        match front.stage:
+            case _Stage.QUEUED | _Stage.FORWARDED:
+                if front.waiting is not None:
+                    front.waiting.cancel()
+            case _Stage.RUNNING:
+                self._host.cancel()
+            case _Stage.NONE:
+                pass

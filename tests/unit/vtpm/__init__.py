@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The vTPM daemon without processes: image, commit plan, start, per-request rules."""
