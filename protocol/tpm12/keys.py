@@ -45,8 +45,13 @@ class RsaKeyParms(Structure):
 
     @property
     def exponent_value(self) -> int:
-        """The public exponent as a number."""
-        return int.from_bytes(self.exponent, "big") if self.exponent else DEFAULT_EXPONENT
+        """The public exponent as a number.
+
+        Zero bytes at the ends do not count: clients write the number in either byte order, and the
+        exponents in use read the same from both ends.
+        """
+        significant = self.exponent.strip(b"\0")
+        return int.from_bytes(significant, "big") if self.exponent else DEFAULT_EXPONENT
 
 
 @dataclass(frozen=True, slots=True)

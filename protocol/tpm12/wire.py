@@ -12,6 +12,7 @@ has a budget of ten microseconds; construct alone takes that).
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 from collections.abc import Callable
 from typing import (
@@ -390,10 +391,10 @@ class ListOf(Generic[T]):
 
 def _layout_of(cls: type[Structure]) -> tuple[tuple[str, WireType[Any]], ...]:
     hints = get_type_hints(cls, include_extras=True)
-    fields: tuple[str, ...] = tuple(getattr(cls, "__dataclass_fields__", {}))
-    layout = []
-    for name in fields:
-        hint = hints[name]
+    layout: list[tuple[str, WireType[Any]]] = []
+    # Structure itself is no dataclass, only everything derived from it is.
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        name, hint = field.name, hints[field.name]
         if get_origin(hint) is Annotated:
             layout.append((name, get_args(hint)[1]))
         elif isinstance(hint, type) and issubclass(hint, Structure):

@@ -9,7 +9,7 @@ is in the command modules, how they become bytes in `tpmcore.tpm12.stateformat`.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar
 
 from protocol.tpm12.constants import (
@@ -28,6 +28,8 @@ from tpmcore.tpm12.rsa import PrivateKey
 
 ZERO_DIGEST = bytes(DIGEST_BYTES)
 ONES_DIGEST = b"\xff" * DIGEST_BYTES
+NV_AREA_OVERHEAD_BYTES = 91
+"""TPM_NV_DATA_PUBLIC and the area's secret."""
 
 
 @dataclass(slots=True)
@@ -187,6 +189,20 @@ class NvArea:
     write_define_locked: bool = False
     read_st_clear: bool = False
     write_st_clear: bool = False
+
+    @property
+    def cost_bytes(self) -> int:
+        """What the area takes of the profile's nv_space_bytes."""
+        return NV_AREA_OVERHEAD_BYTES + len(self.data)
+
+    def current_public(self) -> NvDataPublic:
+        """Return TPM_NV_DATA_PUBLIC with the locks as they are now."""
+        return replace(
+            self.public,
+            b_read_st_clear=self.read_st_clear,
+            b_write_st_clear=self.write_st_clear,
+            b_write_define=self.write_define_locked,
+        )
 
 
 @dataclass(slots=True, repr=False)

@@ -96,6 +96,12 @@ class Tpm:
         self.end_entity_sessions(EntityKind.KEY, loaded.body.digest)
 
     @property
+    def free_nv_bytes(self) -> int:
+        """Room left for NV areas, see NvArea.cost_bytes."""
+        used = sum([area.cost_bytes for area in self.permanent.nv.values()])
+        return max(0, self.profile.nv_space_bytes - used)
+
+    @property
     def free_session_slots(self) -> int:
         """Number of authorization sessions that can still be opened."""
         return self.profile.max_sessions - len(self.stany.sessions)

@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The TPM 1.2 engine behind the interface of `tpmcore.engine`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import assert_never
+
+from protocol.tpm12.constants import PCR_COUNT, EncScheme, ReturnCode, Tag
+from protocol.tpm12.framing import HEADER_BYTES, error_response, parse_header
+from protocol.tpm12.keys import DEFAULT_EXPONENT, KeyParms
+from tpmcore.engine import (
+    CapPcrs,
+    Done,
+    Duration,
+    EffectResult,
+    Event,
+    EventDone,
+    Failed,
+    HashData,
+    HashEnd,
+    HashStart,
+    Persist,
+    PhysicalPresence,
+    PowerOn,
+    SetPcr,
+    Step,
+)
+from tpmcore.errors import EngineFault, TpmError
+from tpmcore.tpm12 import pcrs, startup
+from tpmcore.tpm12.dispatch import Dispatcher
+from tpmcore.tpm12.rsa import PrivateKey
+from tpmcore.tpm12.state import Counter, EndorsementKey, PermanentFlags, PermanentState, SelfTest
+from tpmcore.tpm12.stateformat import (
+    VolatileState,
+    decode_permanent,
+    decode_volatile,
+    encode_permanent,
+    encode_volatile,
+)
+from tpmcore.tpm12.table import TABLE
+from tpmcore.tpm12.tpm import Tpm
+from tpmcore.tpm12.world import Profile, World
+
+CAPPED_PCRS = range(8)
+_AUTH_BLOCK_BYTES = 45
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A command or event whose state is being made durable.
+
+    Attributes:
+        permanent: the state that is being persisted.
+        volatile_before: volatile state to go back to if that fails.
+        session_handles: sessions that the command named; an error ends them.
+    """
+
+    answer: bytes | EventDone
+    permanent: bytes
+    volatile_before: bytes
+    session_handles: tuple[int, ...]
+
+
+class Tpm12Engine:
+    """One TPM 1.2; see `tpmcore.engine.Engine`.
+
+    Attributes:
+        fault: the exception that put the engine into failure mode, for the daemon to report.
+    """
+
+    def __init__(self, tpm: Tpm, durable: bytes) -> None:
+        self._tpm = tpm
+        self._dispatcher = Dispatcher(tpm, TABLE)
+        self._durable = durable
+        self._pending: _Pending | None = None
+        self._volatile_version = 0
+        self.fault: Exception | None = None
+
+    @classmethod
+    def manufacture(cls, world: World, profile: Profile) -> Tpm12Engine:
+        """Make a new chip, as after TPM_Init; the caller makes `permanent_state` durable first."""
+        random = world.random.random
+        permanent = PermanentState(
+            PermanentFlags(),
+            tpm_proof=random(20),
+            context_key=random(16),
+            delegate_key=random(16),
+            counters=[Counter() for _ in range(profile.max_counters)],
+        )
+        tpm = Tpm(world, profile, permanent)
+        if profile.make_ek:
+            _make_endorsement_key(tpm)
+        startup.power_on(tpm)
+        return cls(tpm, encode_permanent(permanent))
+
+    @classmethod
+    def restore(
+        cls, world: World, profile: Profile, permanent: bytes, volatile: bytes | None = None
+    ) -> Tpm12Engine:
+        """Bring a chip back, as after TPM_Init, or going on exactly where `volatile` was taken.
+
+        Raises:
+            WireError: the bytes are no state that this version reads.
+        """
+        state = decode_permanent(permanent)
+        tpm = Tpm(world, profile, state)
+        startup.power_on(tpm)
+        if volatile is not None:
+            _adopt(tpm, decode_volatile(volatile, state, world.ticks.ticks_us()))
+        return cls(tpm, permanent)
+
+    def execute(self, command: bytes, locality: int) -> Step:
+        """Run one command; see `tpmcore.engine.Engine.execute`."""
+        self._refuse_overlap()
+        tpm = self._tpm
+        row = self._dispatcher.row(command)
+        if not (row is not None and row.persists) and not tpm.permanent.saved_state:
+            try:
+                response = self._dispatcher.run(command, locality)
+            except Exception as fault:
+                return self._fail(fault)
+            if row is not None and (row.volatile or command[1] != Tag.RQU_COMMAND & 0xFF):
+                self._volatile_version += 1
+            return response
+        return self._step(lambda: self._dispatcher.run(command, locality), _named_sessions(command))
+
+    def handle(self, event: Event) -> Step:
+        """Take an event; see `tpmcore.engine.Engine.handle`."""
+        self._refuse_overlap()
+        return self._step(lambda: self._run_event(event), ())
+
+    def resume(self, result: EffectResult) -> Step:
+        """Go on after an effect; see `tpmcore.engine.Engine.resume`."""
+        pending = self._pending
+        if pending is None:
+            raise EngineFault("no effect is pending")
+        self._pending = None
+        match result:
+            case Done():
+                self._durable = pending.permanent
+                return pending.answer
+            case Failed():
+                self._roll_back(pending)
+                code = ReturnCode.IOERROR if result.code is None else result.code
+                if isinstance(pending.answer, EventDone):
+                    return EventDone(code)
+                return error_response(code)
+            case _:
+                assert_never(result)
+
+    def cancel(self) -> None:
+        """Do nothing: the longest command is shorter than a client's patience (key generation)."""
+
+    def duration(self, command: bytes) -> Duration:
+        """Return the duration class of the command's row; what is refused is short."""
+        row = self._dispatcher.row(command)
+        return Duration.SHORT if row is None else row.duration
+
+    def permanent_state(self) -> bytes:
+        """Return the permanent state; see `tpmcore.tpm12.stateformat`."""
+        return encode_permanent(self._tpm.permanent)
+
+    def volatile_state(self) -> bytes:
+        """Return the volatile state; see `tpmcore.tpm12.stateformat`."""
+        tpm = self._tpm
+        state = VolatileState(tpm.stclear, tpm.stany, tpm.self_test, tpm.hardware_presence)
+        return encode_volatile(state, tpm.permanent, tpm.world.ticks.ticks_us())
+
+    @property
+    def volatile_version(self) -> int:
+        """A number that grows whenever `volatile_state` may have changed."""
+        return self._volatile_version
+
+    @property
+    def is_established(self) -> bool:
+        """The tpmEstablished flag, whose inverse is bit 0 of the TIS ACCESS register."""
+        return self._tpm.permanent.flags.tpm_established
+
+    def _refuse_overlap(self) -> None:
+        if self._pending is not None:
+            raise EngineFault("a step is pending")
+
+    def _step(self, run: Callable[[], bytes | EventDone], sessions: tuple[int, ...]) -> Step:
+        """Run something that may change the permanent state, and ask for it to be made durable."""
+        before = self.volatile_state()
+        self._volatile_version += 1
+        try:
+            answer = run()
+            permanent = encode_permanent(self._tpm.permanent)
+        except Exception as fault:
+            return self._fail(fault)
+        if permanent == self._durable:
+            return answer
+        self._pending = _Pending(answer, permanent, before, sessions)
+        return Persist(permanent)
+
+    def _roll_back(self, pending: _Pending) -> None:
+        tpm = self._tpm
+        tpm.permanent = decode_permanent(self._durable)
+        now_us = tpm.world.ticks.ticks_us()
+        _adopt(tpm, decode_volatile(pending.volatile_before, tpm.permanent, now_us))
+        tpm.sha1_thread = None
+        for handle in pending.session_handles:
+            tpm.stany.sessions.pop(handle, None)
+        self._volatile_version += 1
+
+    def _run_event(self, event: Event) -> EventDone:
+        tpm = self._tpm
+        try:
+            match event:
+                case PowerOn():
+                    startup.power_on(tpm)
+                    self.fault = None
+                case HashStart():
+                    pcrs.hash_start(tpm)
+                case HashData():
+                    pcrs.hash_data(tpm, event.data)
+                case HashEnd():
+                    pcrs.hash_end(tpm)
+                case PhysicalPresence():
+                    tpm.hardware_presence = event.asserted
+                case CapPcrs():
+                    for index in CAPPED_PCRS:
+                        value = tpm.stclear.pcrs[index] + event.digest
+                        tpm.stclear.pcrs[index] = hashlib.sha1(value).digest()
+                case SetPcr():
+                    if not 0 <= event.index < PCR_COUNT or len(event.value) != 20:
+                        raise TpmError(ReturnCode.BADINDEX)
+                    tpm.stclear.pcrs[event.index] = event.value
+                case _:
+                    assert_never(event)
+        except TpmError as error:
+            return EventDone(error.code)
+        return EventDone(ReturnCode.SUCCESS)
+
+    def _fail(self, fault: Exception) -> Step:
+        """Go into failure mode; nothing that the broken command did is persisted."""
+        self.fault = fault
+        tpm = self._tpm
+        tpm.permanent = decode_permanent(self._durable)
+        tpm.self_test = SelfTest.FAILED
+        self._volatile_version += 1
+        return error_response(ReturnCode.FAILEDSELFTEST)
+
+
+def _make_endorsement_key(tpm: Tpm) -> None:
+    """Make the EK as a manufacturer does: not by the user's command, and not revocable."""
+    parms = KeyParms.for_rsa(enc_scheme=EncScheme.RSAESOAEP_SHA1_MGF1)
+    private = PrivateKey.generate(tpm.world.keys, parms.rsa.key_length, DEFAULT_EXPONENT)
+    tpm.permanent.ek = EndorsementKey(private, parms)
+    tpm.permanent.flags.cekp_used = False
+    tpm.permanent.flags.enable_revoke_ek = False
+
+
+def _adopt(tpm: Tpm, state: VolatileState) -> None:
+    tpm.stclear = state.stclear
+    tpm.stany = state.stany
+    tpm.self_test = state.self_test
+    tpm.hardware_presence = state.hardware_presence
+
+
+def _named_sessions(command: bytes) -> tuple[int, ...]:
+    """Return the session handles in the authorization blocks at the end of a well-formed
+    command."""
+    if len(command) < HEADER_BYTES:
+        return ()
+    header = parse_header(command)
+    count = header.tag - Tag.RQU_COMMAND
+    if count not in (1, 2) or len(command) < HEADER_BYTES + count * _AUTH_BLOCK_BYTES:
+        return ()
+    starts = [len(command) - _AUTH_BLOCK_BYTES * n for n in range(1, count + 1)]
+    return tuple([int.from_bytes(command[start : start + 4], "big") for start in starts])

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Opening authorization sessions (Part 3, chapter 18)."""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass
+from typing import Annotated
+
+from protocol.tpm12.constants import (
+    AdipScheme,
+    EntityType,
+    Ordinal,
+    ProtocolId,
+    ReservedHandle,
+    ReturnCode,
+)
+from protocol.tpm12.wire import DIGEST, U16, U32, Structure
+from tpmcore.errors import TpmError
+from tpmcore.tpm12.command import NO_AUTH, Command, Gate, Nothing
+from tpmcore.tpm12.context import Context, Entity
+from tpmcore.tpm12.state import EntityKind, Session
+
+
+@dataclass(frozen=True, slots=True)
+class OiapResponse(Structure):
+    """authHandle u32, nonceEven 20."""
+
+    auth_handle: Annotated[int, U32]
+    nonce_even: Annotated[bytes, DIGEST]
+
+
+def oiap(ctx: Context, _request: Nothing) -> OiapResponse:
+    """Open a session that works with any entity (18.1)."""
+    tpm = ctx.tpm
+    session = tpm.open_session(Session(0, ProtocolId.OIAP, tpm.new_nonce()))
+    return OiapResponse(session.handle, session.nonce_even)
+
+
+@dataclass(frozen=True, slots=True)
+class OsapRequest(Structure):
+    """entityType u16, entityValue u32, nonceOddOSAP 20."""
+
+    entity_type: Annotated[int, U16]
+    entity_value: Annotated[int, U32]
+    nonce_odd_osap: Annotated[bytes, DIGEST]
+
+
+@dataclass(frozen=True, slots=True)
+class OsapResponse(Structure):
+    """authHandle u32, nonceEven 20, nonceEvenOSAP 20."""
+
+    auth_handle: Annotated[int, U32]
+    nonce_even: Annotated[bytes, DIGEST]
+    nonce_even_osap: Annotated[bytes, DIGEST]
+
+
+def osap(ctx: Context, request: OsapRequest) -> OsapResponse:
+    """Open a session bound to one entity (18.2)."""
+    tpm = ctx.tpm
+    entity = _entity(ctx, request.entity_type & 0xFF, request.entity_value)
+    try:
+        adip = AdipScheme(request.entity_type >> 8)
+    except ValueError:
+        raise TpmError(ReturnCode.INAPPROPRIATE_ENC) from None
+    if adip is AdipScheme.XOR and tpm.permanent.flags.fips:
+        raise TpmError(ReturnCode.INAPPROPRIATE_ENC)
+    nonce_even_osap = tpm.new_nonce()
+    shared_secret = hmac.digest(entity.secret, nonce_even_osap + request.nonce_odd_osap, "sha1")
+    assert entity.digest is not None
+    session = tpm.open_session(
+        Session(
+            0,
+            ProtocolId.OSAP,
+            tpm.new_nonce(),
+            shared_secret,
+            entity.kind,
+            entity.digest,
+            adip,
+        )
+    )
+    return OsapResponse(session.handle, session.nonce_even, nonce_even_osap)
+
+
+def _entity(ctx: Context, entity_type: int, value: int) -> Entity:
+    """Find what a session is to be bound to; PCR bindings are looked at when it is used."""
+    tpm = ctx.tpm
+    if entity_type == EntityType.NV:
+        area = tpm.permanent.nv.get(value)
+        if area is None:
+            raise TpmError(ReturnCode.BADINDEX)
+        return Entity(EntityKind.NV, area.auth_value, area.entity_digest)
+    if entity_type == EntityType.COUNTER:
+        counters = tpm.permanent.counters
+        if value >= len(counters) or not counters[value].valid:
+            raise TpmError(ReturnCode.BAD_COUNTER)
+        return Entity(EntityKind.COUNTER, counters[value].auth, counters[value].entity_digest)
+    # Key, owner and SRK need an owner; NV areas and counters may exist without one.
+    if not tpm.is_owned:
+        raise TpmError(ReturnCode.NOSRK)
+    if entity_type == EntityType.OWNER:
+        return tpm.owner_entity()
+    if entity_type == EntityType.SRK:
+        value = ReservedHandle.SRK
+    elif entity_type != EntityType.KEYHANDLE:
+        raise TpmError(ReturnCode.BAD_PARAMETER)
+    key = ctx.find_key(value)
+    return Entity(EntityKind.KEY, key.usage_auth, key.digest)
+
+
+COMMANDS = (
+    Command(
+        Ordinal.OIAP,
+        source="3:18.1",
+        auth_blocks=NO_AUTH,
+        gate=Gate.ALWAYS,
+        request=Nothing,
+        response=OiapResponse,
+        handler=oiap,
+        handles_out=24,
+    ),
+    Command(
+        Ordinal.OSAP,
+        source="3:18.2",
+        auth_blocks=NO_AUTH,
+        gate=Gate.ALWAYS,
+        request=OsapRequest,
+        response=OsapResponse,
+        handler=osap,
+        handles_in=26,
+        handles_out=44,
+    ),
+)

@@ -1,0 +1,615 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the state of a TPM becomes bytes: two documented, versioned, canonical formats.
+
+Both begin with 8 magic bytes, u16 major and u16 minor version, and go on with sections, each u16
+number, u32 length and so many bytes, in ascending order of the numbers. Integers are big-endian. A
+reader refuses another major version, a newer minor version, an unknown or repeated section, and
+trailing bytes; a section that an older minor version did not have gets its default. The layouts of
+the sections are the dataclasses and functions below; `docs/formats.md` has them as tables.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from protocol.errors import WireError
+from protocol.tpm12.constants import AdipScheme, ProtocolId
+from protocol.tpm12.keys import Key, KeyParms
+from protocol.tpm12.resources import NvDataPublic
+from protocol.tpm12.wire import (
+    BOOL,
+    DIGEST,
+    SIZED,
+    U8,
+    U16,
+    U32,
+    U64,
+    FixedBytes,
+    ListOf,
+    Nested,
+    Reader,
+    Structure,
+)
+from tpmcore.tpm12.rsa import PrivateKey
+from tpmcore.tpm12.state import (
+    Counter,
+    EndorsementKey,
+    EntityKind,
+    KeyBody,
+    LoadedKey,
+    NvArea,
+    PermanentFlags,
+    PermanentState,
+    SelfTest,
+    Session,
+    StanyState,
+    StclearFlags,
+    StclearState,
+)
+
+PERMANENT_MAGIC: Final = b"VTPM12PS"
+VOLATILE_MAGIC: Final = b"VTPM12VS"
+MAJOR: Final = 1
+MINOR: Final = 0
+
+_SECTION = struct.Struct(">HI")
+_VERSION = struct.Struct(">HH")
+_SESSION = struct.Struct(">IBB20s20s20sB")
+_MAX_LIST = 1 << 16
+_U64_MASK = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _KeyRecord(Structure):
+    """KeyBody: public TPM_KEY or TPM_KEY12, payload type, secrets, both primes."""
+
+    public: Key
+    payload: Annotated[int, U8]
+    usage_auth: Annotated[bytes, DIGEST]
+    migration_auth: Annotated[bytes, DIGEST]
+    p: Annotated[bytes, SIZED]
+    q: Annotated[bytes, SIZED]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _LoadedKeyRecord(Structure):
+    """LoadedKey: handle, parentPCRStatus, key."""
+
+    handle: Annotated[int, U32]
+    parent_pcr_status: Annotated[bool, BOOL]
+    body: _KeyRecord
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _EkRecord(Structure):
+    """EndorsementKey, and the secret of RevokeTrust."""
+
+    parms: KeyParms
+    p: Annotated[bytes, SIZED]
+    q: Annotated[bytes, SIZED]
+    ek_reset: Annotated[bytes, DIGEST]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _OwnerRecord(Structure):
+    """Owner secret and SRK."""
+
+    owner_auth: Annotated[bytes, DIGEST]
+    srk: _KeyRecord
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _SecretsRecord(Structure):
+    """Secrets of this TPM and owner period."""
+
+    tpm_proof: Annotated[bytes, DIGEST]
+    context_key: Annotated[bytes, FixedBytes(16)]
+    delegate_key: Annotated[bytes, FixedBytes(16)]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _DataRecord(Structure):
+    """Small fields of TPM_PERMANENT_DATA."""
+
+    operator_auth: Annotated[bytes, DIGEST]
+    auth_dir: Annotated[bytes, DIGEST]
+    restrict_delegate: Annotated[int, U32]
+    no_owner_nv_write: Annotated[int, U32]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _CounterRecord(Structure):
+    """Counter slot."""
+
+    valid: Annotated[bool, BOOL]
+    label: Annotated[bytes, FixedBytes(4)]
+    value: Annotated[int, U32]
+    auth: Annotated[bytes, DIGEST]
+    entity_digest: Annotated[bytes, DIGEST]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _NvRecord(Structure):
+    """NV area without its volatile locks."""
+
+    public: NvDataPublic
+    auth_value: Annotated[bytes, DIGEST]
+    entity_digest: Annotated[bytes, DIGEST]
+    write_define_locked: Annotated[bool, BOOL]
+    data: Annotated[bytes, SIZED]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _StclearRecord(Structure):
+    """TPM_STCLEAR_FLAGS and the small fields of TPM_STCLEAR_DATA.
+
+    lockout_until_us is by the clock of `_ClockRecord`.
+    """
+
+    flags: StclearFlags
+    context_nonce_key: Annotated[bytes, DIGEST]
+    count_id: Annotated[int, U32]
+    disable_reset_lock: Annotated[bool, BOOL]
+    deferred_physical_presence: Annotated[int, U32]
+    failure_count: Annotated[int, U32]
+    lockout_until_us: Annotated[int, U64]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _StanyRecord(Structure):
+    """TPM_STANY_FLAGS and the small fields of TPM_STANY_DATA; tick_base_us in two's complement."""
+
+    post_initialise: Annotated[bool, BOOL]
+    tos_present: Annotated[bool, BOOL]
+    context_nonce_session: Annotated[bytes, DIGEST]
+    context_count: Annotated[int, U32]
+    audit_digest: Annotated[bytes, DIGEST]
+    tick_nonce: Annotated[bytes, DIGEST]
+    tick_base_us: Annotated[int, U64]
+
+
+@dataclass(frozen=True, slots=True)
+class _ClockRecord(Structure):
+    """The tick source at the moment of encoding, the self tests, the platform's presence signal."""
+
+    now_us: Annotated[int, U64]
+    self_test: Annotated[int, U8]
+    hardware_presence: Annotated[bool, BOOL]
+
+
+@dataclass(frozen=True, slots=True)
+class _NvLockRecord(Structure):
+    """Volatile locks of one NV area."""
+
+    index: Annotated[int, U32]
+    read_st_clear: Annotated[bool, BOOL]
+    write_st_clear: Annotated[bool, BOOL]
+
+
+_COUNTERS: Final = ListOf(Nested(_CounterRecord), U16, _MAX_LIST)
+_NV_AREAS: Final = ListOf(Nested(_NvRecord), U16, _MAX_LIST)
+_NV_LOCKS: Final = ListOf(Nested(_NvLockRecord), U16, _MAX_LIST)
+_KEYS: Final = ListOf(Nested(_LoadedKeyRecord), U16, _MAX_LIST)
+_CONTEXTS: Final = ListOf(U32, U16, _MAX_LIST)
+
+# Section numbers of the permanent state.
+_P_FLAGS, _P_SECRETS, _P_OWNER, _P_EK, _P_DATA = 1, 2, 3, 4, 5
+_P_COUNTERS, _P_NV, _P_OWNER_EVICT, _P_SAVED = 6, 7, 8, 9
+# Section numbers of the volatile state.
+_V_STCLEAR, _V_STANY, _V_CLOCK, _V_PCRS, _V_SESSIONS = 1, 2, 3, 4, 5
+_V_CONTEXTS, _V_KEYS, _V_NV_LOCKS = 6, 7, 8
+
+
+def _assemble(magic: bytes, sections: list[tuple[int, bytes]]) -> bytes:
+    parts = [magic, _VERSION.pack(MAJOR, MINOR)]
+    for number, data in sections:
+        parts += (_SECTION.pack(number, len(data)), data)
+    return b"".join(parts)
+
+
+def _sections(magic: bytes, data: bytes, known: frozenset[int]) -> dict[int, bytes]:
+    reader = Reader(data)
+    found = reader.take(len(magic), "magic")
+    if found != magic:
+        raise WireError("magic", 0, f"{magic!r} wanted, found {found!r}")
+    major, minor = reader.u16("major"), reader.u16("minor")
+    if major != MAJOR or minor > MINOR:
+        raise WireError("version", 8, f"{major}.{minor} is not read by {MAJOR}.{MINOR}")
+    sections: dict[int, bytes] = {}
+    last = 0
+    while reader.remaining:
+        start = reader.position
+        number = reader.u16("section")
+        if number <= last or number not in known:
+            raise WireError("section", start, f"{number} is unknown, repeated or out of order")
+        sections[number] = reader.sized("section")
+        last = number
+    return sections
+
+
+def _number(value: int) -> bytes:
+    return value.to_bytes((value.bit_length() + 7) // 8, "big")
+
+
+def _private(p: bytes, q: bytes, exponent: int) -> PrivateKey:
+    return PrivateKey(int.from_bytes(p, "big"), int.from_bytes(q, "big"), exponent)
+
+
+def _key_record(body: KeyBody) -> _KeyRecord:
+    private = body.private
+    return _KeyRecord(
+        body.public,
+        body.payload,
+        body.usage_auth,
+        body.migration_auth,
+        _number(private.p),
+        _number(private.q),
+    )
+
+
+def _key_body(record: _KeyRecord) -> KeyBody:
+    private = _private(record.p, record.q, record.public.algorithm_parms.rsa.exponent_value)
+    if private.modulus != record.public.pub_key:
+        raise WireError("key", 0, "the primes do not make the modulus")
+    return KeyBody(
+        record.public,
+        record.payload,
+        record.usage_auth,
+        record.migration_auth,
+        private,
+        record.public.public_digest(),
+    )
+
+
+def encode_key(key: LoadedKey) -> bytes:
+    """Return a loaded key as bytes; made once per key, since keys do not change while loaded."""
+    if key.encoded is None:
+        record = _LoadedKeyRecord(key.handle, key.parent_pcr_status, _key_record(key.body))
+        key.encoded = record.encode()
+    return key.encoded
+
+
+def decode_key(data: bytes) -> LoadedKey:
+    """Read what encode_key wrote.
+
+    Raises:
+        WireError: the bytes do not form a key.
+    """
+    record = _LoadedKeyRecord.decode(data)
+    return LoadedKey(record.handle, _key_body(record.body), record.parent_pcr_status, encoded=data)
+
+
+def encode_session(session: Session) -> bytes:
+    """Return a session as 67 bytes; the secrets of an OIAP session are zero."""
+    return _SESSION.pack(
+        session.handle,
+        session.protocol,
+        session.entity_kind,
+        session.nonce_even,
+        session.shared_secret,
+        session.entity_digest,
+        session.adip,
+    )
+
+
+def decode_session(data: bytes) -> Session:
+    """Read what encode_session wrote.
+
+    Raises:
+        WireError: wrong length, or numbers that are none of ours.
+    """
+    if len(data) != _SESSION.size:
+        raise WireError("session", 0, f"{_SESSION.size} bytes wanted, {len(data)} left")
+    handle, protocol, kind, nonce_even, shared_secret, digest, adip = _SESSION.unpack(data)
+    try:
+        session = Session(handle, ProtocolId(protocol), nonce_even, entity_kind=EntityKind(kind))
+        if session.protocol != ProtocolId.OIAP:
+            session.shared_secret = shared_secret
+            session.entity_digest = digest
+            session.adip = AdipScheme(adip)
+    except ValueError as error:
+        raise WireError("session", 0, str(error)) from error
+    return session
+
+
+def encode_permanent(state: PermanentState) -> bytes:
+    """Return the permanent state, secrets in the clear."""
+    sections = [
+        (_P_FLAGS, state.flags.encode()),
+        (
+            _P_SECRETS,
+            _SecretsRecord(state.tpm_proof, state.context_key, state.delegate_key).encode(),
+        ),
+    ]
+    if state.owner_auth is not None and state.srk is not None:
+        sections.append((_P_OWNER, _OwnerRecord(state.owner_auth, _key_record(state.srk)).encode()))
+    if state.ek is not None:
+        private = state.ek.private
+        record = _EkRecord(state.ek.parms, _number(private.p), _number(private.q), state.ek_reset)
+        sections.append((_P_EK, record.encode()))
+    data = _DataRecord(
+        state.operator_auth, state.auth_dir, state.restrict_delegate, state.no_owner_nv_write
+    )
+    sections.append((_P_DATA, data.encode()))
+    counters = tuple(
+        [_CounterRecord(c.valid, c.label, c.value, c.auth, c.entity_digest) for c in state.counters]
+    )
+    sections.append((_P_COUNTERS, _COUNTERS.write(counters)))
+    areas = tuple(
+        [
+            _NvRecord(a.public, a.auth_value, a.entity_digest, a.write_define_locked, a.data)
+            for a in state.nv.values()
+        ]
+    )
+    sections.append((_P_NV, _NV_AREAS.write(areas)))
+    if state.owner_evict_keys:
+        sections.append((_P_OWNER_EVICT, _write_keys(list(state.owner_evict_keys.values()))))
+    if state.saved_state:
+        sections.append((_P_SAVED, state.saved_state))
+    return _assemble(PERMANENT_MAGIC, sections)
+
+
+def _write_keys(keys: list[LoadedKey]) -> bytes:
+    return U16.write(len(keys)) + b"".join([encode_key(key) for key in keys])
+
+
+def _read_keys(data: bytes, *, owner_evict: bool) -> dict[int, LoadedKey]:
+    reader = Reader(data)
+    records = _KEYS.read(reader, "keys")
+    reader.finish("keys")
+    keys = {
+        r.handle: LoadedKey(r.handle, _key_body(r.body), r.parent_pcr_status, owner_evict)
+        for r in records
+    }
+    if len(keys) != len(records):
+        raise WireError("keys", 0, "a handle stands twice")
+    return keys
+
+
+_PERMANENT_SECTIONS: Final = frozenset(
+    {
+        _P_FLAGS,
+        _P_SECRETS,
+        _P_OWNER,
+        _P_EK,
+        _P_DATA,
+        _P_COUNTERS,
+        _P_NV,
+        _P_OWNER_EVICT,
+        _P_SAVED,
+    }
+)
+
+
+def decode_permanent(data: bytes) -> PermanentState:
+    """Read what encode_permanent of this or an older minor version wrote.
+
+    Raises:
+        WireError: the bytes do not form a permanent state.
+    """
+    sections = _sections(PERMANENT_MAGIC, data, _PERMANENT_SECTIONS)
+    for required in (_P_FLAGS, _P_SECRETS, _P_DATA, _P_COUNTERS, _P_NV):
+        if required not in sections:
+            raise WireError("section", len(data), f"section {required} is missing")
+    secrets = _SecretsRecord.decode(sections[_P_SECRETS])
+    small = _DataRecord.decode(sections[_P_DATA])
+    state = PermanentState(
+        PermanentFlags.decode(sections[_P_FLAGS]),
+        secrets.tpm_proof,
+        secrets.context_key,
+        secrets.delegate_key,
+        _read_counters(sections[_P_COUNTERS]),
+        operator_auth=small.operator_auth,
+        auth_dir=small.auth_dir,
+        restrict_delegate=small.restrict_delegate,
+        no_owner_nv_write=small.no_owner_nv_write,
+        nv=_read_areas(sections[_P_NV]),
+        saved_state=sections.get(_P_SAVED, b""),
+    )
+    if _P_OWNER in sections:
+        owner = _OwnerRecord.decode(sections[_P_OWNER])
+        state.owner_auth = owner.owner_auth
+        state.srk = _key_body(owner.srk)
+    if _P_EK in sections:
+        ek = _EkRecord.decode(sections[_P_EK])
+        state.ek = EndorsementKey(_private(ek.p, ek.q, ek.parms.rsa.exponent_value), ek.parms)
+        state.ek_reset = ek.ek_reset
+    if _P_OWNER_EVICT in sections:
+        state.owner_evict_keys = _read_keys(sections[_P_OWNER_EVICT], owner_evict=True)
+    return state
+
+
+def _read_counters(data: bytes) -> list[Counter]:
+    reader = Reader(data)
+    records = _COUNTERS.read(reader, "counters")
+    reader.finish("counters")
+    return [Counter(r.valid, r.label, r.value, r.auth, r.entity_digest) for r in records]
+
+
+def _read_areas(data: bytes) -> dict[int, NvArea]:
+    reader = Reader(data)
+    records = _NV_AREAS.read(reader, "nv")
+    reader.finish("nv")
+    areas = {}
+    for r in records:
+        if len(r.data) != r.public.data_size:
+            raise WireError("nv", 0, f"area {r.public.nv_index:#x} has {len(r.data)} bytes")
+        areas[r.public.nv_index] = NvArea(
+            r.public, r.auth_value, r.entity_digest, r.data, r.write_define_locked
+        )
+    if len(areas) != len(records):
+        raise WireError("nv", 0, "an index stands twice")
+    return areas
+
+
+@dataclass(slots=True, repr=False)
+class VolatileState:
+    """Everything that a restart of the daemon must not lose."""
+
+    stclear: StclearState
+    stany: StanyState
+    self_test: SelfTest
+    hardware_presence: bool
+
+
+def encode_volatile(state: VolatileState, permanent: PermanentState, now_us: int) -> bytes:
+    """Return the volatile state, secrets in the clear.
+
+    Args:
+        permanent: holds the NV areas whose volatile locks are part of this.
+        now_us: the tick source now.
+    """
+    stclear, stany = state.stclear, state.stany
+    sections = [
+        (
+            _V_STCLEAR,
+            _StclearRecord(
+                stclear.flags,
+                stclear.context_nonce_key,
+                stclear.count_id,
+                stclear.disable_reset_lock,
+                stclear.deferred_physical_presence,
+                stclear.failure_count,
+                stclear.lockout_until_us,
+            ).encode(),
+        ),
+        (
+            _V_STANY,
+            _StanyRecord(
+                stany.post_initialise,
+                stany.tos_present,
+                stany.context_nonce_session,
+                stany.context_count,
+                stany.audit_digest,
+                stany.tick_nonce,
+                stany.tick_base_us & _U64_MASK,
+            ).encode(),
+        ),
+        (_V_CLOCK, _ClockRecord(now_us, state.self_test, state.hardware_presence).encode()),
+        (_V_PCRS, b"".join(stclear.pcrs)),
+    ]
+    if stany.sessions:
+        sections.append(
+            (_V_SESSIONS, b"".join([encode_session(s) for s in stany.sessions.values()]))
+        )
+    if stany.context_list:
+        sections.append((_V_CONTEXTS, _CONTEXTS.write(tuple(stany.context_list))))
+    keys = [key for key in stclear.keys.values() if not key.owner_evict]
+    if keys:
+        sections.append((_V_KEYS, _write_keys(keys)))
+    locks = tuple(
+        [
+            _NvLockRecord(index, area.read_st_clear, area.write_st_clear)
+            for index, area in permanent.nv.items()
+            if area.read_st_clear or area.write_st_clear
+        ]
+    )
+    if locks:
+        sections.append((_V_NV_LOCKS, _NV_LOCKS.write(locks)))
+    return _assemble(VOLATILE_MAGIC, sections)
+
+
+_VOLATILE_SECTIONS: Final = frozenset(
+    {
+        _V_STCLEAR,
+        _V_STANY,
+        _V_CLOCK,
+        _V_PCRS,
+        _V_SESSIONS,
+        _V_CONTEXTS,
+        _V_KEYS,
+        _V_NV_LOCKS,
+    }
+)
+
+
+def decode_volatile(data: bytes, permanent: PermanentState, now_us: int) -> VolatileState:
+    """Read what encode_volatile wrote; sets the volatile locks of the NV areas of `permanent`.
+
+    Raises:
+        WireError: the bytes do not form a volatile state.
+    """
+    sections = _sections(VOLATILE_MAGIC, data, _VOLATILE_SECTIONS)
+    for required in (_V_STCLEAR, _V_STANY, _V_CLOCK, _V_PCRS):
+        if required not in sections:
+            raise WireError("section", len(data), f"section {required} is missing")
+    clock = _ClockRecord.decode(sections[_V_CLOCK])
+    # The same clock goes on; after a reboot or on another machine it starts elsewhere, and what was
+    # relative to the old one is moved, so that ticks never run backwards.
+    shift_us = 0 if now_us >= clock.now_us else now_us - clock.now_us
+    small = _StclearRecord.decode(sections[_V_STCLEAR])
+    pcrs = sections[_V_PCRS]
+    stclear = StclearState(
+        small.flags,
+        context_nonce_key=small.context_nonce_key,
+        count_id=small.count_id,
+        disable_reset_lock=small.disable_reset_lock,
+        deferred_physical_presence=small.deferred_physical_presence,
+        failure_count=small.failure_count,
+        lockout_until_us=max(0, small.lockout_until_us + shift_us),
+    )
+    if len(pcrs) != 20 * len(stclear.pcrs):
+        raise WireError("pcrs", 0, f"{len(pcrs)} bytes")
+    stclear.pcrs = [pcrs[i : i + 20] for i in range(0, len(pcrs), 20)]
+    stclear.keys = dict(permanent.owner_evict_keys)
+    if _V_KEYS in sections:
+        stclear.keys |= _read_keys(sections[_V_KEYS], owner_evict=False)
+    any_record = _StanyRecord.decode(sections[_V_STANY])
+    stany = StanyState(
+        any_record.post_initialise,
+        tos_present=any_record.tos_present,
+        context_nonce_session=any_record.context_nonce_session,
+        context_count=any_record.context_count,
+        context_list=_read_contexts(sections.get(_V_CONTEXTS)),
+        audit_digest=any_record.audit_digest,
+        sessions=_read_sessions(sections.get(_V_SESSIONS, b"")),
+        tick_nonce=any_record.tick_nonce,
+        tick_base_us=_signed(any_record.tick_base_us) + shift_us,
+    )
+    _apply_locks(sections.get(_V_NV_LOCKS), permanent)
+    try:
+        self_test = SelfTest(clock.self_test)
+    except ValueError as error:
+        raise WireError("selfTest", 0, str(error)) from error
+    return VolatileState(stclear, stany, self_test, clock.hardware_presence)
+
+
+def _signed(value: int) -> int:
+    """Undo two's complement: a tick session may have begun before the clock's zero."""
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _read_contexts(data: bytes | None) -> list[int]:
+    if data is None:
+        return []
+    reader = Reader(data)
+    contexts = _CONTEXTS.read(reader, "contexts")
+    reader.finish("contexts")
+    return list(contexts)
+
+
+def _read_sessions(data: bytes) -> dict[int, Session]:
+    if len(data) % _SESSION.size:
+        raise WireError("sessions", 0, f"{len(data)} bytes, {_SESSION.size} each")
+    sessions = [
+        decode_session(data[i : i + _SESSION.size]) for i in range(0, len(data), _SESSION.size)
+    ]
+    return {session.handle: session for session in sessions}
+
+
+def _apply_locks(data: bytes | None, permanent: PermanentState) -> None:
+    locks: tuple[_NvLockRecord, ...] = ()
+    if data is not None:
+        reader = Reader(data)
+        locks = _NV_LOCKS.read(reader, "locks")
+        reader.finish("locks")
+    for area in permanent.nv.values():
+        area.read_st_clear = area.write_st_clear = False
+    for lock in locks:
+        area_or_none = permanent.nv.get(lock.index)
+        if area_or_none is None:
+            raise WireError("locks", 0, f"there is no area {lock.index:#x}")
+        area_or_none.read_st_clear = lock.read_st_clear
+        area_or_none.write_st_clear = lock.write_st_clear
