@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One hardware TPM from its state folder to its sockets.
+
+| volatile memory                  | marker of this boot | the TPM                                |
+|----------------------------------|---------------------|----------------------------------------|
+| inherited, filled                | any                 | goes on exactly where it was           |
+| inherited, empty                 | any                 | is powered on: the supervisor says so  |
+| none inherited                   | absent              | is powered on                          |
+| none inherited                   | present             | is powered on, and PCRs 0-7 are capped |
+| does not decode                  | any                 | is powered on, and PCRs 0-7 are capped |
+
+In the last two rows what had been measured is gone although the machine was not reset.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from daemons.hwtpm.chip import Chip
+from daemons.hwtpm.firmware import StartupType
+from daemons.hwtpm.server import PageServer
+from daemons.hwtpm.store import STATE_NAME, ChipStore
+from daemons.runtime.clock import MonotonicTicks
+from daemons.runtime.control import Fields, Handler, serve_control
+from daemons.runtime.errors import DaemonError, RefusedToStart
+from daemons.runtime.files import Files, StateFolder
+from daemons.runtime.host import EngineHost
+from daemons.runtime.inherited import VOLATILE
+from daemons.runtime.keypool import KeyPool
+from daemons.runtime.log import Level, Log
+from daemons.runtime.notify import Notifier
+from daemons.runtime.random import SeededRandom
+from daemons.runtime.volatile import VolatileMemory
+from protocol.errors import WireError
+from protocol.tis.registers import BUFFER_SIZE, LOCALITIES
+from tpmcore.tpm12 import Profile, Tpm12Engine, World
+
+CONTROL_NAME: Final = "control.sock"
+_STOP_LIMIT_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What the command line says.
+
+    Attributes:
+        state: the chip's folder.
+        run: folder of the sockets.
+        startup: what firmware does at power-on.
+        modes: permissions of a locality's socket file where they are not 0600.
+        key_pool: how many RSA keys are made ahead of time.
+        level: of the log.
+    """
+
+    state: Path
+    run: Path
+    startup: StartupType = StartupType.CLEAR
+    modes: Mapping[int, int] = field(default_factory=dict)
+    key_pool: int = 2
+    level: Level = Level.INFO
+
+
+async def run(
+    config: Config,
+    *,
+    inherited: Mapping[str, Sequence[int]],
+    notifier: Notifier,
+    log: Log,
+    files: Files | None = None,
+) -> None:
+    """Be the chip until cancelled.
+
+    Raises:
+        RefusedToStart: the state does not verify or is in use; it is left as it is.
+        DaemonError, OSError: a socket cannot be made, or a save may or may not have happened.
+    """
+    config.run.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with StateFolder(config.state, files).lock() as folder:
+        await _run_locked(config, ChipStore(folder, log), inherited, notifier, log)
+
+
+async def _run_locked(
+    config: Config,
+    store: ChipStore,
+    inherited: Mapping[str, Sequence[int]],
+    notifier: Notifier,
+    log: Log,
+) -> None:
+    pool = KeyPool(size=config.key_pool)
+    world = World(SeededRandom(b"hwtpm"), MonotonicTicks(), pool)
+    volatile, was_inherited = _take_memory(inherited, log)
+    engine, origin = _make_engine(store, world, volatile, was_inherited=was_inherited, log=log)
+    host = EngineHost(engine, persist=store.persist, volatile=volatile)
+    chip = Chip(host, lambda: engine.is_established, config.startup, log)
+    server = PageServer(chip, config.run, config.modes, log)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(host.wait_broken)
+        await nursery.start(pool.run)
+        match origin:
+            case _Origin.RUNNING:
+                await chip.resume()
+            case _Origin.POWERED_OFF:
+                await chip.power_on()
+            case _Origin.MEMORY_LOST:
+                await chip.power_on()
+                log.warning("volatile memory is gone: PCRs 0-7 are capped")
+                await chip.cap()
+        # Only now: a chip killed before it was ready has measured nothing.
+        store.mark_running()
+        if not was_inherited:
+            notifier.store_fd(VOLATILE, volatile.fd)
+        nursery.start_soon(chip.run)
+        await nursery.start(server.serve)
+        await nursery.start(_serve_control, config, chip, server, log)
+        log.info(
+            "ready", state=config.state, origin=origin.value, established=engine.is_established
+        )
+        notifier.ready()
+        try:
+            await trio.sleep_forever()
+        finally:
+            notifier.stopping()
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _STOP_LIMIT_S):
+                await trio.to_thread.run_sync(store.unmark)
+
+
+def _take_memory(inherited: Mapping[str, Sequence[int]], log: Log) -> tuple[VolatileMemory, bool]:
+    """Return the volatile memory, and whether it came from the supervisor."""
+    for fd in inherited.get(VOLATILE, ()):
+        try:
+            return VolatileMemory.adopt(fd), True
+        except DaemonError as error:
+            log.error("volatile memory cannot be used", reason=str(error))
+            os.close(fd)
+    return VolatileMemory.create("hwtpm"), False
+
+
+class _Origin(enum.Enum):
+    """Where the TPM comes from, which decides what firmware does with it."""
+
+    POWERED_OFF = "powered off"
+    RUNNING = "goes on"
+    MEMORY_LOST = "memory lost"
+
+
+def _make_engine(
+    store: ChipStore, world: World, volatile: VolatileMemory, *, was_inherited: bool, log: Log
+) -> tuple[Tpm12Engine, _Origin]:
+    """Return the TPM of the state folder."""
+    profile = Profile(input_buffer_bytes=BUFFER_SIZE)
+    permanent = store.load()
+    memory = volatile.load()
+    if permanent is None:
+        if memory is not None:
+            raise RefusedToStart(
+                f"{STATE_NAME} is missing, but there is volatile memory of a chip that is running"
+            )
+        engine = Tpm12Engine.manufacture(world, profile)
+        store.save_first(engine.permanent_state())
+        log.info("chip made")
+        return engine, _Origin.POWERED_OFF
+    try:
+        engine = Tpm12Engine.restore(world, profile, permanent)
+    except WireError as error:
+        raise RefusedToStart(f"{STATE_NAME}: the state does not decode: {error}") from error
+    if memory is None:
+        lost = not was_inherited and store.was_killed()
+        return engine, _Origin.MEMORY_LOST if lost else _Origin.POWERED_OFF
+    try:
+        return Tpm12Engine.restore(world, profile, permanent, memory), _Origin.RUNNING
+    except WireError as error:
+        log.error("volatile memory does not decode", reason=str(error))
+        return engine, _Origin.MEMORY_LOST
+
+
+async def _serve_control(
+    config: Config,
+    chip: Chip,
+    server: PageServer,
+    log: Log,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    async def status(args: Fields) -> Fields:
+        _expect(args, ())
+        device = chip.device
+        return {
+            "state": "serving" if device.valid else "initialising",
+            "active_locality": device.active,
+            "command": device.state.value,
+            "established": device.established,
+            "connections": list(server.connections()),
+        }
+
+    async def power_cycle(args: Fields) -> Fields:
+        _expect(args, ())
+        await chip.power_cycle(server.disconnect)
+        return {}
+
+    async def physical_presence(args: Fields) -> Fields:
+        _expect(args, ("asserted",))
+        asserted = args["asserted"]
+        if not isinstance(asserted, bool):
+            raise DaemonError("asserted is true or false")
+        return {"code": await chip.set_physical_presence(asserted=asserted)}
+
+    async def reset_establishment(args: Fields) -> Fields:
+        _expect(args, ("locality",))
+        locality = args["locality"]
+        if not isinstance(locality, int) or not 0 <= locality < LOCALITIES:
+            raise DaemonError(f"locality is a number from 0 to {LOCALITIES - 1}")
+        return {"code": await chip.reset_establishment(locality)}
+
+    handlers: dict[str, Handler] = {
+        "status": status,
+        "power-cycle": power_cycle,
+        "physical-presence": physical_presence,
+        "reset-establishment": reset_establishment,
+    }
+    await serve_control(config.run / CONTROL_NAME, handlers, log=log, task_status=task_status)
+
+
+def _expect(args: Fields, names: Sequence[str]) -> None:
+    if set(args) != set(names):
+        raise DaemonError(f"arguments are {sorted(args)}, should be {sorted(names)}")

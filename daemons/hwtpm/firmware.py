@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the platform does with its TPM at power-on, before software may use it.
+
+The commands go to the engine at locality 0, as firmware sends them before the localities are open
+to anybody else.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import struct
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+Execute = Callable[[bytes], Awaitable[bytes]]
+"""Runs one command at locality 0 and returns its response."""
+
+
+class StartupType(enum.Enum):
+    """The `--startup` option: what TPM_Startup gets (Part 2, 4.5), or no TPM_Startup at all."""
+
+    NONE = "none"
+    CLEAR = "clear"
+    STATE = "state"
+    DEACTIVATED = "deactivated"
+
+
+_STARTUP_PARAMETER: Final = {
+    StartupType.CLEAR: 1,
+    StartupType.STATE: 2,
+    StartupType.DEACTIVATED: 3,
+}
+_TAG: Final = 0x00C1
+_HEADER: Final = struct.Struct(">HII")
+_ORD_CONTINUE_SELF_TEST: Final = 0x53
+_ORD_STARTUP: Final = 0x99
+_ORD_RESET_ESTABLISHMENT: Final = 0x4000000B
+
+_CONTINUE_SELF_TEST: Final = _HEADER.pack(_TAG, 10, _ORD_CONTINUE_SELF_TEST)
+
+LOST_MEMORY_DIGEST: Final = hashlib.sha1(b"vTPM: volatile memory of the TPM was lost").digest()
+"""What PCRs 0-7 are extended with when nobody knows any more what was measured."""
+
+
+class StartupFailed(Exception):
+    """The TPM answered a command of the firmware with an error."""
+
+    def __init__(self, command: str, code: int) -> None:
+        super().__init__(f"{command} answered {code:#x}")
+
+
+def startup_command(startup: StartupType) -> bytes | None:
+    """Return TPM_Startup for an option's value, None for no startup."""
+    if startup is StartupType.NONE:
+        return None
+    return struct.pack(">HIIH", _TAG, 12, _ORD_STARTUP, _STARTUP_PARAMETER[startup])
+
+
+async def power_on(execute: Execute, startup: StartupType) -> None:
+    """Bring a TPM that has just been reset into use.
+
+    Raises:
+        StartupFailed: the TPM did not take it; it still answers commands, as one in failure mode.
+    """
+    command = startup_command(startup)
+    if command is None:
+        return
+    for name, message in (
+        ("TPM_Startup", command),
+        ("TPM_ContinueSelfTest", _CONTINUE_SELF_TEST),
+    ):
+        code = return_code(await execute(message))
+        if code:
+            raise StartupFailed(name, code)
+
+
+def reset_establishment_command() -> bytes:
+    """Return TSC_ResetEstablishmentBit, which a TPM takes at localities 3 and 4."""
+    return _HEADER.pack(_TAG, 10, _ORD_RESET_ESTABLISHMENT)
+
+
+def return_code(response: bytes) -> int:
+    """Return the code in the header of a response."""
+    return int.from_bytes(response[6:10], "big")
