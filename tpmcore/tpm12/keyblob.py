@@ -38,7 +38,7 @@ MAX_KEY_BITS: Final = 2048
 _KEY_BITS_STEP: Final = 16
 _FIPS_MIN_BITS: Final = 1024
 _EXPONENTS: Final = frozenset({3, 5, 7, 17, 257, DEFAULT_EXPONENT})
-"""Public exponents of libtpms; each reads the same from both ends, so byte order cannot matter."""
+"""Public exponents of libtpms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +73,10 @@ _RULES: Final[Mapping[int, _Rule]] = {
 def public_exponent(parms: KeyParms) -> int:
     """Return the public exponent of RSA parameters.
 
-    Zero bytes at the ends are tolerated: clients write the number in either byte order.
-
     Raises:
         TpmError: BAD_KEY_PROPERTY for one that is not supported.
     """
-    exponent = parms.rsa.exponent
-    if not exponent:
-        return DEFAULT_EXPONENT
-    value = int.from_bytes(exponent.strip(b"\0"), "big")
+    value = parms.rsa.exponent_value
     if value not in _EXPONENTS:
         raise TpmError(ReturnCode.BAD_KEY_PROPERTY)
     return value

@@ -8,12 +8,14 @@ from typing import Final
 
 from tpmcore.tpm12 import (
     capability,
+    endorsement,
     optin,
     ownership,
     pcrs,
     sessions,
     set_capability,
     startup,
+    storage,
 )
 from tpmcore.tpm12.command import Command
 from tpmcore.tpm12.dispatch import build_table
@@ -27,5 +29,7 @@ TABLE: Final[Mapping[int, Command]] = build_table(
         set_capability.COMMANDS,
         pcrs.COMMANDS,
         sessions.COMMANDS,
+        storage.COMMANDS,
+        endorsement.COMMANDS,
     )
 )
