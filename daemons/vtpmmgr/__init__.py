@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The manager: keeps the keys of all vTPMs of a machine, sealed to its hardware TPM.
+
+A process of its own; nothing of ours imports it. From the bottom up:
+
+`records`, `hashtree`, `envelope`   what is kept, the digest over all of it, encryption of its
+secrets `store`, `ledger`                   SQLite; the verified view of it with transactions
+`turns`, `hardware`                 the way to the hardware TPM and what is asked of it `sealing`,
+`freshness`              the root secret; how the newest state is told from an older copy `startup`,
+`commits`                accepting or refusing a database at start; the order of a commit
+`identity`, `service`, `daemon`     who may be which vTPM; the commands; the process
+
+Start reading at `startup`, which lists what can be found at start and why.
+"""

@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The order of a commit, and many of them at once.
+
+One task commits. What arrives while it is busy waits and is then committed together: one SQLite
+transaction, one write to the hardware TPM, however many vTPMs saved. The order is SQLite, hardware
+TPM, answers:
+
+    before the transaction   the chip must be reachable; if it is not within a deadline, all that
+                             wait are told TPM_IOERROR, and nothing has happened transaction fails
+                             for lack of space: told TPM_FAIL, nothing has happened; otherwise the
+                             process ends after the transaction    no error is told any more: the
+                             mark is written again and again, or the process ends unanswered. The
+                             next start finds the database one ahead of the chip and accepts that.
+
+A vTPM whose connection breaks while its save waits does not take the save back; when it asks again
+which data is stored, `read` waits until that save is settled, so the answer is final.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeVar
+from uuid import UUID
+
+import trio
+
+from daemons.runtime.errors import DaemonError
+from daemons.runtime.log import Log
+from daemons.vtpmmgr.freshness import Freshness, Mark
+from daemons.vtpmmgr.hardware import Hardware, HardwareLost
+from daemons.vtpmmgr.ledger import Ledger, Transaction
+from daemons.vtpmmgr.store import DiskFull
+from protocol.manager.constants import ManagerCode
+from protocol.tpm12 import ReturnCode
+from tpmcore.errors import TpmError
+
+T = TypeVar("T")
+
+REACHABLE_DEADLINE_S: Final = 10.0
+"""How long a save waits for a chip that does not answer before it is refused."""
+
+_ATTEMPT_S: Final = 10.0
+"""How long one attempt to write the mark may take; the end of the daemon waits so long for it."""
+_RETRY_FIRST_S: Final = 0.05
+_RETRY_LONGEST_S: Final = 2.0
+_CHECKPOINT_PAGES: Final = 1000
+"""Pages in the log (4 KiB each) from which it is copied into the main file: SQLite's own
+default.
+"""
+
+_PASSING: Final = frozenset(
+    {
+        ReturnCode.RETRY,
+        ReturnCode.DOING_SELFTEST,
+        ReturnCode.NEEDS_SELFTEST,
+        ReturnCode.DEFEND_LOCK_RUNNING,
+        ReturnCode.RESOURCES,
+        ReturnCode.INVALID_POSTINIT,
+    }
+)
+"""Codes of a chip that may well take the same command later."""
+
+
+class CommandRefused(Exception):
+    """A command that ends with a return code other than success.
+
+    Args:
+        code: a ManagerCode, or a code of the hardware TPM.
+    """
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"refused with code {code:#x}")
+        self.code = code
+
+
+class Mutation(Protocol):
+    """A change that a command wants."""
+
+    @property
+    def uuid(self) -> UUID:
+        """The vTPM that it is about."""
+
+    def apply(self, transaction: Transaction) -> bytes:
+        """Make the change and return the body of the response. Runs in a worker thread.
+
+        Raises:
+            CommandRefused: not possible; whatever it changed so far is forgotten.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class CommitStatistics:
+    """A snapshot for `status`.
+
+    Attributes:
+        sequence: of the newest commit.
+        commits: since the start of this process.
+        mutations: that were part of them.
+        largest: most mutations in one commit.
+        waiting: mutations not settled.
+    """
+
+    sequence: int
+    commits: int
+    mutations: int
+    largest: int
+    waiting: int
+
+
+class _Pending:
+    __slots__ = ("mutation", "outcome", "settled")
+
+    def __init__(self, mutation: Mutation) -> None:
+        self.mutation = mutation
+        # Set at the latest when `settled` is.
+        self.outcome: bytes | CommandRefused | None = None
+        self.settled = trio.Event()
+
+
+class Committer:
+    """The one task that changes the ledger.
+
+    Args:
+        ledger: bound to `freshness`.
+        freshness: gets the mark of each commit.
+        hardware: asked whether it is reachable.
+        log: of the daemon.
+    """
+
+    def __init__(self, ledger: Ledger, freshness: Freshness, hardware: Hardware, log: Log) -> None:
+        self._ledger = ledger
+        self._freshness = freshness
+        self._hardware = hardware
+        self._log = log
+        # The ledger may be used by one thread at a time.
+        self._limiter = trio.CapacityLimiter(1)
+        self._waiting: list[_Pending] = []
+        # The newest unsettled mutation of each vTPM; older ones of it are settled before or with
+        # it.
+        self._unsettled: dict[UUID, _Pending] = {}
+        self._arrived = trio.Event()
+        # Nobody will settle anything any more.
+        self._ended = False
+        self._commits = 0
+        self._mutations = 0
+        self._largest = 0
+
+    async def submit(self, mutation: Mutation) -> bytes:
+        """Return the body of the response once the change is durable and bound to the chip.
+
+        Not cancelled while the commit is under way, so that the end of the daemon does not keep an
+        answer back that exists; `run` settles everything when it ends.
+
+        Raises:
+            CommandRefused: surely nothing changed.
+            DaemonError: `run` ended first; whether the change was made is not known.
+        """
+        if self._ended:
+            raise DaemonError("the manager is ending")
+        pending = _Pending(mutation)
+        self._waiting.append(pending)
+        self._unsettled[mutation.uuid] = pending
+        self._arrived.set()
+        with trio.CancelScope(shield=True):
+            await pending.settled.wait()
+        if isinstance(pending.outcome, CommandRefused):
+            raise pending.outcome
+        if pending.outcome is None:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            raise DaemonError("the manager ended during a commit")
+        return pending.outcome
+
+    async def read(self, uuid: UUID, query: Callable[[Ledger], T]) -> T:
+        """Return what `query` finds once no change of this vTPM is unsettled. Runs in a thread."""
+        while (pending := self._unsettled.get(uuid)) is not None:
+            await pending.settled.wait()
+        return await trio.to_thread.run_sync(query, self._ledger, limiter=self._limiter)
+
+    def statistics(self) -> CommitStatistics:
+        """Return how it is."""
+        return CommitStatistics(
+            sequence=self._ledger.newest.sequence,
+            commits=self._commits,
+            mutations=self._mutations,
+            largest=self._largest,
+            waiting=len(self._unsettled),
+        )
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Commit what arrives, for ever.
+
+        Raises:
+            CommitUncertain, Tampered, DaemonError: the process must end; what waits stays
+                unanswered.
+        """
+        task_status.started()
+        batch: list[_Pending] = []
+        try:
+            while True:
+                await self._arrived.wait()
+                self._arrived = trio.Event()
+                batch, self._waiting = self._waiting, []
+                await self._commit(batch)
+                if self._ledger.log_pages >= _CHECKPOINT_PAGES:
+                    await self._checkpoint()
+        except BaseException:
+            self._ended = True
+            for pending in (*batch, *self._waiting):
+                # whatever it was going to be told is not true for certain
+                if not pending.settled.is_set():
+                    pending.outcome = None
+                    pending.settled.set()
+            raise
+
+    async def _commit(self, batch: list[_Pending]) -> None:
+        with trio.move_on_after(REACHABLE_DEADLINE_S) as limit:
+            await self._wait_reachable()
+        if limit.cancelled_caught:
+            self._log.warning("hardware TPM unreachable", refused=len(batch))
+            self._refuse(batch, ManagerCode.IOERROR)
+            return
+        before = self._ledger.newest
+        try:
+            # Not abandoned on cancellation, and what it did must be known: to_thread sees to both.
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._write, batch, limiter=self._limiter)
+        except DiskFull as error:
+            self._log.error(str(error), refused=len(batch))
+            self._refuse(batch, ManagerCode.FAIL)
+            return
+        if self._ledger.newest != before:
+            await self._bind()
+            self._commits += 1
+            self._mutations += len(batch)
+            self._largest = max(self._largest, len(batch))
+        self._settle(batch)
+
+    def _write(self, batch: Iterable[_Pending]) -> None:
+        """Apply and write a batch (in a thread). Outcomes are noted, not yet told."""
+        transaction = self._ledger.transaction()
+        for pending in batch:
+            mark = transaction.mark()
+            try:
+                pending.outcome = pending.mutation.apply(transaction)
+            except CommandRefused as refusal:
+                transaction.reset(mark)
+                pending.outcome = refusal
+        if transaction:
+            self._ledger.commit(transaction)
+
+    async def _wait_reachable(self) -> None:
+        pause_s = _RETRY_FIRST_S
+        while True:
+            try:
+                await self._hardware.wait_reachable()
+            except (HardwareLost, TpmError) as error:
+                self._log.debug("hardware TPM not ready", reason=error)
+            else:
+                return
+            await trio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _RETRY_LONGEST_S)
+
+    async def _bind(self) -> None:
+        """Write the mark until it is written.
+
+        An attempt is not torn apart by the end of the daemon; between two it may end, unanswered.
+        """
+        mark = Mark.of(self._ledger.newest)
+        pause_s = _RETRY_FIRST_S
+        while True:
+            reason: Exception = HardwareLost(f"no answer within {_ATTEMPT_S:g} s")
+            try:
+                with trio.move_on_after(_ATTEMPT_S, shield=True):
+                    await self._freshness.bind(mark)
+                    return
+            except HardwareLost as error:
+                reason = error
+            except TpmError as error:
+                if error.code not in _PASSING:
+                    raise DaemonError(
+                        f"the hardware TPM does not take the mark of sequence {mark.sequence}: "
+                        f"{error}"
+                    ) from error
+                reason = error
+            self._log.warning("mark not written yet", sequence=mark.sequence, reason=reason)
+            await trio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _RETRY_LONGEST_S)
+
+    async def _checkpoint(self) -> None:
+        try:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._ledger.checkpoint, limiter=self._limiter)
+        except DaemonError as error:
+            # The log keeps everything; the next commit tries again.
+            self._log.warning(str(error))
+
+    def _refuse(self, batch: Iterable[_Pending], code: ManagerCode) -> None:
+        for pending in batch:
+            pending.outcome = CommandRefused(code)
+        self._settle(batch)
+
+    def _settle(self, batch: Iterable[_Pending]) -> None:
+        for pending in batch:
+            uuid = pending.mutation.uuid
+            if self._unsettled.get(uuid) is pending:
+                del self._unsettled[uuid]
+            pending.settled.set()

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The manager as a process: puts the parts together and owns their tasks.
+
+Order: lock the state folder, read the clients file, reach the chip, accept or found the database,
+then listen. A vTPM that connects earlier finds no socket and tries again.
+"""
+
+from __future__ import annotations
+
+import socket
+from functools import partial
+from typing import Final
+
+import trio
+
+from daemons.runtime.control import Fields, serve_control
+from daemons.runtime.errors import DaemonError
+from daemons.runtime.files import StateFolder
+from daemons.runtime.log import Log
+from daemons.runtime.notify import Notifier
+from daemons.runtime.sockets import listen_unix
+from daemons.vtpmmgr.commits import Committer
+from daemons.vtpmmgr.config import ManagerConfig
+from daemons.vtpmmgr.identity import ClientTable, load_clients
+from daemons.vtpmmgr.service import ManagerService
+from daemons.vtpmmgr.startup import StartOptions, start
+from daemons.vtpmmgr.tpm12hardware import Tpm12Hardware
+from protocol.tis.driver import TisDriver, TisError, TisOptions, open_tis
+from protocol.tpmif.unix import BackendLimits, serve_backend
+from tpmcore.errors import TpmError
+
+_CONNECTIONS: Final = 4096
+_BACKLOG: Final = 512
+"""vTPMs that connect at the same moment, after a restart of the manager."""
+
+
+async def run(config: ManagerConfig, notifier: Notifier, log: Log) -> None:
+    """Serve until cancelled.
+
+    Raises:
+        RefusedToStart: what is found does not verify.
+        DaemonError: the chip, the disk or the configuration fails.
+    """
+    clients = await trio.to_thread.run_sync(load_clients, config.clients)
+    folder = await trio.to_thread.run_sync(StateFolder, config.state)
+    with folder.lock():
+        try:
+            options = TisOptions(interrupts=config.interrupts)
+            async with open_tis(config.tis, config.locality, options) as driver:
+                await _manage(config, clients, driver, notifier, log)
+        except (TisError, TpmError) as error:
+            raise DaemonError(f"hardware TPM: {error}") from error
+
+
+async def _manage(
+    config: ManagerConfig, clients: ClientTable, driver: TisDriver, notifier: Notifier, log: Log
+) -> None:
+    hardware = Tpm12Hardware(
+        driver,
+        locality=config.locality,
+        owner_auth=config.owner_auth,
+        srk_auth=config.srk_auth,
+    )
+    await hardware.prepare(log)
+    options = StartOptions(config.database, config.seal_pcrs, config.nv_index)
+    started = await start(options, hardware, log)
+    try:
+        committer = Committer(started.ledger, started.freshness, hardware, log)
+        service = ManagerService(clients, committer, hardware, log)
+        await _serve(config, service, committer, notifier, log)
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(started.ledger.close)
+
+
+async def _serve(
+    config: ManagerConfig,
+    service: ManagerService,
+    committer: Committer,
+    notifier: Notifier,
+    log: Log,
+) -> None:
+    async def status(_args: Fields) -> Fields:
+        return {"state": "serving", "freshness": "nv", **service.status()}
+
+    with listen_unix(
+        config.socket, kind=socket.SOCK_SEQPACKET, mode=config.socket_mode, backlog=_BACKLOG
+    ) as listener:
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(committer.run)
+                await nursery.start(
+                    partial(
+                        serve_backend,
+                        listener,
+                        admit=service.admit,
+                        handler=service,
+                        limits=BackendLimits(connections=_CONNECTIONS),
+                        linger=False,
+                    )
+                )
+                await nursery.start(
+                    partial(serve_control, config.control, {"status": status}, log=log)
+                )
+                notifier.ready()
+                log.info("serving", socket=config.socket)
+        finally:
+            notifier.stopping()

@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verified view of the database: nothing comes out of it that is not covered by the root of the
+hash tree.
+
+`Ledger.load` reads every row once, builds the tree and compares; afterwards a row that is read
+again must still have the digest that the tree holds, so a file changed under a running manager is
+noticed as well.
+
+Changes are collected in a `Transaction`, an overlay in memory that later readers of the same
+transaction see, and written by `Ledger.commit` as one SQLite transaction. The tree is immutable, so
+a commit that fails leaves the ledger as it was.
+
+Everything here blocks and must be called from one thread at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Final, TypeVar
+
+import apsw
+
+from daemons.runtime.errors import DaemonError, RefusedToStart
+from daemons.vtpmmgr import envelope
+from daemons.vtpmmgr.hashtree import EMPTY_ROOT, HashTree
+from daemons.vtpmmgr.keyring import KeyRing
+from daemons.vtpmmgr.records import (
+    RECORD_TYPES,
+    BadRow,
+    GroupRecord,
+    Record,
+    SqlValue,
+    Table,
+    describe,
+    encode_row,
+    tree_key,
+)
+from daemons.vtpmmgr.store import CommitRow, RowChange, Store
+
+R = TypeVar("R", bound=Record)
+
+_COMMIT: Final = struct.Struct(">Q32s32s")
+_NAMED_ROWS: Final = 5
+"""A refusal names at most so many rows."""
+
+_Slot = tuple[Table, bytes]
+
+
+class Tampered(DaemonError):
+    """A row changed in the file while the manager ran."""
+
+
+class Ledger:
+    """All records of one manager, at one commit.
+
+    Args:
+        store: the database.
+        keys: of the manager.
+        commit: the newest commit, verified.
+        tree: over all rows; its root is the commit's.
+    """
+
+    def __init__(self, store: Store, keys: KeyRing, commit: CommitRow, tree: HashTree) -> None:
+        self._store = store
+        self.keys = keys
+        self.newest = commit
+        self._tree = tree
+        # groups by number; few, read at each save
+        self._groups: dict[int, GroupRecord] | None = None
+
+    @classmethod
+    def found(cls, store: Store, keys: KeyRing, records: Iterable[Record]) -> Ledger:
+        """Write the first commit (sequence 1) of a new database, with its first records.
+
+        Raises:
+            DiskFull, CommitUncertain: as `Store.write`.
+        """
+        ledger = cls(store, keys, CommitRow(0, EMPTY_ROOT, EMPTY_ROOT, b""), HashTree())
+        transaction = ledger.transaction()
+        for record in records:
+            transaction.put(record)
+        ledger.commit(transaction)
+        return ledger
+
+    @classmethod
+    def load(cls, store: Store, keys: KeyRing) -> Ledger:
+        """Verify every row of a database against its commit record.
+
+        Raises:
+            RefusedToStart: the commit record or a row is not as this manager wrote it; the message
+                names which.
+        """
+        commit = store.commit_row()
+        try:
+            envelope.check_mac(keys.commit_key, _encode_commit(commit), commit.mac)
+        except envelope.NotAuthentic:
+            raise RefusedToStart(
+                f"database {store.path}: the commit record (sequence {commit.sequence}) was not "
+                f"written by manager {keys.manager}"
+            ) from None
+        try:
+            tree = HashTree.build(_digests(store))
+            difference = "" if tree.root == commit.root else _what_differs(store, keys, commit)
+        except (BadRow, ValueError, apsw.Error) as error:
+            raise RefusedToStart(f"database {store.path} is damaged: {error}") from error
+        if difference:
+            raise RefusedToStart(difference)
+        return cls(store, keys, commit, tree)
+
+    def get(self, kind: type[R], key: bytes) -> R | None:
+        """Return the committed record with a primary key; None if there is none.
+
+        Raises:
+            Tampered: the row is not the one that was committed.
+        """
+        table = kind.TABLE
+        expected = self._tree.get(tree_key(table, key))
+        if expected is None:
+            return None
+        row = self._store.find(table, key)
+        if row is None or hashlib.sha256(encode_row(table, row)).digest() != expected:
+            raise Tampered(
+                f"database {self._store.path}: {describe(table, key)} was changed from outside"
+            )
+        return kind.from_row(row)
+
+    def group(self, number: int) -> GroupRecord | None:
+        """Return the group with a number."""
+        if self._groups is None:
+            keys = [_key(row) for row, _ in self._store.scan(GroupRecord.TABLE)]
+            found = [group for key in keys if (group := self.get(GroupRecord, key)) is not None]
+            self._groups = {group.number: group for group in found}
+        return self._groups.get(number)
+
+    @property
+    def log_pages(self) -> int:
+        """Pages in the database's log, waiting to be copied into its main file."""
+        return self._store.log_pages
+
+    def checkpoint(self) -> None:
+        """Copy the log into the main file; DaemonError if that failed, nothing is lost then."""
+        self._store.checkpoint()
+
+    def close(self) -> None:
+        """Close the database; the log is copied first if the disk lets us."""
+        with contextlib.suppress(DaemonError):
+            self._store.checkpoint()
+        self._store.close()
+
+    def transaction(self) -> Transaction:
+        """Return an empty transaction on the newest commit."""
+        return Transaction(self)
+
+    def commit(self, transaction: Transaction) -> CommitRow:
+        """Make a transaction durable and the newest commit; all of it or nothing.
+
+        Raises:
+            DiskFull: nothing changed, the ledger included.
+            CommitUncertain: the process must end.
+        """
+        changes: list[RowChange] = []
+        digests: dict[bytes, bytes | None] = {}
+        for (table, key), record in transaction.changes():
+            if record is None:
+                changes.append(RowChange(table, key, None))
+                digests[tree_key(table, key)] = None
+                continue
+            row = record.row()
+            encoded = encode_row(table, row)
+            changes.append(RowChange(table, key, row, envelope.mac(self.keys.row_key, encoded)))
+            digests[tree_key(table, key)] = hashlib.sha256(encoded).digest()
+        tree = self._tree.with_changes(digests)
+        unsigned = CommitRow(self.newest.sequence + 1, tree.root, self.newest.root, b"")
+        mac = envelope.mac(self.keys.commit_key, _encode_commit(unsigned))
+        commit = CommitRow(unsigned.sequence, unsigned.root, unsigned.predecessor, mac)
+        self._store.write(changes, commit)
+        self._tree, self.newest = tree, commit
+        if any(change.table is GroupRecord.TABLE for change in changes):
+            self._groups = None
+        return commit
+
+
+class Transaction:
+    """Changes on top of a ledger, in memory until committed.
+
+    Args:
+        ledger: what lies below.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._overlay: dict[_Slot, Record | None] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._overlay)
+
+    @property
+    def keys(self) -> KeyRing:
+        """The manager's keys, for envelopes."""
+        return self._ledger.keys
+
+    def get(self, kind: type[R], key: bytes) -> R | None:
+        """Return a record as this transaction leaves it."""
+        slot = kind.TABLE, key
+        if slot not in self._overlay:
+            return self._ledger.get(kind, key)
+        record = self._overlay[slot]
+        return record if isinstance(record, kind) else None
+
+    def group(self, number: int) -> GroupRecord | None:
+        """Return the group with a number."""
+        for record in self._overlay.values():
+            if isinstance(record, GroupRecord) and record.number == number:
+                return record
+        group = self._ledger.group(number)
+        # moved or removed in this transaction
+        return None if group is None else self._same(group)
+
+    def put(self, record: Record) -> None:
+        """Insert a record or replace the one with its key."""
+        self._overlay[record.TABLE, _key(record.row())] = record
+
+    def delete(self, kind: type[Record], key: bytes) -> None:
+        """Remove a record."""
+        self._overlay[kind.TABLE, key] = None
+
+    def changes(self) -> Iterator[tuple[_Slot, Record | None]]:
+        """Return what changed, by table and key."""
+        yield from self._overlay.items()
+
+    def mark(self) -> dict[_Slot, Record | None]:
+        """Return a mark to which `reset` can go back."""
+        return dict(self._overlay)
+
+    def reset(self, mark: dict[_Slot, Record | None]) -> None:
+        """Forget what was changed since `mark`."""
+        self._overlay = dict(mark)
+
+    def _same(self, group: GroupRecord) -> GroupRecord | None:
+        now = self.get(GroupRecord, group.uuid.bytes)
+        return now if now is not None and now.number == group.number else None
+
+
+def _encode_commit(commit: CommitRow) -> bytes:
+    return _COMMIT.pack(commit.sequence, commit.root, commit.predecessor)
+
+
+def _key(row: tuple[SqlValue, ...]) -> bytes:
+    if not isinstance(row[0], bytes):
+        raise BadRow("a primary key is not bytes")
+    return row[0]
+
+
+def _digests(store: Store) -> Iterator[tuple[bytes, bytes]]:
+    for kind in RECORD_TYPES:
+        for row, _ in store.scan(kind.TABLE):
+            digest = hashlib.sha256(encode_row(kind.TABLE, row)).digest()
+            yield tree_key(kind.TABLE, _key(row)), digest
+
+
+def _what_differs(store: Store, keys: KeyRing, commit: CommitRow) -> str:
+    """Name the rows that are not as written; if all are, the set of them is not that of the
+    commit.
+    """
+    foreign: list[str] = []
+    for kind in RECORD_TYPES:
+        for row, mac in store.scan(kind.TABLE):
+            try:
+                envelope.check_mac(keys.row_key, encode_row(kind.TABLE, row), mac)
+            except envelope.NotAuthentic:
+                foreign.append(describe(kind.TABLE, _key(row)))
+    head = f"database {store.path} does not match its commit record (sequence {commit.sequence}): "
+    if not foreign:
+        return head + "rows are missing or come from an older copy"
+    more = f" and {len(foreign) - _NAMED_ROWS} more" if len(foreign) > _NAMED_ROWS else ""
+    return head + "changed: " + ", ".join(foreign[:_NAMED_ROWS]) + more

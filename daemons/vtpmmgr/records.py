@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the manager keeps: one dataclass for each table.
+
+A record's row is what SQLite stores and what the hash tree covers: its digest is SHA-256 over the
+table's name and all values in column order, each with type and length, so no two different rows
+have one encoding. Secrets appear in a record only inside an envelope or a blob sealed by the
+hardware TPM.
+
+Rows come from a file that somebody may have changed: `from_row` checks type and size of each value
+and raises BadRow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import dataclass
+from typing import ClassVar, Final, Protocol, Self
+from uuid import UUID
+
+SqlValue = int | bytes
+
+_SIZE: Final = struct.Struct(">I")
+_INTEGER: Final = struct.Struct(">q")
+
+UUID_BYTES: Final = 16
+PCR_BYTES: Final = 20
+PCR_COUNT: Final = 24
+
+
+class BadRow(Exception):
+    """A row whose values cannot be those of its table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of the database.
+
+    Attributes:
+        name: as in SQL.
+        columns: (name, SQL type) in order; the first is the primary key, a BLOB.
+    """
+
+    name: str
+    columns: tuple[tuple[str, str], ...]
+
+
+class Record(Protocol):
+    """One row, decoded."""
+
+    TABLE: ClassVar[Table]
+
+    def row(self) -> tuple[SqlValue, ...]:
+        """Return the values in column order."""
+
+    @classmethod
+    def from_row(cls, row: tuple[SqlValue, ...]) -> Self:
+        """Return the record that a row holds; BadRow if it cannot be one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ManagerRecord:
+    """The one row that says whose database this is.
+
+    Attributes:
+        uuid: of this manager; part of every envelope's identity.
+        ek_digest: SHA-256 of the modulus of the hardware TPM's endorsement key; names the chip in
+            refusals.
+    """
+
+    TABLE: ClassVar[Table] = Table("manager", (("uuid", "BLOB"), ("ek_digest", "BLOB")))
+
+    uuid: UUID
+    ek_digest: bytes
+
+    def row(self) -> tuple[SqlValue, ...]:
+        """Return the values in column order."""
+        return self.uuid.bytes, self.ek_digest
+
+    @classmethod
+    def from_row(cls, row: tuple[SqlValue, ...]) -> Self:
+        """Return the record; BadRow if the row cannot be one."""
+        uuid, ek_digest = _columns(cls.TABLE, row)
+        return cls(_uuid(uuid), _blob(ek_digest, hashlib.sha256().digest_size))
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRecord:
+    """A group of vTPMs.
+
+    Attributes:
+        uuid: random.
+        number: position by which commands name it; group 0 takes vTPMs that create themselves.
+        wrapped_key: envelope of the group key, under the manager key.
+    """
+
+    TABLE: ClassVar[Table] = Table(
+        "groups", (("uuid", "BLOB"), ("number", "INTEGER"), ("wrapped_key", "BLOB"))
+    )
+
+    uuid: UUID
+    number: int
+    wrapped_key: bytes
+
+    def row(self) -> tuple[SqlValue, ...]:
+        """Return the values in column order."""
+        return self.uuid.bytes, self.number, self.wrapped_key
+
+    @classmethod
+    def from_row(cls, row: tuple[SqlValue, ...]) -> Self:
+        """Return the record; BadRow if the row cannot be one."""
+        uuid, number, wrapped_key = _columns(cls.TABLE, row)
+        return cls(_uuid(uuid), _integer(number), _blob(wrapped_key))
+
+
+@dataclass(frozen=True, slots=True)
+class VtpmRecord:
+    """A vTPM.
+
+    Attributes:
+        uuid: its name.
+        group: uuid of its group.
+        flags: none defined yet; kept for VTPM_EDIT.
+        data: envelope of the 64 bytes of key data, under the group key.
+    """
+
+    TABLE: ClassVar[Table] = Table(
+        "vtpms", (("uuid", "BLOB"), ("group_uuid", "BLOB"), ("flags", "INTEGER"), ("data", "BLOB"))
+    )
+
+    uuid: UUID
+    group: UUID
+    flags: int
+    data: bytes
+
+    def row(self) -> tuple[SqlValue, ...]:
+        """Return the values in column order."""
+        return self.uuid.bytes, self.group.bytes, self.flags, self.data
+
+    @classmethod
+    def from_row(cls, row: tuple[SqlValue, ...]) -> Self:
+        """Return the record; BadRow if the row cannot be one."""
+        uuid, group, flags, data = _columns(cls.TABLE, row)
+        return cls(_uuid(uuid), _uuid(group), _integer(flags), _blob(data))
+
+
+@dataclass(frozen=True, slots=True)
+class SealRecord:
+    """A secret sealed by the hardware TPM to one platform configuration.
+
+    Attributes:
+        identifier: random, 16 bytes.
+        scope: uuid of the manager for the root secret (of a group for its own seals).
+        locality: at which the hardware TPM gives it back.
+        pcr_values: PCRs it is sealed to and their values then. Only says which PCR differs; what
+            binds is in `blob`.
+        blob: TPM_STORED_DATA12.
+    """
+
+    TABLE: ClassVar[Table] = Table(
+        "seals",
+        (
+            ("identifier", "BLOB"),
+            ("scope", "BLOB"),
+            ("locality", "INTEGER"),
+            ("pcr_values", "BLOB"),
+            ("blob", "BLOB"),
+        ),
+    )
+
+    identifier: UUID
+    scope: UUID
+    locality: int
+    pcr_values: tuple[tuple[int, bytes], ...]
+    blob: bytes
+
+    def row(self) -> tuple[SqlValue, ...]:
+        """Return the values in column order; a PCR is its index (1 byte) and its value."""
+        values = b"".join(bytes([index]) + value for index, value in self.pcr_values)
+        return self.identifier.bytes, self.scope.bytes, self.locality, values, self.blob
+
+    @classmethod
+    def from_row(cls, row: tuple[SqlValue, ...]) -> Self:
+        """Return the record; BadRow if the row cannot be one."""
+        identifier, scope, locality, packed, blob = _columns(cls.TABLE, row)
+        values = _blob(packed)
+        step = 1 + PCR_BYTES
+        if len(values) % step or any(index >= PCR_COUNT for index in values[::step]):
+            raise BadRow(f"seals: {len(values)} bytes are no list of PCR values")
+        pcr_values = tuple(
+            (values[at], values[at + 1 : at + step]) for at in range(0, len(values), step)
+        )
+        return cls(_uuid(identifier), _uuid(scope), _integer(locality), pcr_values, _blob(blob))
+
+
+RECORD_TYPES: Final[tuple[type[Record], ...]] = (
+    ManagerRecord,
+    GroupRecord,
+    VtpmRecord,
+    SealRecord,
+)
+"""All tables that the hash tree covers."""
+
+
+def tree_key(table: Table, key: bytes) -> bytes:
+    """Return the key in the hash tree of the row with primary key `key`."""
+    return hashlib.sha256(_prefixed(table.name.encode()) + key).digest()
+
+
+def encode_row(table: Table, row: tuple[SqlValue, ...]) -> bytes:
+    """Return the canonical bytes of a row, over which its digest and MAC are taken.
+
+    Raises:
+        BadRow: a value is neither integer nor bytes; the file can hold such, we never write one.
+    """
+    parts = [_prefixed(table.name.encode())]
+    for value in row:
+        if isinstance(value, int):
+            parts.append(b"i" + _INTEGER.pack(value))
+        elif isinstance(value, bytes):
+            parts.append(b"b" + _prefixed(value))
+        else:
+            raise BadRow(f"{table.name}: a value of type {type(value).__name__}")
+    return b"".join(parts)
+
+
+def describe(table: Table, key: bytes) -> str:
+    """Return how messages name a row."""
+    name = str(UUID(bytes=key)) if len(key) == UUID_BYTES else key.hex()
+    return f"row {name} of table {table.name}"
+
+
+def _prefixed(data: bytes) -> bytes:
+    return _SIZE.pack(len(data)) + data
+
+
+def _columns(table: Table, row: tuple[SqlValue, ...]) -> tuple[SqlValue, ...]:
+    if len(row) != len(table.columns):
+        raise BadRow(f"{table.name}: {len(row)} values, {len(table.columns)} columns")
+    return row
+
+
+def _blob(value: SqlValue, size_bytes: int | None = None) -> bytes:
+    if not isinstance(value, bytes) or size_bytes not in (None, len(value)):
+        raise BadRow(f"a value is not {size_bytes or 'any number of'} bytes")
+    return value
+
+
+def _uuid(value: SqlValue) -> UUID:
+    return UUID(bytes=_blob(value, UUID_BYTES))
+
+
+def _integer(value: SqlValue) -> int:
+    if not isinstance(value, int):
+        raise BadRow("a value is not an integer")
+    return value

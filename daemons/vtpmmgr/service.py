@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands, as vTPMs send them over the split driver.
+
+A connection is admitted if its uid may have the uuid that it claims. It is *bound* to its vTPM by
+its first SAVEHASHKEY or LOADHASHKEY; from then on no other connection gets that vTPM until it has
+hung up. Commands to the hardware TPM that need no vTPM (random bytes, PCR values) need no binding.
+
+No request raises: what cannot be parsed or is not allowed gets a return code. An exception that
+leaves `request` is a broken database or disk, and ends the daemon.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, assert_never
+from uuid import UUID
+
+from daemons.runtime.control import Fields
+from daemons.runtime.log import Log
+from daemons.runtime.secret import Secret
+from daemons.vtpmmgr.commits import CommandRefused, Committer
+from daemons.vtpmmgr.hardware import Hardware, HardwareLost
+from daemons.vtpmmgr.identity import Client, ClientTable, effective_label, label_hash
+from daemons.vtpmmgr.ledger import Ledger, Transaction
+from daemons.vtpmmgr.records import VtpmRecord
+from daemons.vtpmmgr.turns import Withdrawn
+from protocol.errors import WireError
+from protocol.manager.constants import (
+    DIGEST_BYTES,
+    MAX_MESSAGE_BYTES,
+    ManagerCode,
+    ManagerTag,
+    PassThroughTag,
+    VtpmOrdinal,
+)
+from protocol.manager.framing import (
+    Request,
+    error_response,
+    error_tag,
+    parse_request,
+    success_response,
+)
+from protocol.manager.messages import (
+    decode_empty,
+    decode_save_hash_key,
+    encode_load_hash_key_body,
+)
+from protocol.manager.passthrough import judge
+from protocol.tpmif.unix import BackendDevice, PeerCredentials
+
+AUTO_CREATE_GROUP: Final = 0
+"""The group in which a vTPM of the clients file comes into being with its first save."""
+
+_PASS_THROUGH_TAGS: Final = frozenset(tag.value for tag in PassThroughTag)
+_UNBOUND_HASH: Final = bytes(DIGEST_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class SaveKeyData:
+    """SAVEHASHKEY: replace the key data of a vTPM, making the vTPM if it may make itself.
+
+    Attributes:
+        uuid: of the vTPM.
+        group: number of the group that the clients file gives it.
+        data: 64 bytes.
+    """
+
+    uuid: UUID
+    group: int
+    data: Secret
+
+    def apply(self, transaction: Transaction) -> bytes:
+        """Make the change; the response has no body."""
+        group = transaction.group(self.group)
+        record = transaction.get(VtpmRecord, self.uuid.bytes)
+        if record is None and self.group != AUTO_CREATE_GROUP:
+            raise CommandRefused(ManagerCode.BAD_PARAMETER)
+        if group is None or (record is not None and record.group != group.uuid):
+            raise CommandRefused(ManagerCode.FAIL)
+        envelope = transaction.keys.wrap_data(group, self.uuid, self.data)
+        flags = 0 if record is None else record.flags
+        transaction.put(VtpmRecord(self.uuid, group.uuid, flags, envelope))
+        return b""
+
+
+@dataclass(slots=True)
+class _Session:
+    """What is known of one connection.
+
+    Attributes:
+        device: the connection.
+        client: its entry in the clients file.
+        label: that counts for it.
+        kern_hash: zeros until bound.
+        bound: whether a SAVEHASHKEY or LOADHASHKEY succeeded.
+        told: return codes that were logged for it; each is logged once.
+    """
+
+    device: BackendDevice
+    client: Client
+    label: str
+    kern_hash: bytes
+    bound: bool
+    told: set[int]
+
+
+class ManagerService:
+    """Handler of the split driver's backend.
+
+    Args:
+        clients: who may be which vTPM.
+        committer: for changes and for reads behind them.
+        hardware: for what is passed through.
+        log: of the daemon.
+    """
+
+    def __init__(
+        self, clients: ClientTable, committer: Committer, hardware: Hardware, log: Log
+    ) -> None:
+        self._clients = clients
+        self._committer = committer
+        self._hardware = hardware
+        self._log = log
+        # By serial number of the connection.
+        self._sessions: dict[int, _Session] = {}
+        # The connection that has a vTPM open; entries of connections that ended go with them.
+        self._holders: dict[UUID, _Session] = {}
+
+    def admit(self, peer: PeerCredentials, uuid: UUID) -> None:
+        """Let a peer in, or raise Refused."""
+        self._clients.admit(peer.uid, uuid)
+
+    async def opened(self, device: BackendDevice) -> None:
+        """Take note of a connection."""
+        client = self._clients.admit(device.peer.uid, device.uuid)
+        label = effective_label(device.peer.label, client)
+        self._sessions[device.serial] = _Session(device, client, label, _UNBOUND_HASH, False, set())
+        self._log.info("vTPM connected", uuid=device.uuid, uid=device.peer.uid, pid=device.peer.pid)
+
+    async def closed(self, device: BackendDevice) -> None:
+        """Forget a connection; its vTPM may be opened again."""
+        session = self._sessions.pop(device.serial)
+        if self._holders.get(device.uuid) is session:
+            del self._holders[device.uuid]
+        self._log.info("vTPM gone", uuid=device.uuid)
+
+    def cancel(self, device: BackendDevice) -> None:
+        """Give up a command that still waits for the hardware TPM; nothing else can be taken
+        back.
+        """
+        self._hardware.withdraw(device.serial)
+
+    async def request(self, device: BackendDevice, request: bytes, locality: int) -> bytes | None:
+        """Answer one request; None if it was withdrawn. The locality has no meaning here."""
+        session = self._sessions[device.serial]
+        try:
+            return await self._dispatch(session, request)
+        except CommandRefused as refusal:
+            self._note_refusal(session, request, refusal.code)
+            return error_response(refusal.code)
+        except _RefusedEarly as refusal:
+            self._note_refusal(session, request, refusal.code)
+            return error_response(refusal.code, error_tag(request))
+        except Withdrawn:
+            return None
+
+    def status(self) -> Fields:
+        """Return what the control socket's `status` shows."""
+        commits = self._committer.statistics()
+        return {
+            "connections": len(self._sessions),
+            "open": [str(uuid) for uuid in self._holders],
+            "clients": len(self._clients),
+            "sequence": commits.sequence,
+            "commits": commits.commits,
+            "saves": commits.mutations,
+            "largest_commit": commits.largest,
+            "waiting_saves": commits.waiting,
+        }
+
+    async def _dispatch(self, session: _Session, message: bytes) -> bytes:
+        try:
+            request = parse_request(message)
+        except WireError:
+            raise _RefusedEarly(ManagerCode.BAD_PARAMETER) from None
+        if request.tag == ManagerTag.REQ:
+            return await self._for_vtpm(session, request)
+        if request.tag in _PASS_THROUGH_TAGS:
+            return await self._pass_through(session, request, message)
+        if request.tag == ManagerTag.REQ2:
+            if not (session.bound and session.client.admin):
+                raise _RefusedEarly(ManagerCode.AUTHFAIL)
+            raise _RefusedEarly(ManagerCode.BAD_ORDINAL)
+        raise _RefusedEarly(ManagerCode.BADTAG)
+
+    async def _for_vtpm(self, session: _Session, request: Request) -> bytes:
+        try:
+            ordinal = VtpmOrdinal(request.ordinal)
+        except ValueError:
+            raise _RefusedEarly(ManagerCode.BAD_ORDINAL) from None
+        try:
+            match ordinal:
+                case VtpmOrdinal.SAVEHASHKEY:
+                    await self._save(session, Secret(decode_save_hash_key(request.body)))
+                    return success_response()
+                case VtpmOrdinal.LOADHASHKEY:
+                    decode_empty(request.body)
+                    return success_response(encode_load_hash_key_body(await self._load(session)))
+                case VtpmOrdinal.GET_BOOT_HASH:
+                    decode_empty(request.body)
+                    return success_response(session.kern_hash)
+                case VtpmOrdinal.GET_QUOTE:
+                    raise _RefusedEarly(ManagerCode.BAD_ORDINAL)
+                case _:
+                    assert_never(ordinal)
+        except WireError:
+            raise CommandRefused(ManagerCode.BAD_PARAMETER) from None
+
+    async def _save(self, session: _Session, data: Secret) -> None:
+        self._hold(session)
+        client = session.client
+        await self._committer.submit(SaveKeyData(client.uuid, client.group, data))
+        self._bind(session)
+
+    async def _load(self, session: _Session) -> Secret:
+        self._hold(session)
+        client = session.client
+
+        def load(ledger: Ledger) -> Secret | None:
+            record = ledger.get(VtpmRecord, client.uuid.bytes)
+            if record is None:
+                return None
+            group = ledger.group(client.group)
+            if group is None or record.group != group.uuid:
+                raise CommandRefused(ManagerCode.FAIL)
+            return ledger.keys.unwrap_data(group, record)
+
+        data = await self._committer.read(client.uuid, load)
+        if data is None:
+            raise CommandRefused(ManagerCode.BAD_PARAMETER)
+        self._bind(session)
+        return data
+
+    def _hold(self, session: _Session) -> None:
+        """Make this connection the one that has its vTPM, unless a living other one has."""
+        holder = self._holders.get(session.client.uuid)
+        if holder is not None and holder is not session and not holder.device.hung_up():
+            raise CommandRefused(ManagerCode.DISABLED)
+        self._holders[session.client.uuid] = session
+
+    def _bind(self, session: _Session) -> None:
+        # A group without a list of approved kernels, and there is no other yet, takes any label
+        # that the clients file or the kernel gives.
+        session.kern_hash = label_hash(session.label)
+        session.bound = True
+
+    async def _pass_through(self, session: _Session, request: Request, message: bytes) -> bytes:
+        code = judge(request)
+        if code != ManagerCode.SUCCESS:
+            raise _RefusedEarly(code)
+        try:
+            response = await self._hardware.pass_through(message, session.device.serial)
+        except HardwareLost as error:
+            self._log.warning("hardware TPM unreachable", reason=error)
+            raise _RefusedEarly(ManagerCode.IOERROR) from error
+        if len(response) > MAX_MESSAGE_BYTES:
+            raise _RefusedEarly(ManagerCode.SIZE)
+        return response
+
+    def _note_refusal(self, session: _Session, message: bytes, code: int) -> None:
+        """Log the first refusal of each kind; a client that insists must not fill the log."""
+        if code in session.told:
+            return
+        session.told.add(code)
+        self._log.warning(
+            "request refused", uuid=session.client.uuid, header=message[:10].hex(), code=code
+        )
+
+
+class _RefusedEarly(Exception):
+    """A refusal before any command ran; its response has the request's tag + 3."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"refused with code {code:#x}")
+        self.code = code

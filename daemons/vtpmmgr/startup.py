@@ -1,0 +1,337 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether to start, and on what: a new database, the one that is there, or not at all.
+
+The first start does these steps; each is durable before the next begins, so a crash leaves one of
+the states below.
+
+    1  endorsement key made            in the chip 2  ownership taken                 in the chip 3
+    database file made, no tables   on disk 4  first commit, sequence 1        on disk: manager,
+    group 0, root secret sealed by the chip 5  NV area defined                 in the chip, with the
+    authorization value from the root secret 6  mark of sequence 1 written      in the NV area 7
+    clients are served
+
+Every later commit n+1 is written to the database, then to the NV area, then answered.
+
+    database        NV area           what it means                           what is done
+    --------------  ----------------  --------------------------------------
+    ------------------------------ none or empty   none              new, or died before step 4 was
+    durable  found (steps not yet done) none or empty   there             the database is lost
+    refuse sequence 1      none              died between 4 and 5                    define, write
+    the mark sequence 1      never written     died between 5 and 6                    write the
+    mark sequence n      mark n, its root  orderly                                 serve sequence
+    n+1    mark n, root of   died between database and NV area       write mark n+1, then serve its
+    predecessor sequence n      mark m > n        an older copy of the database           refuse
+    sequence n      mark n or less,   a fork, or an older state of the chip   refuse another root
+    sequence n > 1  none, never       the area was removed                    refuse written
+
+A chip that already has an owner when there is no database is used if the configured secrets open it
+(step 2 was done, or the machine's owner did it). "Sequence 1 and no area" trusts no more than that:
+such a database has no vTPM in it, and removing an area takes the owner's secret.
+
+The database is believed only as far as the chip and the keys vouch for it: the root secret must
+unseal (chip, PCRs, locality), the commit record must carry this manager's MAC, the tree over all
+rows must have the root of the commit record. Until all of that holds nothing is written anywhere. A
+state that is brought up to the NV area is first copied out of the log into the main file and
+flushed: a flush that failed before the crash may have left the newest commit in memory only, and
+the chip must never be ahead of the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+from uuid import uuid4
+
+import apsw
+import trio
+
+from daemons.runtime.errors import DaemonError, RefusedToStart
+from daemons.runtime.log import Log
+from daemons.vtpmmgr.freshness import NV_BYTES, BadMark, Freshness, Mark, NvFreshness
+from daemons.vtpmmgr.hardware import Hardware
+from daemons.vtpmmgr.keyring import KeyRing
+from daemons.vtpmmgr.ledger import Ledger
+from daemons.vtpmmgr.records import BadRow, ManagerRecord, Record, SealRecord
+from daemons.vtpmmgr.sealing import NotARootSecret, RootSecret, differing_pcrs, explain_pcrs
+from daemons.vtpmmgr.store import DiskFull, Store
+from protocol.tpm12 import ReturnCode
+from tpmcore.errors import TpmError
+
+T = TypeVar("T")
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True, slots=True)
+class StartOptions:
+    """What a start needs to know.
+
+    Attributes:
+        database: path of the SQLite file.
+        seal_pcrs: PCRs of the hardware TPM to which a new root secret is sealed, ascending.
+        nv_index: of the freshness area.
+        vfs: name of SQLite's VFS; None is the default.
+    """
+
+    database: Path
+    seal_pcrs: tuple[int, ...]
+    nv_index: int
+    vfs: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A manager that may serve.
+
+    Attributes:
+        ledger: all records, verified.
+        freshness: bound to the ledger's newest commit.
+    """
+
+    ledger: Ledger
+    freshness: Freshness
+
+
+async def start(options: StartOptions, hardware: Hardware, log: Log) -> Started:
+    """Accept the database that is there, or found a new one, or refuse.
+
+    Raises:
+        RefusedToStart: see above; nothing was written.
+        DaemonError: the chip is unreachable or fails; starting again may help.
+    """
+    try:
+        return await _start(options, hardware, log)
+    except TpmError as error:
+        raise DaemonError(f"hardware TPM: {error}") from error
+
+
+async def _start(options: StartOptions, hardware: Hardware, log: Log) -> Started:
+    with contextlib.ExitStack() as on_failure:
+        store = await _in_thread(lambda: Store.open(options.database, options.vfs))
+        area_bytes = await hardware.nv_area_size(options.nv_index)
+        if store is not None:
+            on_failure.callback(store.close)
+            ledger, root = await _accept(store, options, hardware)
+        elif area_bytes is None:
+            ledger, root = await _found(options, hardware, log, on_failure)
+        else:
+            raise RefusedToStart(
+                f"no database {options.database}, but the hardware TPM is bound to one "
+                f"(NV area {options.nv_index:#x}): it was removed or is elsewhere"
+            )
+        freshness = await _bind(ledger, root, area_bytes, hardware, log)
+        on_failure.pop_all()
+        return Started(ledger, freshness)
+
+
+# --- a new database ------------------------------------------------------------------------------
+
+
+async def _found(
+    options: StartOptions, hardware: Hardware, log: Log, on_failure: contextlib.ExitStack
+) -> tuple[Ledger, RootSecret]:
+    if await hardware.has_owner():
+        log.info("hardware TPM has an owner, no database yet")
+    else:
+        await hardware.take_ownership()
+        log.info("took ownership of the hardware TPM")
+    try:
+        ek_digest = await hardware.ek_digest()
+    except TpmError as error:
+        if error.code != ReturnCode.AUTHFAIL:
+            raise
+        raise RefusedToStart(
+            "the hardware TPM has an owner whose secret is not the configured --owner-auth"
+        ) from error
+    root = RootSecret.new(options.nv_index)
+    seal = await _seal_root(root, options, hardware)
+    store = await _in_thread(lambda: Store.create(options.database, options.vfs))
+    on_failure.callback(store.close)
+
+    def found() -> Ledger:
+        keys = KeyRing(root.manager, root.manager_key)
+        records = ManagerRecord(root.manager, ek_digest), keys.new_group(0), seal
+        return Ledger.found(store, keys, records)
+
+    try:
+        ledger = await _in_thread(found)
+    except DiskFull as error:
+        raise DaemonError(str(error)) from error
+    log.info("founded the database", manager=root.manager, pcrs=list(options.seal_pcrs))
+    return ledger, root
+
+
+async def _seal_root(root: RootSecret, options: StartOptions, hardware: Hardware) -> SealRecord:
+    pcr_values = tuple(await hardware.read_pcrs(options.seal_pcrs))
+    secret = root.encode()
+    try:
+        blob = await hardware.seal(secret, pcr_values)
+        # a seal that cannot be opened would be found out at the next start, when it is too late
+        opened = await hardware.unseal(blob)
+    except TpmError as error:
+        if error.code != ReturnCode.AUTHFAIL:
+            raise
+        raise RefusedToStart(
+            "the storage root key of the hardware TPM has another secret than --srk-auth"
+        ) from error
+    if opened != secret:
+        raise DaemonError("hardware TPM: what it sealed does not come out again")
+    return SealRecord(uuid4(), root.manager, hardware.locality, pcr_values, blob)
+
+
+# --- a database that is there --------------------------------------------------------------------
+
+
+async def _accept(
+    store: Store, options: StartOptions, hardware: Hardware
+) -> tuple[Ledger, RootSecret]:
+    manager, seals = await _in_thread(lambda: _read_unverified(store))
+    root = await _unseal_root(store.path, manager, seals, hardware)
+    if root.manager != manager.uuid:
+        raise RefusedToStart(
+            f"database {store.path} names manager {manager.uuid}, its seal is of {root.manager}"
+        )
+    if root.nv_index != options.nv_index:
+        raise RefusedToStart(
+            f"database {store.path} is bound to NV area {root.nv_index:#x}, "
+            f"--nv-index says {options.nv_index:#x}"
+        )
+    keys = KeyRing(root.manager, root.manager_key)
+    return await _in_thread(lambda: Ledger.load(store, keys)), root
+
+
+def _read_unverified(store: Store) -> tuple[ManagerRecord, list[SealRecord]]:
+    """Read what is needed before there is a key to verify with."""
+    try:
+        managers = [ManagerRecord.from_row(row) for row, _ in store.scan(ManagerRecord.TABLE)]
+        seals = [SealRecord.from_row(row) for row, _ in store.scan(SealRecord.TABLE)]
+    except (BadRow, apsw.Error) as error:
+        raise RefusedToStart(f"database {store.path} is damaged: {error}") from error
+    if len(managers) != 1:
+        raise RefusedToStart(f"database {store.path} names {len(managers)} managers")
+    seals = [seal for seal in seals if seal.scope == managers[0].uuid]
+    if not seals:
+        raise RefusedToStart(f"database {store.path}: the sealed root secret is missing")
+    return managers[0], seals
+
+
+async def _unseal_root(
+    path: Path, manager: ManagerRecord, seals: list[SealRecord], hardware: Hardware
+) -> RootSecret:
+    if not await hardware.has_owner():
+        raise RefusedToStart(
+            f"database {path} belongs to the hardware TPM with endorsement key "
+            f"{_short(manager.ek_digest)}; this one has no owner: it is another, or was cleared"
+        )
+    indices = sorted({index for seal in seals for index, _ in seal.pcr_values})
+    now = await hardware.read_pcrs(indices)
+    refusals: list[tuple[SealRecord, TpmError]] = []
+    # those first whose PCRs are as they were; the others only so that the chip itself says no
+    for seal in sorted(seals, key=lambda seal: len(differing_pcrs(seal, now))):
+        try:
+            return RootSecret.decode(await hardware.unseal(seal.blob))
+        except NotARootSecret as error:
+            raise RefusedToStart(f"database {path}: the sealed root secret: {error}") from error
+        except TpmError as error:
+            refusals.append((seal, error))
+    reason = await _why_not_unsealed(manager, refusals, hardware)
+    if not reason:
+        reason = explain_pcrs(seals, now)
+    if not reason:
+        answer = refusals[0][1]
+        reason = f"the chip answers {answer}: the seal was changed, or --srk-auth is wrong"
+    raise RefusedToStart(f"database {path}: the root secret does not unseal: {reason}")
+
+
+async def _why_not_unsealed(
+    manager: ManagerRecord, refusals: list[tuple[SealRecord, TpmError]], hardware: Hardware
+) -> str:
+    """Name a difference other than PCRs; empty if there is none to be seen."""
+    try:
+        ek_digest = await hardware.ek_digest()
+    except TpmError as error:
+        if error.code != ReturnCode.AUTHFAIL:
+            raise
+        return (
+            "and the owner's secret is not --owner-auth, so this may be another hardware TPM "
+            f"(the database's has endorsement key {_short(manager.ek_digest)})"
+        )
+    if ek_digest != manager.ek_digest:
+        return (
+            f"another hardware TPM: its endorsement key is {_short(ek_digest)}, "
+            f"the database's is {_short(manager.ek_digest)}"
+        )
+    localities = sorted({seal.locality for seal, _ in refusals})
+    if hardware.locality not in localities:
+        named = ", ".join(str(locality) for locality in localities)
+        return f"it is sealed to locality {named}, the manager uses {hardware.locality}"
+    return ""
+
+
+# --- freshness -----------------------------------------------------------------------------------
+
+
+async def _bind(
+    ledger: Ledger, root: RootSecret, area_bytes: int | None, hardware: Hardware, log: Log
+) -> Freshness:
+    """Compare the newest commit with the mark in the hardware TPM; bring that up where allowed."""
+    newest = ledger.newest
+    where = f"NV area {root.nv_index:#x} of the hardware TPM"
+    if area_bytes is None:
+        if newest.sequence != 1:
+            raise RefusedToStart(
+                f"{where} is gone; it must name sequence {newest.sequence}: without it nobody "
+                "can tell whether this database is the newest"
+            )
+        await hardware.nv_define(root.nv_index, NV_BYTES, root.nv_auth)
+        area_bytes = NV_BYTES
+    if area_bytes != NV_BYTES:
+        raise RefusedToStart(f"{where} has {area_bytes} bytes, not {NV_BYTES}: it is not ours")
+    freshness = NvFreshness(hardware.nv_area(root.nv_index, NV_BYTES, root.nv_auth))
+    try:
+        mark = await freshness.read()
+    except TpmError as error:
+        if error.code != ReturnCode.AUTHFAIL:
+            raise
+        raise RefusedToStart(f"{where} belongs to another manager: {error}") from error
+    except BadMark as error:
+        raise RefusedToStart(f"{where} holds no mark of a manager: {error}") from error
+    if mark == Mark.of(newest):
+        return freshness
+    _check_behind_by_one(ledger, mark, where)
+    await _in_thread(ledger.checkpoint)
+    await freshness.bind(Mark.of(newest))
+    log.info("brought the hardware TPM up to the database", sequence=newest.sequence)
+    return freshness
+
+
+def _check_behind_by_one(ledger: Ledger, mark: Mark | None, where: str) -> None:
+    newest = ledger.newest
+    if mark is None:
+        if newest.sequence != 1:
+            raise RefusedToStart(f"{where} was never written; the database has {newest.sequence}")
+        return
+    if mark.sequence > newest.sequence:
+        raise RefusedToStart(
+            f"the database is an older copy: it has sequence {newest.sequence}, "
+            f"{where} has {mark.sequence}"
+        )
+    if mark.sequence == newest.sequence:
+        raise RefusedToStart(
+            f"the database is a fork: {where} has another state with sequence {mark.sequence}"
+        )
+    if mark.sequence + 1 != newest.sequence or mark.root != newest.predecessor:
+        raise RefusedToStart(
+            f"the database has sequence {newest.sequence} and does not follow on sequence "
+            f"{mark.sequence} in {where}"
+        )
+
+
+def _short(digest: bytes) -> str:
+    return digest[:8].hex()
+
+
+async def _in_thread(function: Callable[[], T]) -> T:
+    return await trio.to_thread.run_sync(function)

@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A TPM 1.2 as the manager's hardware: its operations as conversations over the tpm_tis driver.
+
+Every command takes its turn (`turns`), the manager's own ones too. Sessions are opened for one
+operation each, except the one that writes the freshness mark: it is kept, which saves a command on
+the path of every save.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable, Sequence
+from contextlib import suppress
+from typing import Final, Protocol, TypeVar
+
+from daemons.runtime.log import Log
+from daemons.runtime.random import OsRandom
+from daemons.runtime.secret import Secret
+from daemons.vtpmmgr.hardware import HardwareLost, NvArea
+from daemons.vtpmmgr.sealing import PcrValues
+from daemons.vtpmmgr.turns import OWN, Turns
+from protocol.errors import WireError
+from protocol.tis.driver import TisError
+from protocol.tpm12 import Ordinal, ReturnCode
+from protocol.tpm12.constants import NvAttributes, ReservedHandle, ResourceType
+from protocol.tpm12.keys import PubKey
+from protocol.tpm12.stored import StoredData
+from tpmcore import tss12
+from tpmcore.engine import RandomSource
+from tpmcore.errors import TpmError
+from tpmcore.tss12 import Conversation, ResponseError, Session
+
+T = TypeVar("T")
+
+# Who has the blob still needs the SRK's secret and the PCRs; Xen's manager does the same.
+_BLOB_AUTH: Final = bytes(20)
+
+_STALE_TYPES: Final = (
+    ResourceType.KEY,
+    ResourceType.AUTH,
+    ResourceType.TRANS,
+    ResourceType.COUNTER,
+    ResourceType.DAA_TPM,
+    ResourceType.CONTEXT,
+)
+
+
+class Transport(Protocol):
+    """A way to the chip (`protocol.tis.driver.TisDriver`)."""
+
+    async def transact(self, command: bytes) -> bytes:
+        """Return the response; TisError if there is none."""
+
+
+class Tpm12Hardware:
+    """The hardware TPM.
+
+    Args:
+        transport: to the chip.
+        locality: that the transport uses.
+        owner_auth: the owner's secret, given at taking ownership and used afterwards.
+        srk_auth: likewise the storage root key's.
+        random: for nonces.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        locality: int,
+        owner_auth: Secret,
+        srk_auth: Secret,
+        random: RandomSource | None = None,
+    ) -> None:
+        self._transport = transport
+        self._locality = locality
+        self._owner_auth = owner_auth
+        self._srk_auth = srk_auth
+        self._random = random or OsRandom()
+        self._turns = Turns(self._transact)
+        # The last command got no answer.
+        self._lost = False
+
+    @property
+    def locality(self) -> int:
+        """The locality at which the manager uses the chip."""
+        return self._locality
+
+    async def prepare(self, log: Log) -> None:
+        """Look who is there and flush what a predecessor left loaded; failures to flush are
+        tolerated.
+
+        Raises:
+            HardwareLost, TpmError: the chip does not even tell its version.
+        """
+        info = await self.converse(tss12.version_info())
+        log.info(
+            "hardware TPM", version=info.version.hex("."), vendor=info.vendor_id.decode("latin-1")
+        )
+        for resource_type in _STALE_TYPES:
+            with suppress(TpmError):
+                for handle in await self.converse(tss12.handles(resource_type)):
+                    with suppress(TpmError):
+                        await self.converse(tss12.flush_specific(handle, resource_type))
+
+    async def has_owner(self) -> bool:
+        """Say whether somebody has taken ownership."""
+        return await self.converse(tss12.is_owned())
+
+    async def take_ownership(self) -> None:
+        """Take ownership with the configured secrets; makes the endorsement key if there is
+        none.
+        """
+        try:
+            pubek = await self.converse(tss12.read_pubek(random=self._random))
+        except TpmError as error:
+            if error.code != ReturnCode.NO_ENDORSEMENT:
+                raise
+            pubek = await self.converse(tss12.create_endorsement_key_pair(random=self._random))
+        await self.converse(
+            tss12.take_ownership(
+                owner_auth=self._owner_auth,
+                srk_auth=self._srk_auth,
+                random=self._random,
+                pubek=pubek,
+            )
+        )
+
+    async def ek_digest(self) -> bytes:
+        """Return SHA-256 of the modulus of the endorsement key."""
+        pubek: PubKey = await self.converse(
+            tss12.owner_read_internal_pub(
+                ReservedHandle.EK, owner_auth=self._owner_auth, random=self._random
+            )
+        )
+        return hashlib.sha256(pubek.key).digest()
+
+    async def read_pcrs(self, indices: Sequence[int]) -> PcrValues:
+        """Return the values of PCRs, ascending."""
+        return tuple(
+            [(index, await self.converse(tss12.pcr_read(index))) for index in sorted(indices)]
+        )
+
+    async def seal(self, secret: bytes, pcr_values: PcrValues) -> bytes:
+        """Return a TPM_STORED_DATA12 bound to these PCR values and to our locality.
+
+        With TPM_Sealx where the chip has it: the secret then is encrypted on its way.
+        """
+        encrypted = await self.converse(tss12.is_implemented(Ordinal.SEALX))
+        operation = tss12.sealx if encrypted else tss12.seal
+        blob = await self.converse(
+            operation(
+                ReservedHandle.SRK,
+                parent_auth=self._srk_auth,
+                blob_auth=_BLOB_AUTH,
+                data=secret,
+                pcr_info=tss12.pcr_info_long(dict(pcr_values), localities=1 << self._locality),
+                random=self._random,
+            )
+        )
+        return blob.encode()
+
+    async def unseal(self, blob: bytes) -> Secret:
+        """Return what is in a sealed blob; a blob that does not parse is NOTSEALED_BLOB."""
+        try:
+            stored = StoredData.decode(blob)
+        except WireError as error:
+            raise TpmError(ReturnCode.NOTSEALED_BLOB) from error
+        data = await self.converse(
+            tss12.unseal(
+                ReservedHandle.SRK,
+                stored,
+                parent_auth=self._srk_auth,
+                blob_auth=_BLOB_AUTH,
+                random=self._random,
+            )
+        )
+        return Secret(data)
+
+    async def nv_area_size(self, index: int) -> int | None:
+        """Return the size in bytes of an NV area, None if there is none with this index."""
+        if index not in await self.converse(tss12.nv_list()):
+            return None
+        public = await self.converse(tss12.nv_public(index))
+        return public.data_size
+
+    async def nv_define(self, index: int, size_bytes: int, auth: Secret) -> None:
+        """Make an NV area that its own authorization value opens, for reading and writing.
+
+        A chip whose NV permissions are not enforced yet (nvLocked) is locked first: on such a chip
+        anybody could write the area.
+        """
+        flags = await self.converse(tss12.permanent_flags())
+        if not flags.nv_locked:
+            await self.converse(tss12.nv_lock())
+        await self.converse(
+            tss12.nv_define_space(
+                index,
+                size_bytes,
+                NvAttributes.AUTHREAD | NvAttributes.AUTHWRITE,
+                owner_auth=self._owner_auth,
+                area_auth=auth,
+                random=self._random,
+            )
+        )
+
+    def nv_area(self, index: int, size_bytes: int, auth: Secret) -> NvArea:
+        """Return access to an NV area; nothing is sent yet."""
+        return _Tpm12Area(self, index, size_bytes, auth, self._random)
+
+    async def wait_reachable(self) -> None:
+        """Return once the chip answers; at once if it answered last time."""
+        if self._lost:
+            await self.converse(tss12.version_info())
+
+    async def pass_through(self, command: bytes, source: Hashable) -> bytes:
+        """Have the chip execute a client's command, in that client's turn."""
+        return await self._turns.transact(command, source)
+
+    def withdraw(self, source: Hashable) -> None:
+        """Give up a client's command that still waits for its turn."""
+        self._turns.withdraw(source)
+
+    async def converse(self, conversation: Conversation[T]) -> T:
+        """Run an operation as the manager.
+
+        Raises:
+            TpmError: the chip refuses.
+            HardwareLost: no answer, or none that could be the chip's.
+        """
+        try:
+            return await tss12.converse(self._own, conversation)
+        except (ResponseError, WireError) as error:
+            raise HardwareLost(f"hardware TPM: {error}") from error
+
+    async def _own(self, command: bytes) -> bytes:
+        return await self._turns.transact(command, OWN)
+
+    async def _transact(self, command: bytes) -> bytes:
+        try:
+            response = await self._transport.transact(command)
+        except TisError as error:
+            self._lost = True
+            raise HardwareLost(f"hardware TPM: {error}") from error
+        self._lost = False
+        return response
+
+
+class _Tpm12Area:
+    """An NV area and the session kept for it."""
+
+    def __init__(
+        self,
+        hardware: Tpm12Hardware,
+        index: int,
+        size_bytes: int,
+        auth: Secret,
+        random: RandomSource,
+    ) -> None:
+        self._hardware = hardware
+        self._index = index
+        self._size_bytes = size_bytes
+        self._auth = auth
+        self._random = random
+        self._session: Session | None = None
+
+    async def read(self) -> bytes:
+        """Return all of it."""
+        return await self._hardware.converse(
+            tss12.nv_read_value_auth(
+                self._index, self._size_bytes, area_auth=self._auth, random=self._random
+            )
+        )
+
+    async def write(self, data: bytes) -> None:
+        """Replace all of it, with the kept session if it still works.
+
+        A session may be gone without our knowing: the chip was reset, or somebody flushed it. So a
+        refusal under a kept session says nothing, and the write is done again under a new one. If
+        the chip survived but the answer was lost, the nonces no longer match: the old session is
+        flushed first, for chips have few.
+        """
+        kept = self._session
+        if kept is not None and kept.is_open:
+            with suppress(TpmError):
+                await self._write(data, kept)
+                return
+        elif kept is not None:
+            await self._hardware.converse(tss12.close_session(kept))
+        self._session = None
+        self._session = await self._hardware.converse(tss12.oiap())
+        await self._write(data, self._session)
+
+    async def _write(self, data: bytes, session: Session) -> None:
+        conversation = tss12.nv_write_value_auth(
+            self._index, data, area_auth=self._auth, random=self._random, session=session
+        )
+        try:
+            await self._hardware.converse(conversation)
+        except BaseException:
+            # Also when cancelled or without an answer: the nonces are in doubt.
+            session.is_open = False
+            raise
