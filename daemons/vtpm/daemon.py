@@ -2,10 +2,10 @@
 """What runs in a vTPM process, in which order it comes up, and in which it goes down.
 
 Up: the state folder is locked; the link to the manager; the control socket answers (so that a wait
-can be looked into); random numbers of the hardware TPM; the image; the TPM; the guest's socket; then
-READY. Down: guests first, then what a commit still needs (the link), then the lock. A save that
-is under way at the end gets a few seconds; if the manager is not there to say what became of it, the
-next start asks.
+can be looked into); random numbers of the hardware TPM; the image; the TPM; the guest's socket;
+then READY. Down: guests first, then what a commit still needs (the link), then the lock. A save
+that is under way at the end gets a few seconds; if the manager is not there to say what became of
+it, the next start asks.
 """
 
 from __future__ import annotations

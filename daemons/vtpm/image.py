@@ -12,7 +12,7 @@ SHA-256 of the whole file. Integers are big-endian.
 | 10     | 2     | minor       | 0; a reader takes its own and older ones, and refuses newer ones |
 | 12     | 4     | flags       | 0; a reader refuses a flag that it does not know |
 | 16     | 16    | uuid        | the vTPM that the image belongs to |
-| 32     | 8     | sequence    | 1 for the first image of a vTPM, then one more than the last acknowledged |
+| 32     | 8     | sequence    | 1 for the first image, then one more than the last acknowledged |
 | 40     | 12    | nonce       | of AES-GCM, random |
 | 52     | 4     | length      | n, bytes of ciphertext without the tag, at most 1048576 |
 | 56     | n     | ciphertext  | the permanent state of the engine in its own format, AES-256-GCM |

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What happens to one request of a guest: locality mask, management tags, the TPM.
 
-The rules are those of the main loop of Xen's vtpm-stubdom, with its faults left out: an error carries
-a response tag, a label that matches no rule is refused, a request that was given up has no answer.
+The rules are those of the main loop of Xen's vtpm-stubdom, with its faults left out: an error
+carries a response tag, a label that matches no rule is refused, a request that was given up has no
+answer.
 
 | request                     | goes to                                                       |
 |-----------------------------|---------------------------------------------------------------|

@@ -2,9 +2,9 @@
 """What tells a restart of the daemon from a power-on of the guest.
 
 A daemon that dies and returns is not a reboot of its guest. What the guest measured lives in a
-memfd that somebody else holds while we are dead. When that is gone too, only a file says that we had
-served in this boot of the machine and did not end in order: the marker `running`, whose content is
-the boot id of the kernel. It is written when the volatile memory has been filled and before the
+memfd that somebody else holds while we are dead. When that is gone too, only a file says that we
+had served in this boot of the machine and did not end in order: the marker `running`, whose content
+is the boot id of the kernel. It is written when the volatile memory has been filled and before the
 first guest is served, and removed by an orderly stop.
 
 | memory | marker of this boot | the TPM                                          |
