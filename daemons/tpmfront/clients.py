@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Serving whoever connects to the raw stream socket.
+
+Each client has one task, and at most one command at the vTPM; the link takes turns in the order in
+which commands came, so a client that sends ten thousand commands at once is served one, then the
+others. A client that does not read its responses keeps only its own task waiting; nothing more is
+read from it meanwhile. Nothing is held for a client that sent half a command but that half.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections import Counter
+from typing import Final
+
+import trio
+from trio.socket import SocketType
+
+from daemons.runtime.log import Log
+from daemons.runtime.sockets import peer_credentials
+from daemons.tpmfront.framing import CommandStream
+from daemons.tpmfront.link import VtpmLink
+from protocol.errors import WireError
+from protocol.tpm12 import ReturnCode, error_response
+from protocol.tpmif.page import capacity_bytes
+from protocol.tpmif.unix.linger import Linger
+
+MAX_CLIENTS: Final = 900
+MAX_CLIENTS_PER_UID: Final = 256
+"""Below MAX_CLIENTS, so that one user cannot take every place."""
+RECEIVE_BYTES: Final = 4096
+STALLED_READER_S: Final = 60.0
+"""A client that takes none of a response for so long is disconnected."""
+_OVERLOAD: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+_OVERLOAD_PAUSE_S: Final = 0.1
+_DONTWAIT: Final = socket.MSG_DONTWAIT
+
+
+class Clients:
+    """All clients of one guest, at however many sockets.
+
+    Args:
+        link: to the vTPM.
+        log: for refusals and disconnects.
+    """
+
+    def __init__(self, link: VtpmLink, log: Log) -> None:
+        self._link = link
+        self._log = log
+        self._by_uid: Counter[int] = Counter()
+        self._count = 0
+        self._commands = 0
+        # The only client's wait, if there is just one: it alone may stop the event loop.
+        self._lingers: set[Linger] = set()
+
+    @property
+    def count(self) -> int:
+        """Connected clients."""
+        return self._count
+
+    @property
+    def commands(self) -> int:
+        """Commands answered so far."""
+        return self._commands
+
+    async def serve(self, listener: SocketType, locality: int) -> None:
+        """Accept clients of one socket until cancelled; their commands have this locality."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                try:
+                    connection, _ = await listener.accept()
+                except OSError as error:
+                    if error.errno not in _OVERLOAD:
+                        raise
+                    self._log.warning("cannot accept", reason=error.strerror)
+                    await trio.sleep(_OVERLOAD_PAUSE_S)
+                else:
+                    nursery.start_soon(self._serve_one, connection, locality)
+
+    async def _serve_one(self, connection: SocketType, locality: int) -> None:
+        peer = peer_credentials(connection)
+        if self._count >= MAX_CLIENTS or self._by_uid[peer.uid] >= MAX_CLIENTS_PER_UID:
+            self._log.warning("too many clients", uid=peer.uid, clients=self._count)
+            connection.close()
+            return
+        # trio's wrapper makes a scheduler round of every call; the raw socket does not.
+        raw = socket.socket(fileno=connection.detach())
+        linger = Linger(raw)
+        self._count += 1
+        self._by_uid[peer.uid] += 1
+        self._lingers.add(linger)
+        self._share_patience()
+        try:
+            await self._converse(raw, linger, locality)
+        except WireError as error:
+            self._log.warning("client disconnected", pid=peer.pid, uid=peer.uid, reason=error)
+        except (OSError, trio.TooSlowError) as error:
+            self._log.debug("client lost", pid=peer.pid, reason=error)
+        finally:
+            raw.close()
+            self._lingers.discard(linger)
+            self._share_patience()
+            self._count -= 1
+            self._by_uid[peer.uid] -= 1
+            if not self._by_uid[peer.uid]:
+                del self._by_uid[peer.uid]
+
+    def _share_patience(self) -> None:
+        alone = len(self._lingers) == 1
+        for linger in self._lingers:
+            linger.enabled = alone
+
+    async def _converse(self, raw: socket.socket, linger: Linger, locality: int) -> None:
+        """Answer commands until the client goes.
+
+        Raises:
+            WireError: a length that cannot be true; the client was told.
+            OSError: the client is gone.
+        """
+        stream = CommandStream(capacity_bytes(0))
+        raw.setblocking(False)
+        while True:
+            try:
+                command = stream.next_command()
+            except WireError:
+                _tell(raw, error_response(ReturnCode.BAD_PARAM_SIZE))
+                raise
+            if command is None:
+                data = await _receive(raw, linger)
+                if not data:
+                    return
+                stream.feed(data)
+                continue
+            await linger.yield_if_due()
+            response = await self._link.transact(command, locality)
+            self._commands += 1
+            await _send(raw, response)
+
+
+async def _receive(raw: socket.socket, linger: Linger) -> bytes:
+    """Return what is there, waiting for the first byte; b"" at the end of the stream."""
+    if not linger.is_keen:
+        try:
+            return raw.recv(RECEIVE_BYTES, _DONTWAIT)
+        except BlockingIOError:
+            pass
+    await linger.wait()
+    while True:
+        try:
+            return raw.recv(RECEIVE_BYTES, _DONTWAIT)
+        except BlockingIOError:
+            await trio.lowlevel.wait_readable(raw)
+
+
+async def _send(raw: socket.socket, data: bytes) -> None:
+    """Send all of a response.
+
+    Raises:
+        trio.TooSlowError: the client does not read.
+    """
+    while data:
+        try:
+            data = data[raw.send(data, _DONTWAIT) :]
+        except BlockingIOError:
+            with trio.fail_after(STALLED_READER_S):
+                await trio.lowlevel.wait_writable(raw)
+
+
+def _tell(raw: socket.socket, data: bytes) -> None:
+    """Send a last word if the client has room for it."""
+    try:
+        raw.send(data, _DONTWAIT)
+    except OSError:
+        return

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tpmfront process: one nursery with the link, the sockets and the control socket."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from functools import partial
+
+import trio
+
+from daemons.runtime.control import Fields, serve_control
+from daemons.runtime.log import Log
+from daemons.runtime.notify import Notifier
+from daemons.runtime.sockets import listen_unix
+from daemons.tpmfront.clients import Clients
+from daemons.tpmfront.link import VtpmLink
+from daemons.tpmfront.options import Config
+
+
+async def serve(config: Config, notifier: Notifier, log: Log) -> None:
+    """Serve a guest's TPM software until cancelled.
+
+    Ready as soon as clients can connect: a command waits for a vTPM that is still starting.
+
+    Raises:
+        DaemonError: a socket is in use.
+        OSError: a socket cannot be made.
+    """
+    link = VtpmLink(config.backend, config.uuid, log)
+    clients = Clients(link, log)
+
+    async def status(_args: Fields) -> Fields:
+        return {
+            "state": "serving" if link.is_connected else "waiting for the vtpm",
+            "pid": os.getpid(),
+            "guest": config.name,
+            "uuid": str(config.uuid),
+            "clients": clients.count,
+            "commands": clients.commands,
+            "connections": link.connections,
+        }
+
+    with contextlib.ExitStack() as listeners:
+        bound = [
+            (
+                listeners.enter_context(listen_unix(front.path, mode=config.socket_mode)),
+                front.locality,
+            )
+            for front in config.sockets
+        ]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(link.run)
+            control = partial(serve_control, config.control, {"status": status}, log=log)
+            await nursery.start(control)
+            for listener, locality in bound:
+                nursery.start_soon(clients.serve, listener, locality)
+            log.info("listening", sockets=len(bound))
+            notifier.ready()

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The connection to the guest's vTPM: made again whenever it is lost.
+
+A command that the vTPM surely did not get is sent again on the next connection. One that it may
+have executed is never repeated: it is answered by TPM_IOERROR, and the client finds out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+import trio
+
+from daemons.runtime.log import Log
+from protocol.tpm12 import ReturnCode, error_response
+from protocol.tpmif.errors import BackendLost, BackendRefused, RequestCancelled, TpmifError
+from protocol.tpmif.unix import FrontendDevice, open_frontend
+
+RECONNECT_FIRST_S: Final = 0.02
+RECONNECT_LAST_S: Final = 1.0
+RECONNECT_WAIT_S: Final = 60.0
+"""How long a command waits for a vTPM that is away; a restarted one is back in two seconds."""
+COMMAND_DEADLINE_S: Final = 900.0
+"""Above the longest duration that the vTPM reports (600 s), so that only a stuck one meets it."""
+
+
+class VtpmLink:
+    """One device of the split driver, shared by all clients; one command at a time.
+
+    Args:
+        path: the backend's socket.
+        uuid: which vTPM.
+        log: for connects and losses.
+    """
+
+    def __init__(self, path: Path, uuid: UUID, log: Log) -> None:
+        self._path = path
+        self._uuid = uuid
+        self._log = log
+        # None while there is no connection.
+        self._device: FrontendDevice | None = None
+        # Set while there is one; replaced by a new event when it is lost.
+        self._connected = trio.Event()
+        # Tells `run` that the device is of no use any more.
+        self._lost = trio.Event()
+        # Whoever holds it has the device. Fair: waiters get it in the order in which they came.
+        self._turn = trio.Lock()
+        self._connections = 0
+
+    @property
+    def is_connected(self) -> bool:
+        """True if commands can be sent right now."""
+        return self._device is not None
+
+    @property
+    def connections(self) -> int:
+        """How often a connection was made."""
+        return self._connections
+
+    async def run(self) -> None:
+        """Keep the connection up until cancelled."""
+        delay_s = RECONNECT_FIRST_S
+        while True:
+            try:
+                async with open_frontend(self._path, uuid=self._uuid) as device:
+                    delay_s = RECONNECT_FIRST_S
+                    await self._serve(device)
+            except BackendRefused as error:
+                self._log.warning("vtpm refuses this front", reason=error.reason)
+                delay_s = RECONNECT_LAST_S
+            except (OSError, TpmifError) as error:
+                self._log.debug("vtpm not reached", reason=error)
+            await trio.sleep(delay_s)
+            delay_s = min(2 * delay_s, RECONNECT_LAST_S)
+
+    async def _serve(self, device: FrontendDevice) -> None:
+        self._connections += 1
+        self._device = device
+        self._lost = trio.Event()
+        self._connected.set()
+        self._log.info("vtpm connected", connection=self._connections)
+        try:
+            await self._lost.wait()
+            self._log.warning("vtpm lost")
+        finally:
+            self._drop(device)
+
+    def _drop(self, device: FrontendDevice) -> None:
+        """Use this device no more; new commands wait for the next connection."""
+        if self._device is device:
+            self._device = None
+            self._connected = trio.Event()
+            self._lost.set()
+
+    async def transact(self, command: bytes, locality: int) -> bytes:
+        """Return the vTPM's response to a whole command, in turn with other callers.
+
+        A vTPM that is away, or that gave the command up, makes it a TPM error, never an exception.
+        Does not suspend if the link is idle and the vTPM answers at once.
+        """
+        try:
+            self._turn.acquire_nowait()
+        except trio.WouldBlock:
+            await self._turn.acquire()
+        try:
+            with trio.move_on_after(COMMAND_DEADLINE_S):
+                return await self._transact(command, locality)
+            self._log.error("vtpm did not answer", seconds=COMMAND_DEADLINE_S)
+            if self._device is not None:
+                self._drop(self._device)
+            return error_response(ReturnCode.IOERROR)
+        finally:
+            self._turn.release()
+
+    async def _transact(self, command: bytes, locality: int) -> bytes:
+        while True:
+            device = self._device
+            if device is None:
+                with trio.move_on_after(RECONNECT_WAIT_S):
+                    await self._connected.wait()
+                device = self._device
+                if device is None:
+                    return error_response(ReturnCode.RETRY)
+            try:
+                return await device.transact(command, locality)
+            except RequestCancelled:
+                return error_response(ReturnCode.FAIL)
+            except BackendLost as error:
+                self._drop(device)
+                if error.submitted:
+                    self._log.warning("command lost with the vtpm")
+                    return error_response(ReturnCode.IOERROR)
+            except TpmifError:
+                # The stream's limit is the page's capacity, so this is a locality no byte can hold.
+                return error_response(ReturnCode.BAD_LOCALITY)

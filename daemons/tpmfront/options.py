@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a tpmfront is told to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+from daemons.runtime.errors import DaemonError
+from daemons.runtime.log import Level
+
+MAX_LOCALITY: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class FrontSocket:
+    """A raw stream socket and the locality of every command that comes through it."""
+
+    path: Path
+    locality: int
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Options of one tpmfront.
+
+    Attributes:
+        sockets: at least one.
+        socket_mode: permissions of the sockets; who may write may use the TPM.
+        control: where `vtpmctl` asks for the status.
+    """
+
+    sockets: tuple[FrontSocket, ...]
+    socket_mode: int
+    backend: Path
+    control: Path
+    uuid: UUID
+    name: str
+    level: Level
+
+
+def parse_front_socket(text: str) -> FrontSocket:
+    """Parse `PATH` (locality 0) or `PATH=LOCALITY`.
+
+    Raises:
+        DaemonError: the locality is none.
+    """
+    path, separator, locality = text.rpartition("=")
+    if not separator:
+        return FrontSocket(Path(text), 0)
+    if not locality.isdecimal() or int(locality) > MAX_LOCALITY:
+        raise DaemonError(f"{text}: the locality must be 0 to {MAX_LOCALITY}")
+    return FrontSocket(Path(path), int(locality))
+
+
+def parse_mode(text: str) -> int:
+    """Parse permissions in octal.
+
+    Raises:
+        DaemonError: they are none.
+    """
+    try:
+        mode = int(text, 8)
+    except ValueError:
+        mode = -1
+    if not 0 <= mode <= 0o777:
+        raise DaemonError(f"{text} is no file mode; an example is 0660")
+    return mode
