@@ -13,33 +13,33 @@ Source: Xen io/tpmif.h; the transitions that follow from the races are derived.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum
+from enum import IntEnum
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from protocol.tpmif.page import PageState
 
 
-class Outstanding(Enum):
-    """A half's own record."""
+class Outstanding(IntEnum):
+    """A half's own record. (Integers, because hashing them is what a look mostly costs.)"""
 
-    NONE = "none"
-    REQUEST = "request"
-    CANCEL = "cancel"  # a request whose cancellation was asked for
+    NONE = 0
+    REQUEST = 1
+    CANCEL = 2  # a request whose cancellation was asked for
 
 
-class Look(Enum):
+class Look(IntEnum):
     """What follows from a look at the page."""
 
-    NOTHING = "nothing"
-    TAKE_REQUEST = "take request"  # backend: copy it out and execute it
-    CANCEL_REQUEST = "cancel request"  # backend: tell who executes it
-    ACKNOWLEDGE = "acknowledge"  # backend: nothing runs, write IDLE so that nobody waits for ever
-    TAKE_RESPONSE = "take response"  # frontend: copy it out
-    CANCELLED = "cancelled"  # frontend: there will be no response
+    NOTHING = 0
+    TAKE_REQUEST = 1  # backend: copy it out and execute it
+    CANCEL_REQUEST = 2  # backend: tell who executes it
+    ACKNOWLEDGE = 3  # backend: nothing runs, write IDLE so that nobody waits for ever
+    TAKE_RESPONSE = 4  # frontend: copy it out
+    CANCELLED = 5  # frontend: there will be no response
 
 
-LookTable: TypeAlias = Mapping[tuple[Outstanding, PageState], tuple[Outstanding, Look]]
+LookTable: TypeAlias = Mapping[tuple[int, int], tuple[Outstanding, Look]]  # (record, state)
 
 _O: Final = Outstanding
 _P: Final = PageState
@@ -79,14 +79,11 @@ FRONTEND: Final[LookTable] = MappingProxyType(
     }
 )
 
-_STATES: Final = tuple(PageState)
-
 
 def look(table: LookTable, outstanding: Outstanding, state: int) -> tuple[Outstanding, Look]:
     """Return the next record and what follows from a state byte (0 to 255) on the page.
 
     A byte above 3 is like a spurious notification: it changes nothing.
     """
-    if state >= len(_STATES):
-        return outstanding, Look.NOTHING
-    return table[outstanding, _STATES[state]]
+    row = table.get((outstanding, state))
+    return (outstanding, Look.NOTHING) if row is None else row

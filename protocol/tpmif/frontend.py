@@ -89,7 +89,16 @@ class Frontend:
         memory: zeroed and writable, one page and its extra pages, the one that is granted.
     """
 
-    __slots__ = ("_error", "_feature", "_outstanding", "_page", "_peer", "_uuid", "state")
+    __slots__ = (
+        "_error",
+        "_feature",
+        "_outstanding",
+        "_page",
+        "_peer",
+        "_uuid",
+        "capacity_bytes",
+        "state",
+    )
 
     def __init__(self, uuid: UUID, memory: memoryview) -> None:
         # Own xenbus state; UNKNOWN once the device is lost, after which nothing is accepted.
@@ -98,15 +107,12 @@ class Frontend:
         self._peer = XenbusState.INITIALISING
         self._uuid = uuid
         self._page = SharedPage(memory)
+        # Size of the largest request and response.
+        self.capacity_bytes = capacity_bytes(self._page.granted_extra_pages)
         self._outstanding = Outstanding.NONE
         # The backend speaks protocol v2: looked at when it is connected, not before.
         self._feature = False
         self._error = ""
-
-    @property
-    def capacity_bytes(self) -> int:
-        """Size of the largest request and response."""
-        return capacity_bytes(self._page.granted_extra_pages)
 
     @property
     def busy(self) -> bool:
@@ -152,20 +158,15 @@ class Frontend:
             TpmifError: too long, no such locality, not connected, or a request is outstanding.
         """
         if self._outstanding is not Outstanding.NONE or self.state is not XenbusState.CONNECTED:
-            raise TpmifError(
-                f"cannot submit: {self._outstanding.value} outstanding, {self.state!r}"
-            )
-        self.check_request(request, locality)
-        # The record first: a backend that answers at once must not find us not waiting.
-        self._outstanding = Outstanding.REQUEST
-        self._page.put_request(request, locality, self._page.granted_extra_pages)
-
-    def check_request(self, request: bytes, locality: int) -> None:
-        """Raise `TpmifError` for a request that could not be submitted at any time."""
+            outstanding, state = self._outstanding.name, self.state.name
+            raise TpmifError(f"cannot submit: outstanding {outstanding}, state {state}")
         if len(request) > self.capacity_bytes:
             raise TpmifError(f"request of {len(request)} bytes, limit {self.capacity_bytes}")
         if not 0 <= locality <= MAX_LOCALITY:
             raise TpmifError(f"locality {locality} is not 0 to {MAX_LOCALITY}")
+        # The record first: a backend that answers at once must not find us not waiting.
+        self._outstanding = Outstanding.REQUEST
+        self._page.put_request(request, locality, self._page.granted_extra_pages)
 
     def cancel(self) -> bool:
         """Ask the backend to give the request up; True if it has to be notified.
@@ -200,6 +201,7 @@ class Frontend:
             raise TpmifError(f"cannot reopen in state {self.state!r}")
         self._page.release()
         self._page = SharedPage(memory)
+        self.capacity_bytes = capacity_bytes(self._page.granted_extra_pages)
         return self._advance(self._peer)
 
     def release(self) -> None:
