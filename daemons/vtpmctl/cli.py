@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Command line of `vtpmctl`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+import click
+import trio
+
+from daemons.runtime.control import Fields, control_request
+from daemons.runtime.daemon import run_daemon
+from daemons.runtime.errors import DaemonError
+from daemons.runtime.log import Level, Log
+from daemons.runtime.secret import WELL_KNOWN, parse_auth
+from daemons.vtpmctl.layout import Layout, check_guest_name, default_root
+from daemons.vtpmctl.plan import UpConfig
+from daemons.vtpmctl.status import format_table, gather_status
+from daemons.vtpmctl.up import up
+
+DEFAULT_GUEST = "guest1"
+
+_dir_option = click.option(
+    "--dir",
+    "root",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the stack.  [default: vtpm under $XDG_STATE_HOME]",
+)
+
+
+@click.group()
+def main() -> None:
+    """Run a vTPM stack and look after it."""
+
+
+@main.command("up")
+@_dir_option
+@click.option(
+    "--guest", "guests", multiple=True, metavar="NAME", help="A guest; may be repeated.  [guest1]"
+)
+@click.option(
+    "--hwinitpcr",
+    "hw_init_pcrs",
+    multiple=True,
+    metavar="LIST",
+    help="PCRs that each vTPM takes over from the hardware TPM: all, none, N, X-Y, comma lists.",
+)
+@click.option(
+    "--ek",
+    type=click.Choice(["create", "none"]),
+    default="create",
+    show_default=True,
+    help="Whether a new vTPM gets its endorsement key at once.",
+)
+@click.option(
+    "--owner-auth",
+    default=WELL_KNOWN,
+    show_default=True,
+    metavar="AUTH",
+    help="Owner of the hardware TPM: well-known, hash:HEX, text:PASSPHRASE or file:PATH.",
+)
+@click.option(
+    "--srk-auth",
+    default=WELL_KNOWN,
+    show_default=True,
+    metavar="AUTH",
+    help="Storage root key of the hardware TPM, in the same forms.",
+)
+@click.option(
+    "--loglevel",
+    type=click.Choice([level.name.lower() for level in Level], case_sensitive=False),
+    default="info",
+    show_default=True,
+    help="What all daemons log, to standard error.",
+)
+def up_command(
+    root: Path | None,
+    guests: tuple[str, ...],
+    hw_init_pcrs: tuple[str, ...],
+    ek: str,
+    owner_auth: str,
+    srk_auth: str,
+    loglevel: str,
+) -> None:
+    """Run hwtpm, vtpmmgr and a vTPM with its front for each guest, in the foreground.
+
+    Prints a line beginning "ready" once every guest's TPM answers. Stops with everything saved on
+    SIGINT or SIGTERM.
+    """
+    names = guests or (DEFAULT_GUEST,)
+    try:
+        for name in names:
+            check_guest_name(name)
+        parse_auth(owner_auth)
+        parse_auth(srk_auth)
+    except DaemonError as error:
+        raise click.UsageError(str(error)) from error
+    if len(set(names)) != len(names):
+        raise click.UsageError("a guest is named twice")
+    config = UpConfig(
+        layout=_layout(root),
+        guests=names,
+        hw_init_pcrs=hw_init_pcrs,
+        ek=ek,
+        owner_auth=owner_auth,
+        srk_auth=srk_auth,
+        loglevel=loglevel,
+    )
+    log = Log("vtpmctl", level=Level.named(loglevel))
+    run_daemon(partial(up, config, log=log, report=click.echo), log=log)
+
+
+@main.command("status")
+@_dir_option
+@click.option("--json", "as_json", is_flag=True, help="Everything that is known, as JSON.")
+def status_command(root: Path | None, as_json: bool) -> None:
+    """Show the daemons of a running stack."""
+    status = _ask(partial(gather_status, _layout(root)))
+    click.echo(json.dumps(status, indent=2) if as_json else format_table(status))
+
+
+@main.group("hwtpm")
+def hwtpm_group() -> None:
+    """Handle the hardware TPM."""
+
+
+@hwtpm_group.command("power-cycle")
+@_dir_option
+def power_cycle_command(root: Path | None) -> None:
+    """Switch the chip off and on: its PCRs and sessions are lost, what is permanent stays."""
+    _ask(partial(control_request, _layout(root).hwtpm_control_socket, "power-cycle"))
+
+
+@main.group("guest")
+def guest_group() -> None:
+    """Handle one guest."""
+
+
+@guest_group.command("reset")
+@click.argument("name")
+@_dir_option
+def reset_command(name: str, root: Path | None) -> None:
+    """Reset the TPM of a guest as a reboot of the guest does."""
+    try:
+        check_guest_name(name)
+    except DaemonError as error:
+        raise click.UsageError(str(error)) from error
+    _ask(partial(control_request, _layout(root).guest(name).control_socket, "reset"))
+
+
+def _layout(root: Path | None) -> Layout:
+    # Absolute, but with the links that the user typed: they may be there to make paths short.
+    return Layout(Path(os.path.abspath(root or default_root(os.environ))))
+
+
+def _ask(question: Callable[[], Awaitable[Fields]]) -> Fields:
+    try:
+        return trio.run(question)
+    except DaemonError as error:
+        raise click.ClickException(str(error)) from error

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole stack: all daemons started at once, watched, and stopped in order.
+
+Nothing is started in order: a daemon waits for its peer by itself, so the time to the first answer
+is that of the slowest start and not their sum. Stopping goes from who asks to who answers, so that
+everybody can still save.
+
+The daemons inherit the read end of a pipe whose write end only this process has: when it dies, also
+by SIGKILL, they read end of file and stop.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from daemons.runtime.control import Fields, Json
+from daemons.runtime.errors import DaemonError
+from daemons.runtime.log import Log
+from daemons.vtpmctl.child import Child, RestartPolicy
+from daemons.vtpmctl.plan import ChildSpec, Guest, Stage
+
+Probe = Callable[[Guest], Awaitable[None]]
+"""Returns when the TPM of a guest has answered a command."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of the start.
+
+    Attributes:
+        serving: guests whose TPM answers.
+        refused: guests that will not get one, with the daemon that refused.
+    """
+
+    serving: tuple[Guest, ...]
+    refused: Mapping[Guest, str]
+
+
+class Supervisor:
+    """The daemons of one stack. `run` starts them and ends when `stop` was called and all are
+    gone."""
+
+    def __init__(
+        self,
+        specs: Sequence[ChildSpec],
+        *,
+        notify: Path,
+        log: Log,
+        policy: RestartPolicy | None = None,
+    ) -> None:
+        """Prepare; nothing is started.
+
+        Args:
+            specs: the daemons, names all different.
+            notify: a private folder for the notify sockets.
+            log: where starts, ends and refusals are reported.
+            policy: see `RestartPolicy`.
+        """
+        self._log = log
+        # Inheritable by nobody but through an explicit copy: see `ChildProcess.spawn`.
+        self._pipe = os.pipe2(os.O_CLOEXEC)
+        self.children = tuple(
+            Child(
+                spec,
+                notify=notify,
+                supervisor_fd=self._pipe[0],
+                log=log,
+                policy=policy or RestartPolicy(),
+            )
+            for spec in specs
+        )
+        self._stop = trio.Event()
+
+    def stop(self) -> None:
+        """Begin the orderly stop."""
+        self._stop.set()
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Start everything, watch it until `stop`, then stop stage by stage.
+
+        Raises:
+            DaemonError: a daemon did not stop in time and was killed.
+        """
+        # Only the orderly way leads out: who cancels us calls `stop` first.
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as nursery:
+                for child in self.children:
+                    nursery.start_soon(child.run)
+                    nursery.start_soon(self._stop_without, child)
+                task_status.started()
+                await self._stop.wait()
+                for stage in Stage:
+                    members = [child for child in self.children if child.spec.stage is stage]
+                    for child in members:
+                        child.stop()
+                    for child in members:
+                        await child.ended.wait()
+                nursery.cancel_scope.cancel()
+        killed = [child.spec.name for child in self.children if child.killed]
+        if killed:
+            raise DaemonError(f"had to be killed: {', '.join(killed)}")
+
+    async def _stop_without(self, child: Child) -> None:
+        """Stop the front of a guest whose vTPM refused: its clients get no connection, not
+        silence."""
+        await child.refused.wait()
+        guest = child.spec.guest
+        if guest is None or child.spec.stage is not Stage.VTPM:
+            return
+        for other in self.children:
+            if other.spec.guest == guest and other.spec.stage is Stage.FRONT:
+                self._log.warning("stopped, its vTPM refused to start", daemon=other.spec.name)
+                other.stop()
+
+    async def wait_outcome(self, guests: Sequence[Guest], probe: Probe) -> Outcome:
+        """Wait until each guest's TPM answers or is known never to."""
+        refused: dict[Guest, str] = {}
+
+        async def decide(guest: Guest) -> None:
+            chain = [child for child in self.children if child.spec.guest in {None, guest}]
+            async with trio.open_nursery() as nursery:
+
+                async def give_up_without(child: Child) -> None:
+                    await child.refused.wait()
+                    refused[guest] = child.spec.name
+                    nursery.cancel_scope.cancel()
+
+                for child in chain:
+                    nursery.start_soon(give_up_without, child)
+                for child in chain:
+                    if child.spec.stage is Stage.FRONT:
+                        await child.ready.wait()
+                await probe(guest)
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for guest in guests:
+                nursery.start_soon(decide, guest)
+        serving = tuple(guest for guest in guests if guest not in refused)
+        return Outcome(serving, refused)
+
+    def describe(self) -> Fields:
+        """Return what `vtpmctl status` shows of the processes."""
+        return {"daemons": [_describe(child) for child in self.children]}
+
+
+def _describe(child: Child) -> dict[str, Json]:
+    guest = child.spec.guest
+    return {
+        "daemon": child.spec.name,
+        "pid": child.pid,
+        "state": child.state.value,
+        "restarts": child.restarts,
+        "note": child.note,
+        "guest": guest.name if guest else None,
+        "uuid": str(guest.uuid) if guest else None,
+        "control": str(child.spec.control) if child.spec.control else None,
+    }
