@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Steps and effects: an answer comes after its effect, a failed effect leaves no trace."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+
+import pytest
+
+from protocol.errors import WireError
+from protocol.tpm12.constants import (
+    Ordinal,
+    PhysicalPresenceFlags,
+    ResourceType,
+    ReturnCode,
+    StartupType,
+)
+from protocol.tpm12.framing import build_message, error_response
+from tests.unit.tpm12.world import OWNER_AUTH, make_chip, make_owned_chip
+from tpmcore import tss12
+from tpmcore.engine import (
+    CapPcrs,
+    Done,
+    EventDone,
+    Failed,
+    HashData,
+    HashEnd,
+    HashStart,
+    Persist,
+    PhysicalPresence,
+    PowerOn,
+    SetPcr,
+)
+from tpmcore.errors import EngineFault, TpmError
+from tpmcore.tpm12.engine import Tpm12Engine
+from tpmcore.tpm12.world import Profile
+
+ENABLE_PRESENCE = build_message(
+    0x00C1, Ordinal.TSC_PHYSICAL_PRESENCE, PhysicalPresenceFlags.CMD_ENABLE.to_bytes(2, "big")
+)
+PCR_READ_0 = bytes.fromhex("00c1 0000000e 00000015 00000000")
+
+
+def test_a_command_that_changes_the_permanent_state_asks_for_it_to_be_persisted_first() -> None:
+    chip = make_chip()
+    step = chip.engine.execute(ENABLE_PRESENCE, 0)
+    assert isinstance(step, Persist)
+    assert step.state == chip.engine.permanent_state()
+    assert chip.engine.resume(Done()) == error_response(ReturnCode.SUCCESS)
+
+
+def test_a_command_that_changes_nothing_permanent_asks_for_nothing() -> None:
+    chip = make_chip()
+    chip.run(tss12.tsc_physical_presence(PhysicalPresenceFlags.CMD_ENABLE))
+    before = chip.persisted
+    chip.run(tss12.tsc_physical_presence(PhysicalPresenceFlags.CMD_ENABLE))
+    chip.run(tss12.extend(5, b"x" * 20))
+    assert chip.persisted == before
+
+
+def test_while_an_effect_is_pending_nothing_else_is_taken() -> None:
+    chip = make_chip()
+    assert isinstance(chip.engine.execute(ENABLE_PRESENCE, 0), Persist)
+    with pytest.raises(EngineFault):
+        chip.engine.execute(PCR_READ_0, 0)
+    with pytest.raises(EngineFault):
+        chip.engine.handle(PowerOn())
+
+
+def test_resume_without_a_pending_effect_is_a_fault() -> None:
+    with pytest.raises(EngineFault):
+        make_chip().engine.resume(Done())
+
+
+def test_a_failed_persist_is_an_error_and_restores_both_states() -> None:
+    chip = make_owned_chip()
+    chip.run(tss12.extend(3, b"y" * 20))
+    permanent, pcr = chip.engine.permanent_state(), chip.run(tss12.pcr_read(3))
+    chip.persist_result = Failed()
+    code = chip.code(tss12.owner_clear(owner_auth=OWNER_AUTH, random=chip.client_random))
+    assert code == ReturnCode.IOERROR
+    assert chip.engine.permanent_state() == permanent
+    assert chip.run(tss12.pcr_read(3)) == pcr
+    chip.persist_result = Done()
+    chip.run(tss12.owner_clear(owner_auth=OWNER_AUTH, random=chip.client_random))
+    assert not chip.run(tss12.is_owned())
+
+
+def test_a_failed_persist_gives_the_code_that_the_daemon_names() -> None:
+    chip = make_chip()
+    assert isinstance(chip.engine.execute(ENABLE_PRESENCE, 0), Persist)
+    assert chip.engine.resume(Failed(ReturnCode.NOSPACE)) == error_response(ReturnCode.NOSPACE)
+
+
+def test_a_failed_persist_ends_the_session_that_the_command_named() -> None:
+    chip = make_owned_chip()
+    session = chip.run(tss12.oiap())
+    assert session.handle in chip.run(tss12.handles(ResourceType.AUTH))
+    chip.persist_result = Failed()
+    command = _owner_disable(session.handle, session.nonce_even)
+    assert chip.send(command) == error_response(ReturnCode.IOERROR)
+    assert session.handle not in chip.run(tss12.handles(ResourceType.AUTH))
+
+
+def _owner_disable(handle: int, nonce_even: bytes) -> bytes:
+    """OwnerSetDisable(TRUE) under an OIAP session, nonceOdd zero."""
+    digest = hashlib.sha1(Ordinal.OWNER_SET_DISABLE.to_bytes(4, "big") + b"\x01").digest()
+    auth = hmac.digest(OWNER_AUTH, digest + nonce_even + bytes(20) + b"\x00", "sha1")
+    body = b"\x01" + handle.to_bytes(4, "big") + bytes(20) + b"\x00" + auth
+    return build_message(0x00C2, Ordinal.OWNER_SET_DISABLE, body)
+
+
+def test_a_bug_in_a_handler_becomes_failure_mode_and_not_an_exception(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chip = make_chip()
+
+    def broken(_command: bytes, _locality: int) -> bytes:
+        raise RuntimeError("a bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(chip.engine._dispatcher, "run", broken)
+        assert chip.send(PCR_READ_0) == error_response(ReturnCode.FAILEDSELFTEST)
+    assert isinstance(chip.engine.fault, RuntimeError)
+    assert chip.send(PCR_READ_0) == error_response(ReturnCode.FAILEDSELFTEST)
+    assert chip.run(tss12.manufacturer()) == chip.profile.manufacturer
+    assert chip.handle(PowerOn()) == 0
+    chip.run(tss12.startup())
+    assert chip.run(tss12.pcr_read(0)) == bytes(20)
+
+
+def test_two_engines_from_the_same_seeds_answer_alike() -> None:
+    one, two = make_chip(), make_chip()
+    for chip in (one, two):
+        chip.run(tss12.oiap())
+        chip.run(tss12.get_random(32))
+        chip.run(tss12.extend(1, b"d" * 20))
+    assert one.log == two.log
+    assert one.engine.permanent_state() == two.engine.permanent_state()
+    assert one.engine.volatile_state() == two.engine.volatile_state()
+
+
+def test_a_restart_of_the_daemon_is_not_a_reset() -> None:
+    chip = make_owned_chip()
+    chip.run(tss12.extend(7, b"m" * 20))
+    session = chip.run(tss12.oiap())
+    pcr = chip.run(tss12.pcr_read(7))
+    chip.restart()
+    assert chip.run(tss12.pcr_read(7)) == pcr
+    command = _owner_disable(session.handle, session.nonce_even)
+    assert chip.send(command)[6:10] == bytes(4)
+    assert chip.run(tss12.permanent_flags()).disable
+
+
+def test_power_off_loses_pcrs_and_keeps_the_owner() -> None:
+    chip = make_owned_chip()
+    chip.run(tss12.extend(7, b"m" * 20))
+    chip.power_cycle()
+    assert chip.run(tss12.pcr_read(7)) == bytes(20)
+    assert chip.run(tss12.is_owned())
+
+
+def test_power_on_wants_startup_again() -> None:
+    chip = make_chip()
+    assert chip.handle(PowerOn()) == 0
+    assert chip.code(tss12.pcr_read(0)) == ReturnCode.INVALID_POSTINIT
+    chip.run(tss12.startup())
+    assert chip.code(tss12.pcr_read(0)) == ReturnCode.SUCCESS
+
+
+def test_capping_extends_pcrs_0_to_7_and_no_other() -> None:
+    chip = make_chip()
+    before = [chip.run(tss12.pcr_read(i)) for i in range(24)]
+    assert chip.handle(CapPcrs(b"c" * 20)) == 0
+    after = [chip.run(tss12.pcr_read(i)) for i in range(24)]
+    assert [i for i in range(24) if before[i] != after[i]] == list(range(8))
+    assert len(set(after[:8])) == 1
+
+
+@pytest.mark.parametrize(("index", "value"), [(24, bytes(20)), (-1, bytes(20)), (3, b"short")])
+def test_a_pcr_that_cannot_be_set_is_refused(index: int, value: bytes) -> None:
+    chip = make_chip()
+    assert chip.handle(SetPcr(index, value)) == ReturnCode.BADINDEX
+
+
+def test_a_pcr_is_set_from_outside() -> None:
+    chip = make_chip()
+    assert chip.handle(SetPcr(4, b"h" * 20)) == 0
+    assert chip.run(tss12.pcr_read(4)) == b"h" * 20
+
+
+def test_a_dynamic_launch_measures_into_pcr_17_and_is_remembered() -> None:
+    chip = make_chip()
+    assert chip.run(tss12.pcr_read(17)) == b"\xff" * 20
+    before = chip.persisted
+    assert chip.handle(HashStart()) == 0
+    assert chip.persisted == before + 1
+    assert chip.handle(HashData(b"launched ")) == 0
+    assert chip.handle(HashData(b"code")) == 0
+    assert chip.handle(HashEnd()) == 0
+    digest = hashlib.sha1(bytes(20) + hashlib.sha1(b"launched code").digest()).digest()
+    assert chip.run(tss12.pcr_read(17)) == digest
+    assert [chip.run(tss12.pcr_read(i)) for i in range(18, 23)] == [bytes(20)] * 5
+    assert chip.engine.is_established
+    chip.power_cycle()
+    assert chip.engine.is_established
+
+
+@pytest.mark.parametrize("event", [HashData(b"x"), HashEnd()])
+def test_hash_data_without_a_start_is_failure_mode(event: HashData | HashEnd) -> None:
+    chip = make_chip()
+    assert chip.handle(event) == ReturnCode.SHA_THREAD
+    assert chip.code(tss12.pcr_read(0)) == ReturnCode.FAILEDSELFTEST
+
+
+def test_hash_start_before_startup_is_failure_mode() -> None:
+    chip = make_chip(startup=None)
+    assert chip.handle(HashStart()) == ReturnCode.INVALID_POSTINIT
+    assert chip.code(tss12.startup()) == ReturnCode.FAILEDSELFTEST
+
+
+def test_a_failed_persist_of_an_event_undoes_it() -> None:
+    chip = make_chip()
+    chip.persist_result = Failed()
+    step = chip.engine.handle(HashStart())
+    assert isinstance(step, Persist)
+    assert chip.engine.resume(Failed()) == EventDone(ReturnCode.IOERROR)
+    assert not chip.engine.is_established
+    assert chip.run(tss12.pcr_read(17)) == b"\xff" * 20
+
+
+def test_the_platforms_presence_counts_once_hardware_presence_is_enabled() -> None:
+    chip = make_chip()
+    assert chip.handle(PhysicalPresence(asserted=True)) == 0
+    assert chip.code(tss12.physical_disable()) == ReturnCode.BAD_PRESENCE
+    chip.run(tss12.tsc_physical_presence(PhysicalPresenceFlags.HW_ENABLE))
+    assert chip.code(tss12.physical_disable()) == ReturnCode.SUCCESS
+    assert chip.run(tss12.permanent_flags()).disable
+
+
+def test_volatile_version_moves_with_changes_and_rests_with_reads() -> None:
+    chip = make_chip()
+    version = chip.engine.volatile_version
+    chip.run(tss12.pcr_read(1))
+    chip.run(tss12.manufacturer())
+    assert chip.engine.volatile_version == version
+    chip.run(tss12.extend(1, bytes(20)))
+    assert chip.engine.volatile_version > version
+
+
+def test_a_chip_without_endorsement_key_can_be_manufactured() -> None:
+    chip = make_chip(Profile(make_ek=False))
+    assert chip.code(tss12.read_pubek(random=chip.client_random)) == ReturnCode.NO_ENDORSEMENT
+
+
+def test_save_state_and_startup_state_bring_pcrs_back_but_not_resettable_ones() -> None:
+    chip = make_chip()
+    chip.run(tss12.extend(2, b"s" * 20))
+    chip.run(tss12.extend(16, b"s" * 20))
+    pcr = chip.run(tss12.pcr_read(2))
+    chip.run(tss12.save_state())
+    chip.power_cycle(StartupType.STATE)
+    assert chip.run(tss12.pcr_read(2)) == pcr
+    assert chip.run(tss12.pcr_read(16)) == bytes(20)
+
+
+def test_any_command_after_save_state_drops_the_saved_state() -> None:
+    chip = make_chip()
+    chip.run(tss12.save_state())
+    chip.run(tss12.pcr_read(0))
+    chip.power_cycle(None)
+    with pytest.raises(TpmError) as error:
+        chip.run(tss12.startup(StartupType.STATE))
+    assert error.value.code == ReturnCode.FAILEDSELFTEST
+    assert chip.code(tss12.pcr_read(0)) == ReturnCode.FAILEDSELFTEST
+
+
+def test_restore_refuses_bytes_that_are_no_state() -> None:
+    chip = make_chip()
+    with pytest.raises(WireError):
+        Tpm12Engine.restore(chip._world(), chip.profile, b"not a state at all")
