@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two state formats: canonical, strict, complete."""
+
+from __future__ import annotations
+
+import pytest
+
+from protocol.errors import WireError
+from tests.unit.tpm12.world import Chip, make_chip, make_owned_chip
+from tpmcore import tss12
+from tpmcore.tpm12.stateformat import decode_permanent, decode_volatile, encode_permanent
+
+
+def _full_chip() -> Chip:
+    """A chip with something in every section that exists without NV areas and counters."""
+    chip = make_owned_chip()
+    chip.run(tss12.extend(4, b"f" * 20))
+    chip.run(tss12.oiap())
+    return chip
+
+
+def test_the_permanent_state_is_canonical() -> None:
+    state = _full_chip().engine.permanent_state()
+    assert encode_permanent(decode_permanent(state)) == state
+
+
+def test_the_permanent_state_begins_with_magic_and_version() -> None:
+    assert make_chip().engine.permanent_state()[:12] == b"VTPM12PS" + bytes.fromhex("0001 0000")
+    assert make_chip().engine.volatile_state()[:12] == b"VTPM12VS" + bytes.fromhex("0001 0000")
+
+
+@pytest.mark.parametrize("stride", [1, 7])
+def test_every_truncation_of_a_permanent_state_is_refused(stride: int) -> None:
+    state = _full_chip().engine.permanent_state()
+    for length in range(0, len(state), stride):
+        with pytest.raises(WireError):
+            decode_permanent(state[:length])
+
+
+def test_every_truncation_of_a_volatile_state_is_refused_or_lacks_a_whole_section() -> None:
+    chip = _full_chip()
+    permanent = decode_permanent(chip.engine.permanent_state())
+    state = chip.engine.volatile_state()
+    accepted = []
+    for length in range(len(state)):
+        try:
+            decode_volatile(state[:length], permanent, 0)
+        except WireError:
+            continue
+        accepted.append(length)
+    # Only behind PCRs, where the optional sections begin, a cut can fall between two sections.
+    sessions_bytes = 6 + 67
+    assert accepted == [len(state) - sessions_bytes]
+
+
+@pytest.mark.parametrize(
+    ("offset", "value"),
+    [(0, b"X"), (8, b"\x00\x02"), (10, b"\x00\x01"), (12, b"\x00\x63"), (12, b"\x00\x00")],
+)
+def test_wrong_magic_version_or_section_is_refused(offset: int, value: bytes) -> None:
+    state = _full_chip().engine.permanent_state()
+    changed = state[:offset] + value + state[offset + len(value) :]
+    with pytest.raises(WireError):
+        decode_permanent(changed)
+
+
+def test_trailing_bytes_and_a_repeated_section_are_refused() -> None:
+    state = make_chip().engine.permanent_state()
+    with pytest.raises(WireError):
+        decode_permanent(state + b"\x00")
+    first_section = state[12 : 12 + 6 + 22]
+    with pytest.raises(WireError):
+        decode_permanent(state[:12] + first_section + state[12:])
+
+
+def test_a_key_whose_primes_do_not_make_its_modulus_is_refused() -> None:
+    chip = make_owned_chip()
+    state = bytearray(chip.engine.permanent_state())
+    srk = decode_permanent(bytes(state)).srk
+    assert srk is not None
+    at = bytes(state).index(srk.private.q.to_bytes(128, "big"))
+    state[at + 127] ^= 2
+    with pytest.raises(WireError, match="primes"):
+        decode_permanent(bytes(state))
+
+
+def test_ticks_do_not_run_backwards_when_the_clock_starts_anew() -> None:
+    chip = make_chip()
+    chip.ticks.advance(50)
+    volatile = chip.engine.volatile_state()
+    permanent = decode_permanent(chip.durable)
+    now_us = 5_000
+    state = decode_volatile(volatile, permanent, now_us)
+    assert now_us - state.stany.tick_base_us == 50_000_000
+
+
+def test_secrets_do_not_show_in_representations() -> None:
+    chip = make_owned_chip()
+    permanent = decode_permanent(chip.engine.permanent_state())
+    assert permanent.owner_auth is not None
+    shown = repr(permanent) + repr(permanent.srk) + repr(permanent.ek)
+    assert permanent.owner_auth.decode() not in shown
+    assert str(permanent.srk and permanent.srk.private.p) not in shown
