@@ -147,25 +147,42 @@ class Context:
         if allowed != LOCALITY_ALL and not allowed >> self.locality & 1:
             raise TpmError(ReturnCode.BAD_LOCALITY)
 
+    def require_session(self, index: int, allowed: frozenset[ProtocolId]) -> Session:
+        """Return the session that an authorization block names; its HMAC is not looked at.
+
+        For commands that judge something else between the kind of session and the HMAC.
+
+        Raises:
+            TpmError: INVALID_AUTHHANDLE, BAD_MODE.
+        """
+        session = self.tpm.stany.sessions.get(self.auths[index].handle)
+        if session is None:
+            raise TpmError(ReturnCode.INVALID_AUTHHANDLE)
+        if session.protocol not in allowed:
+            raise TpmError(ReturnCode.BAD_MODE)
+        return session
+
     def authorize(
-        self, index: int, entity: Entity, allowed: frozenset[ProtocolId] = ANY_SESSION
+        self,
+        index: int,
+        entity: Entity,
+        allowed: frozenset[ProtocolId] = ANY_SESSION,
+        *,
+        failure: ReturnCode | None = None,
     ) -> None:
         """Verify one authorization block against an entity's secret.
 
         Args:
             index: 0 for the first block, 1 for the second.
             allowed: protocols that the command accepts.
+            failure: code for a wrong HMAC; None is AUTHFAIL for the first block, AUTH2FAIL for the
+                second.
 
         Raises:
-            TpmError: INVALID_AUTHHANDLE, BAD_MODE, AUTHFAIL, or AUTH2FAIL for the second block.
+            TpmError: INVALID_AUTHHANDLE, BAD_MODE, AUTHFAIL, AUTH2FAIL.
         """
         block = self.auths[index]
-        failure = ReturnCode.AUTHFAIL if index == 0 else ReturnCode.AUTH2FAIL
-        session = self.tpm.stany.sessions.get(block.handle)
-        if session is None:
-            raise TpmError(ReturnCode.INVALID_AUTHHANDLE)
-        if session.protocol not in allowed:
-            raise TpmError(ReturnCode.BAD_MODE)
+        session = self.require_session(index, allowed)
         if session.protocol == ProtocolId.OIAP:
             secret = entity.secret
         else:
@@ -184,6 +201,8 @@ class Context:
         )
         if not hmac.compare_digest(expected, block.auth):
             self.tpm.lockout.record_failure()
+            if failure is None:
+                failure = ReturnCode.AUTHFAIL if index == 0 else ReturnCode.AUTH2FAIL
             raise TpmError(failure)
         block.session = session
         block.hmac_key = secret

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
 from protocol.tpm12.constants import ProtocolId, ReturnCode
@@ -30,8 +31,9 @@ class Tpm:
 
     Attributes:
         hardware_presence: the platform's signal of physical presence.
-        sha1_thread: data hashed so far between SHA1Start and SHA1Complete, or None.
-        hash_sequence: the same for the hash sequence of locality 4.
+        sha1_thread: the hash between SHA1Start and SHA1Complete, or None. It is no part of any
+            saved state: after a restart the client is told SHA_THREAD and begins anew.
+        hash_sequence: data so far of the hash sequence of locality 4, or None.
     """
 
     def __init__(self, world: World, profile: Profile, permanent: PermanentState) -> None:
@@ -42,7 +44,7 @@ class Tpm:
         self.stany = StanyState()
         self.self_test = SelfTest.LIMITED
         self.hardware_presence = False
-        self.sha1_thread: bytearray | None = None
+        self.sha1_thread: hashlib._Hash | None = None
         self.hash_sequence: bytearray | None = None
         self.lockout = Lockout(self)
 
