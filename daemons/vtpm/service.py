@@ -62,9 +62,14 @@ class Device(Protocol):
 
 
 def client_label(peer: PeerCredentials) -> str:
-    """Return what stands in for a client's XSM label in `--locality`: the security label of its
-    socket, or `uid:<number>` where no security module labels sockets."""
-    return peer.label or f"uid:{peer.uid}"
+    """Return what stands in for a client's XSM label in `--locality`.
+
+    The security label of its socket where that is a context as XSM has them (user:role:type), else
+    `uid:<number>`: AppArmor, which says "unconfined" of everybody, does not label in that sense.
+    """
+    if peer.label is not None and peer.label.count(":") >= 2:
+        return peer.label
+    return f"uid:{peer.uid}"
 
 
 class _Stage(enum.Enum):

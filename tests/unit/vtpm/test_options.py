@@ -39,10 +39,10 @@ def test_a_pcr_list_that_means_nothing_is_an_error(text: str) -> None:
 
 def test_the_first_rule_that_matches_decides() -> None:
     rules = parse_locality_rules(["dom0=0,1,2", "*:vm_t=0", "*:secret:vm_t=4", "*=255"])
-    assert allowed_localities(rules, "dom0") == {0, 1, 2}
-    assert allowed_localities(rules, "user:secret:vm_t") == {0}
-    assert allowed_localities(rules, ":vm_t") == {0}
-    assert allowed_localities(rules, "") == {255}
+    assert allowed_localities(rules, "dom0") == frozenset({0, 1, 2})
+    assert allowed_localities(rules, "user:secret:vm_t") == frozenset({0})
+    assert allowed_localities(rules, ":vm_t") == frozenset({0})
+    assert allowed_localities(rules, "") == frozenset({255})
 
 
 def test_a_label_that_no_rule_matches_may_use_no_locality() -> None:

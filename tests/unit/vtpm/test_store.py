@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from daemons.runtime.errors import DaemonError, RefusedToStart
 from daemons.runtime.files import StateFolder
@@ -525,12 +525,22 @@ def test_a_slot_beyond_any_image_is_refused_without_being_read_whole() -> None:
 
 async def test_two_saves_at_once_are_a_bug_that_shows() -> None:
     machine = Machine()
-    store = machine.process()
+    may_go_on = trio.Event()
+
+    class Slow(FakeKeeper):
+        async def save_hash_key(self, data: bytes) -> None:
+            if any(data):
+                await may_go_on.wait()
+            await super().save_hash_key(data)
+
+    store = machine.process(Slow(machine.vault))
     with pytest.raises(AssertionError):
         await store.save(b"before load")
     await store.load()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(store.save, b"one")
-        await trio.lowlevel.checkpoint()
+        await wait_all_tasks_blocked()
         with pytest.raises(AssertionError):
             await store.save(b"two")
+        may_go_on.set()
+    assert await machine.process().load() == b"one"
