@@ -8,10 +8,15 @@ from typing import Final
 
 from tpmcore.tpm12 import (
     capability,
+    certify,
+    change_auth,
+    cryptographic,
     endorsement,
+    identity,
     optin,
     ownership,
     pcrs,
+    quotes,
     sessions,
     set_capability,
     startup,
@@ -30,6 +35,11 @@ TABLE: Final[Mapping[int, Command]] = build_table(
         pcrs.COMMANDS,
         sessions.COMMANDS,
         storage.COMMANDS,
+        cryptographic.COMMANDS,
+        certify.COMMANDS,
         endorsement.COMMANDS,
+        identity.COMMANDS,
+        quotes.COMMANDS,
+        change_auth.COMMANDS,
     )
 )
