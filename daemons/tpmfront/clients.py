@@ -24,7 +24,7 @@ from daemons.tpmfront.link import VtpmLink
 from protocol.errors import WireError
 from protocol.tpm12 import ReturnCode, error_response
 from protocol.tpmif.page import capacity_bytes
-from protocol.tpmif.unix.linger import Linger
+from protocol.tpmif.unix.waiting import QuickWait
 
 MAX_CLIENTS: Final = 900
 MAX_CLIENTS_PER_UID: Final = 256
@@ -51,8 +51,8 @@ class Clients:
         self._by_uid: Counter[int] = Counter()
         self._count = 0
         self._commands = 0
-        # The only client's wait, if there is just one: it alone may stop the event loop.
-        self._lingers: set[Linger] = set()
+        # Of all clients; spinning would keep the others waiting, so only a single one may.
+        self._waits: set[QuickWait] = set()
 
     @property
     def count(self) -> int:
@@ -86,32 +86,32 @@ class Clients:
             return
         # trio's wrapper makes a scheduler round of every call; the raw socket does not.
         raw = socket.socket(fileno=connection.detach())
-        linger = Linger(raw)
+        wait = QuickWait(raw, spin=False)
         self._count += 1
         self._by_uid[peer.uid] += 1
-        self._lingers.add(linger)
-        self._share_patience()
+        self._waits.add(wait)
+        self._choose_spinner()
         try:
-            await self._converse(raw, linger, locality)
+            await self._converse(raw, wait, locality)
         except WireError as error:
             self._log.warning("client disconnected", pid=peer.pid, uid=peer.uid, reason=error)
         except (OSError, trio.TooSlowError) as error:
             self._log.debug("client lost", pid=peer.pid, reason=error)
         finally:
             raw.close()
-            self._lingers.discard(linger)
-            self._share_patience()
+            self._waits.discard(wait)
+            self._choose_spinner()
             self._count -= 1
             self._by_uid[peer.uid] -= 1
             if not self._by_uid[peer.uid]:
                 del self._by_uid[peer.uid]
 
-    def _share_patience(self) -> None:
-        alone = len(self._lingers) == 1
-        for linger in self._lingers:
-            linger.enabled = alone
+    def _choose_spinner(self) -> None:
+        alone = len(self._waits) == 1
+        for wait in self._waits:
+            wait.spin = alone
 
-    async def _converse(self, raw: socket.socket, linger: Linger, locality: int) -> None:
+    async def _converse(self, raw: socket.socket, wait: QuickWait, locality: int) -> None:
         """Answer commands until the client goes.
 
         Raises:
@@ -127,30 +127,24 @@ class Clients:
                 _tell(raw, error_response(ReturnCode.BAD_PARAM_SIZE))
                 raise
             if command is None:
-                data = await _receive(raw, linger)
+                data = await _receive(raw, wait)
                 if not data:
                     return
                 stream.feed(data)
                 continue
-            await linger.yield_if_due()
             response = await self._link.transact(command, locality)
             self._commands += 1
             await _send(raw, response)
 
 
-async def _receive(raw: socket.socket, linger: Linger) -> bytes:
+async def _receive(raw: socket.socket, wait: QuickWait) -> bytes:
     """Return what is there, waiting for the first byte; b"" at the end of the stream."""
-    if not linger.is_keen:
-        try:
-            return raw.recv(RECEIVE_BYTES, _DONTWAIT)
-        except BlockingIOError:
-            pass
-    await linger.wait()
     while True:
+        await wait.wait_readable()
         try:
             return raw.recv(RECEIVE_BYTES, _DONTWAIT)
         except BlockingIOError:
-            await trio.lowlevel.wait_readable(raw)
+            continue
 
 
 async def _send(raw: socket.socket, data: bytes) -> None:
