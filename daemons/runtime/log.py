@@ -46,6 +46,7 @@ class Log:
     def __init__(
         self,
         daemon: str,
+        /,
         *,
         level: Level = Level.INFO,
         sink: Callable[[str], None] = write_to_stderr,
@@ -63,22 +64,22 @@ class Log:
         merged = {**self._fields, **fields}
         return Log(self._daemon, level=self.level, sink=self._sink, **merged)
 
-    def debug(self, event: str, **fields: object) -> None:
+    def debug(self, event: str, /, **fields: object) -> None:
         """Log what only a developer wants to see."""
         if self.level <= Level.DEBUG:
             self._write("debug: ", event, fields)
 
-    def info(self, event: str, **fields: object) -> None:
+    def info(self, event: str, /, **fields: object) -> None:
         """Log what an operator wants in a quiet month."""
         if self.level <= Level.INFO:
             self._write("", event, fields)
 
-    def warning(self, event: str, **fields: object) -> None:
+    def warning(self, event: str, /, **fields: object) -> None:
         """Log what is wrong and goes on by itself."""
         if self.level <= Level.WARNING:
             self._write("warning: ", event, fields)
 
-    def error(self, event: str, **fields: object) -> None:
+    def error(self, event: str, /, **fields: object) -> None:
         """Log what somebody must look at."""
         self._write("error: ", event, fields)
 

@@ -86,7 +86,7 @@ class Child:
             policy: see `RestartPolicy`.
         """
         self.spec = spec
-        self.state = ChildState.STARTING
+        self.state = ChildState.STARTING  # see `_enter`
         self.pid: int | None = None  # while a process exists
         self.restarts = 0
         self.note = ""  # its own STATUS= line, or why it ended
@@ -95,6 +95,7 @@ class Child:
         self.refused = trio.Event()
         self.ended = trio.Event()  # `run` is over
         self._stop = trio.Event()
+        self._changed = trio.lowlevel.ParkingLot()  # who waits for another state
         self._log = log.bind(daemon=spec.name)
         self._policy = policy
         self._notify_path = notify / spec.name
@@ -114,6 +115,15 @@ class Child:
         """Ask for an orderly end; `ended` is set when it is over."""
         self._stop.set()
 
+    async def wait_state(self, state: ChildState) -> None:
+        """Return when it is in this state; an intermediate one may be missed."""
+        while self.state is not state:
+            await self._changed.park()
+
+    def _enter(self, state: ChildState) -> None:
+        self.state = state
+        self._changed.unpark_all()
+
     async def run(self) -> None:
         """Start it, and again whenever it ends, until it is to stop or refuses to start."""
         failures = 0
@@ -128,25 +138,25 @@ class Child:
                 )
                 failures = 0 if steady else failures + 1
                 if code in {ExitCode.REFUSED, ExitCode.USAGE}:
-                    self.state = ChildState.REFUSED
+                    self._enter(ChildState.REFUSED)
                     self.note = f"exit code {code}"
                     self._log.error("refused to start, is not tried again", exit_code=code)
                     self.refused.set()
                     return
                 pause_s = self._policy.pause_s(failures)
-                self.state = ChildState.PAUSED
+                self._enter(ChildState.PAUSED)
                 self.note = f"ended by {describe_exit(code)}"
                 self._log.warning("ended", by=describe_exit(code), restart_in_s=pause_s)
                 with trio.move_on_after(pause_s):
                     await self._stop.wait()
                 self.restarts += 1
-            self.state = ChildState.STOPPED
+            self._enter(ChildState.STOPPED)
         finally:
             self.ended.set()
 
     async def _run_once(self) -> int:
         """Start one process and return how it ended."""
-        self.state = ChildState.STARTING
+        self._enter(ChildState.STARTING)
         self.note = ""
         with _notify_socket(self._notify_path) as notifications:
             try:
@@ -175,7 +185,7 @@ class Child:
             message = await notifications.recv(_NOTIFICATION_LIMIT_BYTES)
             for line in message.decode("utf-8", "replace").splitlines():
                 if line == "READY=1" and self.state is ChildState.STARTING:
-                    self.state = ChildState.READY
+                    self._enter(ChildState.READY)
                     self.ready.set()
                     self._log.debug("ready")
                 elif line.startswith("STATUS="):
@@ -183,7 +193,7 @@ class Child:
 
     async def _end_when_told(self, process: ChildProcess) -> None:
         await self._stop.wait()
-        self.state = ChildState.STOPPING
+        self._enter(ChildState.STOPPING)
         process.send_signal(signal.SIGTERM)
         await trio.sleep(self._policy.stop_deadline_s)
         self._log.error("does not stop, is killed", after_s=self._policy.stop_deadline_s)

@@ -72,7 +72,7 @@ def main() -> None:
 )
 @click.option(
     "--loglevel",
-    type=click.Choice([level.name.lower() for level in Level], case_sensitive=False),
+    type=click.Choice(["error", "info", "debug"]),
     default="info",
     show_default=True,
     help="What all daemons log, to standard error.",

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The supervisor with small programs in place of the daemons: restarts, refusals, order of
+stopping."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+import trio
+
+from daemons.runtime.errors import DaemonError
+from daemons.runtime.log import Level, Log
+from daemons.vtpmctl.child import Child, ChildState, RestartPolicy
+from daemons.vtpmctl.plan import ChildSpec, Guest, Stage
+from daemons.vtpmctl.supervisor import Supervisor
+
+G1 = Guest("g1", UUID(int=1))
+G2 = Guest("g2", UUID(int=2))
+LIMIT_S = 30.0
+
+# A daemon as the real ones are to the supervisor: takes its descriptors, says that it is ready,
+# ends on SIGTERM or when the supervisor is gone. `{}` is where a test puts more.
+DAEMON = """
+import os, select, signal, sys
+from daemons.runtime.inherited import inherited_fds
+from daemons.runtime.notify import Notifier
+fds = inherited_fds()
+notifier = Notifier.from_environ()
+def note(line):
+    fd = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(fd, (line + "\\n").encode())
+    os.close(fd)
+def stop(*_):
+    note("stop " + sys.argv[2])
+    raise SystemExit(0)
+signal.signal(signal.SIGTERM, stop)
+{}
+notifier.ready()
+select.select(fds["supervisor"], [], [])
+note("orphan " + sys.argv[2])
+"""
+
+
+class Lab:
+    """Makes specs whose programs write to one journal."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.journal_path = folder / "journal"
+        self.journal_path.touch()
+        self.log_lines: list[str] = []
+        self.log = Log("vtpmctl", level=Level.DEBUG, sink=self.log_lines.append)
+
+    def spec(
+        self,
+        name: str,
+        code: str = "",
+        *,
+        stage: Stage = Stage.HARDWARE,
+        guest: Guest | None = None,
+        volatile: bool = False,
+    ) -> ChildSpec:
+        program = DAEMON.replace("{}", code)
+        argv = (sys.executable, "-c", program, str(self.journal_path), name)
+        return ChildSpec(name, argv, stage, guest=guest, volatile=volatile)
+
+    def supervisor(self, *specs: ChildSpec, stop_deadline_s: float = LIMIT_S) -> Supervisor:
+        policy = RestartPolicy(stop_deadline_s=stop_deadline_s)
+        return Supervisor(specs, notify=self.folder, log=self.log, policy=policy)
+
+    @property
+    def journal(self) -> list[str]:
+        return self.journal_path.read_text().splitlines()
+
+
+@pytest.fixture
+def lab(run_dir: Path) -> Lab:
+    return Lab(run_dir)
+
+
+@asynccontextmanager
+async def running(supervisor: Supervisor) -> AsyncIterator[dict[str, Child]]:
+    with trio.fail_after(LIMIT_S):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(supervisor.run)
+            try:
+                yield {child.spec.name: child for child in supervisor.children}
+            finally:
+                supervisor.stop()
+
+
+async def test_daemons_are_stopped_from_the_front_to_the_hardware(lab: Lab) -> None:
+    supervisor = lab.supervisor(
+        lab.spec("hwtpm", stage=Stage.HARDWARE),
+        lab.spec("vtpmmgr", stage=Stage.MANAGER),
+        lab.spec("vtpm-g1", stage=Stage.VTPM, guest=G1),
+        lab.spec("tpmfront-g1", stage=Stage.FRONT, guest=G1),
+    )
+    async with running(supervisor) as children:
+        for child in children.values():
+            await child.ready.wait()
+    assert lab.journal == ["stop tpmfront-g1", "stop vtpm-g1", "stop vtpmmgr", "stop hwtpm"]
+    assert {child.state for child in children.values()} == {ChildState.STOPPED}
+
+
+async def test_a_killed_daemon_comes_back_with_its_memory(lab: Lab) -> None:
+    counts = """
+memory = fds["volatile"][0]
+starts = int(os.pread(memory, 10, 0) or b"0") + 1
+os.pwrite(memory, b"%d" % starts, 0)
+note("start %d" % starts)
+"""
+    supervisor = lab.supervisor(lab.spec("hwtpm", counts, volatile=True))
+    async with running(supervisor) as children:
+        child = children["hwtpm"]
+        for round_number in range(1, 4):
+            await child.wait_state(ChildState.READY)
+            assert lab.journal == [f"start {n}" for n in range(1, round_number + 1)]
+            assert child.pid is not None
+            os.kill(child.pid, signal.SIGKILL)
+            await child.wait_state(ChildState.STARTING)
+        await child.wait_state(ChildState.READY)
+        assert child.restarts == 3
+
+
+async def test_a_refusal_is_reported_once_and_the_other_guest_is_served(lab: Lab) -> None:
+    supervisor = lab.supervisor(
+        lab.spec("hwtpm"),
+        lab.spec("vtpm-g1", 'note("refused"); sys.exit(3)', stage=Stage.VTPM, guest=G1),
+        lab.spec("tpmfront-g1", stage=Stage.FRONT, guest=G1),
+        lab.spec("vtpm-g2", stage=Stage.VTPM, guest=G2),
+        lab.spec("tpmfront-g2", stage=Stage.FRONT, guest=G2),
+    )
+    probed = []
+
+    async def probe(guest: Guest) -> None:
+        if guest is G1:
+            await trio.sleep_forever()
+        probed.append(guest)
+
+    async with running(supervisor) as children:
+        outcome = await supervisor.wait_outcome([G1, G2], probe)
+        assert outcome.serving == (G2,)
+        assert outcome.refused == {G1: "vtpm-g1"}
+        await children["tpmfront-g1"].ended.wait()
+        assert children["vtpm-g1"].state is ChildState.REFUSED
+        assert children["vtpm-g1"].restarts == 0
+        assert children["vtpm-g2"].state is ChildState.READY
+    assert probed == [G2]
+    assert lab.journal.count("refused") == 1
+    assert sum("refused to start" in line for line in lab.log_lines if "error" in line) == 1
+
+
+async def test_without_hardware_no_guest_is_served(lab: Lab) -> None:
+    supervisor = lab.supervisor(
+        lab.spec("hwtpm", "sys.exit(3)"),
+        lab.spec("vtpm-g1", stage=Stage.VTPM, guest=G1),
+        lab.spec("tpmfront-g1", stage=Stage.FRONT, guest=G1),
+    )
+
+    async def probe(_guest: Guest) -> None:
+        await trio.sleep_forever()
+
+    async with running(supervisor):
+        outcome = await supervisor.wait_outcome([G1], probe)
+    assert outcome.serving == ()
+    assert outcome.refused == {G1: "hwtpm"}
+
+
+async def test_a_daemon_that_fails_again_and_again_is_started_with_growing_pauses(lab: Lab) -> None:
+    supervisor = lab.supervisor(lab.spec("hwtpm", "sys.exit(1)"))
+    async with running(supervisor) as children:
+        child = children["hwtpm"]
+        while child.restarts < 3:
+            await child.wait_state(ChildState.STARTING)
+            await child.wait_state(ChildState.PAUSED)
+        assert not child.refused.is_set()
+    pauses = [
+        line.split("restart_in_s=")[1].strip() for line in lab.log_lines if "restart_in_s" in line
+    ]
+    assert pauses[:3] == ["0", "0.1", "0.2"]
+
+
+async def test_a_daemon_that_ignores_sigterm_is_killed_after_the_deadline(lab: Lab) -> None:
+    deaf = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    supervisor = lab.supervisor(lab.spec("hwtpm", deaf), stop_deadline_s=0.2)
+    with pytest.raises(ExceptionGroup) as raised:
+        async with running(supervisor) as children:
+            await children["hwtpm"].ready.wait()
+    assert raised.group_contains(DaemonError, match="had to be killed: hwtpm")
+    assert children["hwtpm"].state is ChildState.STOPPED
+
+
+async def test_a_stop_during_a_pause_does_not_wait_for_it(lab: Lab) -> None:
+    policy = RestartPolicy(first_pause_s=3600, longest_pause_s=3600)
+    supervisor = Supervisor(
+        [lab.spec("hwtpm", "sys.exit(1)")], notify=lab.folder, log=lab.log, policy=policy
+    )
+    async with running(supervisor) as children:
+        child = children["hwtpm"]
+        while child.restarts < 1:
+            await child.wait_state(ChildState.STARTING)
+            await child.wait_state(ChildState.PAUSED)
+    assert children["hwtpm"].state is ChildState.STOPPED
+
+
+async def test_descriptors_and_status_lines_of_a_daemon_reach_both_sides(lab: Lab) -> None:
+    shows = """
+import json
+note(json.dumps({name: [os.readlink(f"/proc/self/fd/{fd}") for fd in many] for name, many in
+fds.items()})) notifier.status("taking ownership")
+"""
+    supervisor = lab.supervisor(lab.spec("hwtpm", shows, volatile=True))
+    async with running(supervisor) as children:
+        child = children["hwtpm"]
+        await child.ready.wait()
+        assert child.note == "taking ownership"
+    seen = json.loads(lab.journal[0])
+    assert seen.keys() == {"supervisor", "volatile"}
+    assert seen["supervisor"][0].startswith("pipe:")
+    assert seen["volatile"] == ["/memfd:hwtpm (deleted)"]
+
+
+def test_the_daemons_of_a_killed_supervisor_end(lab: Lab) -> None:
+    spec = lab.spec("hwtpm")
+    program = f"""
+import sys, trio
+from pathlib import Path
+from daemons.runtime.log import Log
+from daemons.vtpmctl.plan import ChildSpec, Stage
+from daemons.vtpmctl.supervisor import Supervisor
+async def main():
+    spec = ChildSpec("hwtpm", {spec.argv!r}, Stage.HARDWARE)
+    supervisor = Supervisor([spec], notify=Path({str(lab.folder)!r}), log=Log("vtpmctl"))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        await supervisor.children[0].ready.wait()
+        sys.stdout.write(f"{{supervisor.children[0].pid}}\\n")
+        sys.stdout.flush()
+        await trio.sleep_forever()
+trio.run(main)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        pidfd = os.pidfd_open(pid)
+        process.kill()
+        process.wait()
+    trio.run(_wait_gone, pidfd)
+    os.close(pidfd)
+    assert lab.journal == ["orphan hwtpm"]
+
+
+async def _wait_gone(pidfd: int) -> None:
+    with trio.fail_after(LIMIT_S):
+        await trio.lowlevel.wait_readable(pidfd)
