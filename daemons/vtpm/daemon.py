@@ -21,7 +21,6 @@ from uuid import UUID
 
 import trio
 
-from daemons.runtime.clock import MonotonicTicks
 from daemons.runtime.control import Fields, Json, serve_control
 from daemons.runtime.errors import DaemonError
 from daemons.runtime.files import Files, OsFiles, StateFolder
@@ -32,6 +31,7 @@ from daemons.runtime.notify import Notifier
 from daemons.runtime.random import SeededRandom
 from daemons.runtime.sockets import listen_unix
 from daemons.runtime.volatile import VolatileMemory
+from daemons.vtpm.factory import Tpm12Maker
 from daemons.vtpm.manager_client import ManagerCommands, ManagerLink
 from daemons.vtpm.options import Config
 from daemons.vtpm.service import GuestService
@@ -48,11 +48,8 @@ from daemons.vtpm.volatility import RunMarker, read_boot_id, take_memory
 from protocol.manager.framing import ManagerRefused
 from protocol.tpm12 import ReturnCode
 from protocol.tpmif.errors import Refused, RequestCancelled
-from protocol.tpmif.page import capacity_bytes
 from protocol.tpmif.unix import PeerCredentials, open_frontend, serve_backend
-from tpmcore.engine import Done, EffectResult, Engine, Failed, ParentQuote, RandomSource
-from tpmcore.tpm12 import Tpm12Engine
-from tpmcore.tpm12.world import Profile, World
+from tpmcore.engine import Done, EffectResult, Failed, ParentQuote
 
 STOP_GRACE_S: Final = 5.0
 """How long a stop waits for a save whose outcome only the manager knows."""
@@ -83,31 +80,6 @@ class Environment:
     ) -> Environment:
         """Return the real one."""
         return cls(inherited, notifier, log, OsFiles(), read_boot_id())
-
-
-class Tpm12Maker:
-    """Makes TPM 1.2 engines."""
-
-    def __init__(self, config: Config, random: RandomSource, keys: KeyPool) -> None:
-        """Args:
-        config: for the profile.
-        random: the TPM's generator.
-        keys: where its RSA keys come from.
-        """
-        self._world = World(random, MonotonicTicks(), keys)
-        self._profile = Profile(
-            input_buffer_bytes=capacity_bytes(0),
-            make_ek=config.make_ek,
-            maintenance_commands=config.maintenance_commands,
-        )
-
-    def manufacture(self) -> Engine:
-        """Return a new TPM."""
-        return Tpm12Engine.manufacture(self._world, self._profile)
-
-    def restore(self, permanent: bytes, volatile: bytes | None) -> Engine:
-        """Return the TPM of these states."""
-        return Tpm12Engine.restore(self._world, self._profile, permanent, volatile)
 
 
 class _Condition:

@@ -159,6 +159,7 @@ class ManagerLink:
         """
         pauses = _pauses()
         refused_since = math.inf
+        told = ""
         with self._scope:
             task_status.started()
             while True:
@@ -167,13 +168,16 @@ class ManagerLink:
                 if isinstance(error, RefusedToStart):
                     raise error
                 if self._connections > before:
-                    pauses = _pauses()
+                    pauses, told = _pauses(), ""
                 elif isinstance(error, BackendRefused) and self._connections == 0:
                     now = trio.current_time()
                     refused_since = min(refused_since, now)
                     if now - refused_since >= REFUSED_FOR_S:
                         raise RefusedToStart(f"the manager does not admit this vTPM: {error}")
-                self._log.warning("manager not connected", reason=error)
+                # One line for each change; a manager that stays away would fill the log.
+                tell = self._log.debug if str(error) == told else self._log.warning
+                told = str(error)
+                tell("manager not connected", reason=error)
                 await trio.sleep(next(pauses))
 
     async def _connect(self, check: Callable[[KeyKeeper], Awaitable[None]]) -> Exception:

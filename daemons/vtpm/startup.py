@@ -31,8 +31,8 @@ from protocol.errors import WireError
 from protocol.manager.constants import ManagerCode
 from protocol.manager.framing import ManagerRefused
 from protocol.tpm12 import Ordinal, Tag, build_message, parse_header
-from protocol.tpm12.constants import StartupType
-from tpmcore.engine import CapPcrs, Engine, Event, PhysicalPresence, PowerOn, SetPcr
+from protocol.tpm12.constants import PhysicalPresenceFlags, StartupType
+from tpmcore.engine import CapPcrs, Engine, Event, PowerOn, SetPcr
 
 SEED_BYTES: Final = 32
 _LOCALITY: Final = 0
@@ -49,7 +49,7 @@ class EngineMaker(Protocol):
     """Makes the TPM; both may take the time of a prime search."""
 
     def manufacture(self) -> Engine:
-        """Return a new TPM, as after TPM_Init."""
+        """Return a new TPM as its manufacturer delivers it, as after TPM_Init."""
 
     def restore(self, permanent: bytes, volatile: bytes | None) -> Engine:
         """Return the TPM of a permanent state, going on from a volatile one if there is one.
@@ -156,8 +156,6 @@ async def start_up(
     Raises:
         DaemonError: the TPM refuses.
     """
-    # As in Xen, presence is always asserted: there is nobody who could press a button.
-    await _event(host, PhysicalPresence(asserted=True))
     match origin:
         case Origin.RESUMED:
             pass
@@ -240,15 +238,24 @@ async def _startup(host: EngineHost, kind: StartupKind, log: Log) -> None:
         # Without a saved state the TPM is in failure mode by the specification (Part 3, 3.2).
         log.warning("no saved state, starting clear", code=code)
         await _event(host, PowerOn())
-        await _event(host, PhysicalPresence(asserted=True))
         code = await _send_startup(host, StartupKind.CLEAR)
     if code:
         raise DaemonError(f"TPM_Startup ended in {code:#x}")
+    # As Xen's: there is nobody who could press a button. By command, as firmware does it, so that
+    # software which runs early can take it back and lock it until the next power-on.
+    code = await _send(host, Ordinal.TSC_PHYSICAL_PRESENCE, PhysicalPresenceFlags.PRESENT)
+    if code:
+        # Switched off for ever by the owner of the TPM: theirs to say.
+        log.debug("physical presence not asserted", code=code)
 
 
 async def _send_startup(host: EngineHost, kind: StartupKind) -> int:
-    startup_type = _STARTUP_TYPES[kind].to_bytes(2, "big")
-    command = build_message(Tag.RQU_COMMAND, Ordinal.STARTUP, startup_type)
+    return await _send(host, Ordinal.STARTUP, _STARTUP_TYPES[kind])
+
+
+async def _send(host: EngineHost, ordinal: Ordinal, argument: int) -> int:
+    """Send a command whose one parameter is a u16; its return code."""
+    command = build_message(Tag.RQU_COMMAND, ordinal, argument.to_bytes(2, "big"))
     return parse_header(await host.execute(command, _LOCALITY)).code
 
 

@@ -19,8 +19,9 @@ from daemons.runtime.files import StateFolder
 from daemons.runtime.host import EngineHost
 from daemons.runtime.notify import Notifier
 from daemons.runtime.volatile import VolatileMemory
+from daemons.vtpm.factory import Tpm12Maker
 from daemons.vtpm.manager_client import ManagerCommands
-from daemons.vtpm.options import StartupKind
+from daemons.vtpm.options import Config, StartupKind
 from daemons.vtpm.startup import (
     Origin,
     Remains,
@@ -34,10 +35,9 @@ from daemons.vtpm.store import ImageStore, ManagerLost
 from daemons.vtpm.volatility import CAP_DIGEST, CAP_TEXT, RunMarker, take_memory
 from protocol.tpm12 import Ordinal, Tag, build_message, parse_header
 from tests.faulty_disk import FaultyDisk
-from tests.unit.tpm12.world import ManualTicks, SeededRandom
+from tests.unit.tpm12.world import SeededRandom
 from tests.unit.vtpm.fakes import GUEST, CountingRandom, FakeKeeper, Lines, Vault
 from tpmcore.engine import Engine
-from tpmcore.tpm12 import Profile, Tpm12Engine, World
 
 FOLDER = Path("/state")
 FRESH = Remains(None, was_killed=False)
@@ -51,18 +51,11 @@ class NoKeys:
         raise AssertionError((bits, exponent))
 
 
-class Maker:
-    """Makes real engines, without an endorsement key for speed."""
-
-    def __init__(self, seed: str) -> None:
-        self._world = World(SeededRandom(seed), ManualTicks(), NoKeys())
-        self._profile = Profile(input_buffer_bytes=4088, make_ek=False)
-
-    def manufacture(self) -> Engine:
-        return Tpm12Engine.manufacture(self._world, self._profile)
-
-    def restore(self, permanent: bytes, volatile: bytes | None) -> Engine:
-        return Tpm12Engine.restore(self._world, self._profile, permanent, volatile)
+def _maker(seed: str) -> Tpm12Maker:
+    """Return what makes real engines, without an endorsement key for speed."""
+    nowhere = Path("/nowhere")
+    config = Config(nowhere, nowhere, nowhere, nowhere, GUEST, "g1", front_uid=0, make_ek=False)
+    return Tpm12Maker(config, SeededRandom(seed), NoKeys())
 
 
 @dataclass
@@ -114,7 +107,7 @@ class Guest:
             log,
             lambda _: None,
         )
-        waking = await wake(GUEST, store, Maker(f"process {self.count}"), remains, log)
+        waking = await wake(GUEST, store, _maker(f"process {self.count}"), remains, log)
         host = EngineHost(waking.engine, persist=store.save, volatile=None)
         await start_up(host, waking.origin, kind, pcrs or {}, log)
         return Started(host, waking.engine, waking.origin)
@@ -266,10 +259,14 @@ async def test_startup_deactivated_does_not_lose_the_image() -> None:
     await again.send(Ordinal.GET_RANDOM, b"\x00\x00\x00\x04")
 
 
-async def test_physical_presence_is_asserted() -> None:
+async def test_physical_presence_is_asserted_until_the_guest_takes_it_back() -> None:
     guest = Guest()
+    await guest.start()
     started = await guest.start()
-    await started.send(Ordinal.FORCE_CLEAR)
+    await started.send(Ordinal.TSC_PHYSICAL_PRESENCE, b"\x00\x14")  # not present, lock
+    refused = await started.host.execute(build_message(Tag.RQU_COMMAND, Ordinal.FORCE_CLEAR), 0)
+    assert parse_header(refused).code == 45  # TPM_BAD_PRESENCE
+    await (await guest.start()).send(Ordinal.FORCE_CLEAR)
 
 
 # --- what comes from the hardware ---
