@@ -23,5 +23,9 @@ class TpmError(Exception):
         super().__init__(f"{name} ({code:#x})")
 
 
+class GateError(TpmError):
+    """A refusal before any session was looked at: the sessions that the command names stay."""
+
+
 class EngineFault(Exception):
     """An invariant of the engine is broken; the TPM goes into failure mode."""
