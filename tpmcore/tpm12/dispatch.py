@@ -25,7 +25,8 @@ from protocol.tpm12.wire import (
     Reader,
     WireError,
 )
-from tpmcore.errors import EngineFault, TpmError
+from tpmcore.errors import EngineFault, GateError, TpmError
+from tpmcore.tpm12 import selftest
 from tpmcore.tpm12.command import Command, Gate
 from tpmcore.tpm12.context import AuthBlock, Context
 from tpmcore.tpm12.state import SelfTest
@@ -53,6 +54,23 @@ _AUTH_COUNT: Final[Mapping[int, int]] = {
 _NEEDS_ENABLED: Final = frozenset({Gate.ENABLED, Gate.ENABLED_ACTIVATED, Gate.OPERATIONAL})
 _NEEDS_ACTIVATED: Final = frozenset({Gate.ACTIVATED, Gate.ENABLED_ACTIVATED, Gate.OPERATIONAL})
 _NEEDS_OWNER: Final = frozenset({Gate.OWNED, Gate.OPERATIONAL})
+
+_NEEDS_NO_SELF_TEST: Final = frozenset(
+    {
+        Ordinal.STARTUP,
+        Ordinal.SHA1_START,
+        Ordinal.SHA1_UPDATE,
+        Ordinal.SHA1_COMPLETE,
+        Ordinal.SHA1_COMPLETE_EXTEND,
+        Ordinal.EXTEND,
+        Ordinal.CONTINUE_SELF_TEST,
+        Ordinal.GET_CAPABILITY,
+        Ordinal.SELF_TEST_FULL,
+        Ordinal.GET_TEST_RESULT,
+        Ordinal.TSC_PHYSICAL_PRESENCE,
+        Ordinal.TSC_RESET_ESTABLISHMENT_BIT,
+    }
+)
 
 _KEEPS_SHA1_THREAD: Final = frozenset(
     {Ordinal.SHA1_UPDATE, Ordinal.SHA1_COMPLETE, Ordinal.SHA1_COMPLETE_EXTEND}
@@ -90,6 +108,8 @@ class Dispatcher:
             return error_response(ReturnCode.BAD_PARAM_SIZE)
         if not 0 <= locality <= MAX_LOCALITY:
             return error_response(ReturnCode.BAD_LOCALITY)
+        if tpm.self_test is SelfTest.LIMITED and ordinal not in _NEEDS_NO_SELF_TEST:
+            selftest.run_all(tpm)
         if tpm.sha1_thread is not None and ordinal not in _KEEPS_SHA1_THREAD:
             tpm.sha1_thread = None
         if tpm.permanent.saved_state and ordinal != Ordinal.STARTUP:
@@ -119,6 +139,8 @@ class Dispatcher:
         context = Context(tpm, row, locality, auths, in_param_digest)
         try:
             body = row.handler(context, request).encode()
+        except GateError as error:
+            return error_response(error.code)
         except TpmError as error:
             self._end_named_sessions(auths, error.code)
             return error_response(error.code)

@@ -7,20 +7,26 @@ from collections.abc import Mapping
 from typing import Final
 
 from tpmcore.tpm12 import (
+    admin_test,
     capability,
     certify,
     change_auth,
+    counters,
     cryptographic,
     endorsement,
+    eviction,
     identity,
+    nv,
     optin,
     ownership,
     pcrs,
     quotes,
+    session_management,
     sessions,
     set_capability,
     startup,
     storage,
+    ticks,
 )
 from tpmcore.tpm12.command import Command
 from tpmcore.tpm12.dispatch import build_table
@@ -41,5 +47,11 @@ TABLE: Final[Mapping[int, Command]] = build_table(
         identity.COMMANDS,
         quotes.COMMANDS,
         change_auth.COMMANDS,
+        admin_test.COMMANDS,
+        nv.COMMANDS,
+        counters.COMMANDS,
+        session_management.COMMANDS,
+        eviction.COMMANDS,
+        ticks.COMMANDS,
     )
 )

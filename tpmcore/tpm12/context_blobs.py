@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keys and sessions as encrypted blobs outside the TPM (Part 1, 21; Part 2, 18).
+
+sensitiveData is TPM_CONTEXT_SENSITIVE under AES-128-CTR with contextKey; the initial counter is
+random and stands in additionalData. integrityDigest is an HMAC with tpmProof over the blob with the
+digest zeroed and sensitiveData in the clear, and is checked before anything inside is looked at.
+
+A key may be loaded from its blob any number of times. A session's blob has a number, contextCount,
+and can be loaded while that number is in contextList.
+"""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import replace
+from typing import Final
+
+from protocol.tpm12.constants import KeyFlags, ProtocolId, ReservedHandle, ResourceType, ReturnCode
+from protocol.tpm12.resources import ContextBlob, ContextSensitive
+from protocol.tpm12.wire import WireError
+from tpmcore.errors import TpmError
+from tpmcore.tpm12.context import aes128_ctr
+from tpmcore.tpm12.state import ZERO_DIGEST, EntityKind, LoadedKey, Session
+from tpmcore.tpm12.stateformat import decode_key, decode_session, encode_key, encode_session
+from tpmcore.tpm12.tpm import Tpm
+
+LABEL_BYTES: Final = 16
+MAX_CONTEXT_COUNT: Final = 0xFFFFFFFE
+_COUNTER_BYTES: Final = 16
+
+
+def save_key(tpm: Tpm, key: LoadedKey, label: bytes) -> bytes:
+    """Return the blob of a loaded key, which stays loaded."""
+    if tpm.stclear.context_nonce_key == ZERO_DIGEST:
+        tpm.stclear.context_nonce_key = tpm.new_nonce()
+    sensitive = ContextSensitive(tpm.stclear.context_nonce_key, encode_key(key))
+    return _seal(tpm, ResourceType.KEY, key.handle, label, 0, sensitive)
+
+
+def save_session(tpm: Tpm, session: Session, label: bytes) -> bytes:
+    """Return the blob of a session and take the session out of the TPM.
+
+    Raises:
+        TpmError: TOOMANYCONTEXTS, NOCONTEXTSPACE.
+    """
+    stany = tpm.stany
+    if stany.context_count >= MAX_CONTEXT_COUNT:
+        raise TpmError(ReturnCode.TOOMANYCONTEXTS)
+    if len(stany.context_list) >= tpm.profile.max_saved_contexts:
+        raise TpmError(ReturnCode.NOCONTEXTSPACE)
+    if stany.context_nonce_session == ZERO_DIGEST:
+        stany.context_nonce_session = tpm.new_nonce()
+    stany.context_count += 1
+    stany.context_list.append(stany.context_count)
+    del stany.sessions[session.handle]
+    sensitive = ContextSensitive(stany.context_nonce_session, encode_session(session))
+    return _seal(tpm, ResourceType.AUTH, session.handle, label, stany.context_count, sensitive)
+
+
+def _seal(
+    tpm: Tpm,
+    resource_type: ResourceType,
+    handle: int,
+    label: bytes,
+    count: int,
+    sensitive: ContextSensitive,
+) -> bytes:
+    counter = tpm.random(_COUNTER_BYTES)
+    clear = ContextBlob(
+        resource_type, handle, label, count, ZERO_DIGEST, counter, sensitive.encode()
+    )
+    return replace(
+        clear,
+        integrity_digest=_integrity(tpm, clear),
+        sensitive_data=aes128_ctr(tpm.permanent.context_key, counter, clear.sensitive_data),
+    ).encode()
+
+
+def _integrity(tpm: Tpm, clear: ContextBlob) -> bytes:
+    return hmac.digest(tpm.permanent.tpm_proof, clear.encode(), "sha1")
+
+
+def open_blob(tpm: Tpm, blob: ContextBlob) -> ContextSensitive:
+    """Verify and decrypt a blob.
+
+    Raises:
+        TpmError: BADCONTEXT if it was not made by this TPM in this owner period, or was changed.
+    """
+    if len(blob.additional_data) != _COUNTER_BYTES:
+        raise TpmError(ReturnCode.BADCONTEXT)
+    data = aes128_ctr(tpm.permanent.context_key, blob.additional_data, blob.sensitive_data)
+    clear = replace(blob, integrity_digest=ZERO_DIGEST, sensitive_data=data)
+    if not hmac.compare_digest(_integrity(tpm, clear), blob.integrity_digest):
+        raise TpmError(ReturnCode.BADCONTEXT)
+    try:
+        return ContextSensitive.decode(data)
+    except WireError:
+        raise TpmError(ReturnCode.BADCONTEXT) from None
+
+
+def decode_blob(data: bytes) -> ContextBlob:
+    """Parse a blob.
+
+    Raises:
+        TpmError: BADCONTEXT.
+    """
+    try:
+        return ContextBlob.decode(data)
+    except WireError:
+        raise TpmError(ReturnCode.BADCONTEXT) from None
+
+
+def open_key(tpm: Tpm, blob: ContextBlob) -> LoadedKey:
+    """Return the key in a blob, not yet loaded.
+
+    Raises:
+        TpmError: BADCONTEXT, also if the blob is older than Startup(CLEAR) and the key must not
+            outlive that.
+    """
+    sensitive = open_blob(tpm, blob)
+    try:
+        key = decode_key(sensitive.internal_data)
+    except WireError:
+        raise TpmError(ReturnCode.BADCONTEXT) from None
+    tied = key.parent_pcr_status or key.body.public.key_flags & KeyFlags.IS_VOLATILE
+    if tied:
+        _check_nonce(sensitive, tpm.stclear.context_nonce_key)
+    return key
+
+
+def open_session(tpm: Tpm, blob: ContextBlob) -> Session:
+    """Return the session in a blob, not yet loaded.
+
+    Raises:
+        TpmError: BADCONTEXT.
+    """
+    sensitive = open_blob(tpm, blob)
+    _check_nonce(sensitive, tpm.stany.context_nonce_session)
+    try:
+        return decode_session(sensitive.internal_data)
+    except WireError:
+        raise TpmError(ReturnCode.BADCONTEXT) from None
+
+
+def _check_nonce(sensitive: ContextSensitive, current: bytes) -> None:
+    if not hmac.compare_digest(sensitive.context_nonce, current):
+        raise TpmError(ReturnCode.BADCONTEXT)
+
+
+def check_outstanding(tpm: Tpm, blob: ContextBlob) -> None:
+    """Require that a session's blob was neither loaded nor flushed.
+
+    Raises:
+        TpmError: BADCONTEXT.
+    """
+    if blob.context_count not in tpm.stany.context_list:
+        raise TpmError(ReturnCode.BADCONTEXT)
+
+
+def check_entity(tpm: Tpm, session: Session, entity_handle: int) -> None:
+    """Require that what a session is bound to is there, under the handle given.
+
+    Raises:
+        TpmError: BAD_HANDLE, NOSRK, RESOURCEMISSING.
+    """
+    if session.protocol == ProtocolId.OIAP:
+        return
+    permanent = tpm.permanent
+    digest: bytes | None = None
+    match session.entity_kind:
+        case EntityKind.KEY if entity_handle == ReservedHandle.SRK:
+            if permanent.srk is None:
+                raise TpmError(ReturnCode.NOSRK)
+            digest = permanent.srk.digest
+        case EntityKind.KEY:
+            key = tpm.stclear.keys.get(entity_handle)
+            if key is None:
+                raise TpmError(ReturnCode.BAD_HANDLE)
+            digest = key.body.digest
+        case EntityKind.OWNER:
+            digest = permanent.owner_auth
+        case EntityKind.COUNTER:
+            if entity_handle < len(permanent.counters) and permanent.counters[entity_handle].valid:
+                digest = permanent.counters[entity_handle].entity_digest
+        case EntityKind.NV:
+            area = permanent.nv.get(entity_handle)
+            digest = None if area is None else area.entity_digest
+    if digest is None or not hmac.compare_digest(digest, session.entity_digest):
+        raise TpmError(ReturnCode.RESOURCEMISSING)
+
+
+def check_entity_anywhere(tpm: Tpm, session: Session) -> None:
+    """Require that what a session is bound to is there, under any handle.
+
+    Raises:
+        TpmError: RESOURCEMISSING.
+    """
+    if session.protocol == ProtocolId.OIAP:
+        return
+    permanent = tpm.permanent
+    digests: list[bytes | None] = []
+    match session.entity_kind:
+        case EntityKind.KEY:
+            digests = [key.body.digest for key in tpm.stclear.keys.values()]
+            digests.append(None if permanent.srk is None else permanent.srk.digest)
+        case EntityKind.OWNER:
+            digests = [permanent.owner_auth]
+        case EntityKind.COUNTER:
+            digests = [c.entity_digest for c in permanent.counters if c.valid]
+        case EntityKind.NV:
+            digests = [area.entity_digest for area in permanent.nv.values()]
+    if not any(d is not None and hmac.compare_digest(d, session.entity_digest) for d in digests):
+        raise TpmError(ReturnCode.RESOURCEMISSING)
+
+
+def load_key(tpm: Tpm, key: LoadedKey) -> int:
+    """Put a key into a slot, under its old handle if that is free; return the handle."""
+    if key.handle in tpm.stclear.keys:
+        key.handle = tpm.new_handle(tpm.stclear.keys.__contains__)
+        key.encoded = None
+    tpm.stclear.keys[key.handle] = key
+    return key.handle
+
+
+def load_session(tpm: Tpm, session: Session, blob: ContextBlob) -> int:
+    """Put a session into a slot, under its old handle if that is free; its blob is spent."""
+    sessions = tpm.stany.sessions
+    if session.handle in sessions:
+        session.handle = tpm.new_handle(sessions.__contains__)
+    tpm.stany.context_list.remove(blob.context_count)
+    sessions[session.handle] = session
+    return session.handle
