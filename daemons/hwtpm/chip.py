@@ -79,6 +79,8 @@ class Chip:
         self._job: Job | None = None
         self._wake = trio.Event()
         self._running = False
+        # Number of the power cycle.
+        self._cycle = 0
         self._waiting_for_idle = trio.lowlevel.ParkingLot()
         self._sinks: set[InterruptSink] = set()
 
@@ -112,6 +114,11 @@ class Chip:
         taken = self._device.write_fifo(locality, data)
         self._settle()
         return taken
+
+    @property
+    def job_waits(self) -> bool:
+        """The TPM was given something and has not begun: let `run` have its turn."""
+        return self._job is not None
 
     async def wait_idle(self) -> None:
         """Wait until the TPM has finished what it does."""
@@ -150,10 +157,12 @@ class Chip:
         while True:
             await self._wake.wait()
             self._wake = trio.Event()
+            job, self._job = self._job, None
+            cycle = self._cycle
             await self._lock_engine()
             try:
-                job, self._job = self._job, None
-                if job is not None:
+                # A power cycle may have come first: what was wanted before it is void.
+                if job is not None and cycle == self._cycle:
                     await self._perform(job)
                     self._device.established = self._is_established()
             finally:
@@ -227,6 +236,7 @@ class Chip:
         await disconnect()
         async with self._engine:
             self._job = None
+            self._cycle += 1
             self._device.reset()
             await self._host.handle(PowerOn())
             await self._start()

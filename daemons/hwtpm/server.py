@@ -36,6 +36,7 @@ from protocol.tis.framing import (
 )
 from protocol.tis.mmio import locality_socket
 from protocol.tis.registers import LOCALITIES, Access, Register
+from protocol.tpmif.unix.waiting import QuickWait
 
 CONNECTIONS_PER_LOCALITY: Final = 32
 _TURN: Final = 64
@@ -150,9 +151,10 @@ class _Connection:
             PeerLost: it hung up or does not read.
             WireError: it sent something that is no access.
         """
-        sock = self._sock
+        sock, chip = self._sock, self._chip
+        wait = QuickWait(sock, spin=True)
         while True:
-            await trio.lowlevel.wait_readable(sock)
+            await wait.wait_readable()
             for _ in range(_TURN):
                 try:
                     # One byte more than the longest, so that a longer message is seen as such.
@@ -165,6 +167,11 @@ class _Connection:
                     raise PeerLost("hung up")
                 self._armed = True
                 await self._access(message)
+                while chip.job_waits:
+                    # A light command is done when the next access is looked at.
+                    await wait.checkpoint()
+            else:
+                await wait.checkpoint()
 
     async def _access(self, message: bytes) -> None:
         chip, locality = self._chip, self.locality

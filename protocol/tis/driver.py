@@ -59,10 +59,21 @@ _BUSY_CODES: Final = frozenset((0x800, 0x802))  # TPM_RETRY, TPM_DOING_SELFTEST
 _STARTUP_CLEAR: Final = struct.pack(">HIIH", _TAG, 12, _ORD_STARTUP, 1)
 _CONTINUE_SELF_TEST: Final = _HEADER.pack(_TAG, HEADER_SIZE, _ORD_CONTINUE_SELF_TEST)
 
+# As plain integers: combining members of a Flag costs microseconds, and this is the hot path.
 _ACTIVE: Final = int(Access.VALID | Access.ACTIVE_LOCALITY)
 _ACTIVE_MASK: Final = _ACTIVE | int(Access.REQUEST_USE)
-_DONE: Final = int(Sts.VALID | Sts.DATA_AVAIL)
+_RELINQUISH: Final = int(Access.ACTIVE_LOCALITY)
+_REQUEST: Final = int(Access.REQUEST_USE)
+_COMMAND_READY: Final = int(Sts.COMMAND_READY)
+_GO: Final = int(Sts.GO)
+_EXPECT: Final = int(Sts.EXPECT)
+_VALID: Final = int(Sts.VALID)
+_DATA_AVAIL: Final = int(Sts.DATA_AVAIL)
+_DONE: Final = _VALID | _DATA_AVAIL
+_DATA_INTERRUPT: Final = int(Interrupt.DATA_AVAIL)
 _INTERRUPTS: Final = int(Interrupt.DATA_AVAIL | Interrupt.LOCALITY_CHANGE)
+_STS: Final = int(Register.STS)
+_ACCESS: Final = int(Register.ACCESS)
 
 _FIRST_POLL_S: Final = 0.0005
 _LONGEST_POLL_S: Final = 0.02
@@ -124,8 +135,11 @@ class ChipInfo:
 
 
 class _Trouble(Exception):
-    """The chip misbehaved in a way after which the same command may be tried again if it did not
-    run."""
+    """The chip misbehaved; if the command did not run it may be sent again."""
+
+
+class _Hopeless(_Trouble):
+    """The chip misbehaved in a way that sending again does not cure: it was waited for."""
 
 
 @asynccontextmanager
@@ -168,6 +182,8 @@ class TisDriver:
         self._abandoned_s = 0.0
         """How long the command that was aborted last may still occupy the chip."""
         self._interrupts = False
+        self._int_enable = 0
+        """INT_ENABLE while no command is waited for."""
         self.generation = 0
         """Grows whenever the connection to the chip was made anew: its sessions and keys may be
         gone."""
@@ -245,7 +261,8 @@ class TisDriver:
                 return await self._attempt(bus, command)
             except _Trouble as trouble:
                 self._abandon()
-                if self._went or attempt == _SEND_ATTEMPTS:
+                hopeless = self._went or isinstance(trouble, _Hopeless)
+                if hopeless or attempt == _SEND_ATTEMPTS:
                     raise TisError(str(trouble), certain=not self._went) from trouble
                 attempt += 1
             except BaseException:
@@ -259,13 +276,12 @@ class TisDriver:
         ordinal = int.from_bytes(command[6:10], "big")
         duration_s = self.durations.of(ordinal)
         self._abandoned_s = duration_s
-        if self._interrupts:
-            # The line must be low for the end of this command to raise it.
-            bus.write(Register.INT_STATUS, INTERRUPT_SOURCES)
-            bus.interrupted = False
         self._went = True
-        bus.write(Register.STS, Sts.GO)
-        sts = await self._wait_done(bus, ordinal, duration_s)
+        bus.write(_STS, _GO)
+        # A light command is done before the next access is looked at.
+        sts = await self._value(bus, bus.request_read(_STS, 4), self.timeouts.c_s)
+        if self._held(sts) & _DONE != _DONE:
+            sts = await self._wait_done(bus, ordinal, duration_s)
         response = await self._receive(bus, sts)
         self._abandoned_s = 0.0
         await self._release(bus)
@@ -275,46 +291,46 @@ class TisDriver:
 
     async def _take_chip(self, bus: MmioBus) -> int:
         """Get the locality and bring the chip to Ready; return the 32 bits of STS there."""
-        bus.write(Register.ACCESS, Access.REQUEST_USE)
+        bus.write(_ACCESS, _REQUEST)
         # Ignored by the chip if the locality is not ours at once.
-        bus.write(Register.STS, Sts.COMMAND_READY)
-        access_tag = bus.request_read(Register.ACCESS)
-        sts_tag = bus.request_read(Register.STS, 4)
-        with trio.move_on_after(self.timeouts.a_s) as limit:
-            access = await bus.value(access_tag)
-            sts = await bus.value(sts_tag)
-        if limit.cancelled_caught:
-            bus.abandon_reads()
-            raise _Trouble("register reads are not answered")
-        if access & _ACTIVE_MASK != _ACTIVE:
-            await self._wait_locality(bus, access)
-            bus.write(Register.STS, Sts.COMMAND_READY)
-            sts = 0
+        bus.write(_STS, _COMMAND_READY)
+        sts = await self._value(bus, bus.request_read(_STS, 4), self.timeouts.a_s)
+        if sts & STS_MUST_BE_ZERO:
+            await self._wait_locality(bus)
+            bus.write(_STS, _COMMAND_READY)
+            sts = await self._read_sts(bus, self.timeouts.b_s)
         if sts & 0xFF == STS_CANCELLED:
             self._abandoned_s = 0.0
             return sts
         return await self._wait_ready(bus)
 
-    async def _wait_locality(self, bus: MmioBus, access: int) -> None:
+    async def _wait_locality(self, bus: MmioBus) -> None:
+        """Wait for the locality that was requested: valid by timeout A, ours when it is our
+        turn."""
         started = trio.current_time()
         valid_until = started + self.timeouts.a_s
         ours_until = started + max(self._options.locality_wait_s, self.timeouts.a_s)
         pause_s = _FIRST_POLL_S
-        while access & _ACTIVE_MASK != _ACTIVE:
+        while True:
+            access = await self._read(bus, _ACCESS, self.timeouts.a_s)
+            if access & _ACTIVE_MASK == _ACTIVE and access != 0xFF:
+                return
             now = trio.current_time()
             if not access & Access.VALID or access == 0xFF:
                 if now > valid_until:
-                    raise _Trouble(f"ACCESS reads {access:#04x}, never valid")
-            elif now > ours_until:
-                raise _Trouble(f"locality not granted, ACCESS reads {access:#04x}")
-            elif access & Access.BEEN_SEIZED:
-                bus.write(Register.ACCESS, Access.BEEN_SEIZED)
-            if access & Access.VALID and not access & Access.REQUEST_USE:
-                # Our request came before the chip was valid, or was lost with a seize or reset.
-                bus.write(Register.ACCESS, Access.REQUEST_USE)
-            await self._pause(bus, pause_s)
+                    raise _Hopeless(f"ACCESS reads {access:#04x}, never valid")
+            else:
+                if now > ours_until:
+                    raise _Hopeless(f"locality not granted, ACCESS reads {access:#04x}")
+                if access & Access.BEEN_SEIZED:
+                    bus.write(_ACCESS, int(Access.BEEN_SEIZED))
+                if not access & Access.REQUEST_USE:
+                    # It came before the chip was valid, or was lost with a seize or reset.
+                    bus.write(_ACCESS, _REQUEST)
+            with trio.move_on_after(pause_s):
+                await bus.wait_interrupt()
+            bus.interrupted = False
             pause_s = min(2 * pause_s, _LONGEST_POLL_S)
-            access = await self._read(bus, Register.ACCESS, self.timeouts.a_s)
 
     async def _wait_ready(self, bus: MmioBus) -> int:
         """Wait for commandReady, longer than timeout B if an aborted command is still being
@@ -323,24 +339,24 @@ class TisDriver:
         pause_s = _FIRST_POLL_S
         while True:
             sts = await self._read_sts(bus, self.timeouts.b_s)
-            if sts & Sts.COMMAND_READY:
+            if sts & _COMMAND_READY:
                 self._abandoned_s = 0.0
                 return sts
             if trio.current_time() > deadline:
-                raise _Trouble(f"commandReady does not come, STS reads {sts & 0xFF:#04x}")
-            bus.write(Register.STS, Sts.COMMAND_READY)
+                raise _Hopeless(f"commandReady does not come, STS reads {sts & 0xFF:#04x}")
+            bus.write(_STS, _COMMAND_READY)
             await trio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_POLL_S)
 
     async def _release(self, bus: MmioBus) -> None:
         match self._options.relinquish:
             case Relinquish.ALWAYS:
-                bus.write(Register.ACCESS, Access.ACTIVE_LOCALITY)
+                bus.write(_ACCESS, _RELINQUISH)
             case Relinquish.IF_REQUESTED:
-                bus.write(Register.STS, Sts.COMMAND_READY)
-                access = await self._read(bus, Register.ACCESS, self.timeouts.a_s)
+                bus.write(_STS, _COMMAND_READY)
+                access = await self._read(bus, _ACCESS, self.timeouts.a_s)
                 if access & Access.PENDING_REQUEST:
-                    bus.write(Register.ACCESS, Access.ACTIVE_LOCALITY)
+                    bus.write(_ACCESS, _RELINQUISH)
 
     # --- command in ------------------------------------------------------------------------------
 
@@ -354,26 +370,26 @@ class TisDriver:
             size = min(burst, last - sent)
             bus.write_fifo(command[sent : sent + size])
             sent += size
-            tag = bus.request_read(Register.STS, 4)
+            tag = bus.request_read(_STS, 4)
             tail_tag = None
             if sent == last and size < burst:
                 # There is room for the last byte as well: one wait for both checks.
                 bus.write_fifo(command[last:])
-                tail_tag = bus.request_read(Register.STS, 4)
+                tail_tag = bus.request_read(_STS, 4)
             sts = await self._wait_valid(bus, tag)
-            if not sts & Sts.EXPECT:
+            if not sts & _EXPECT:
                 raise _Trouble(f"chip wants no more after {sent} of {len(command)} bytes")
             if tail_tag is not None:
                 self._check_complete(await self._wait_valid(bus, tail_tag), command)
                 return
         await self._burst(bus, sts)
         bus.write_fifo(command[last:])
-        tag = bus.request_read(Register.STS, 4)
+        tag = bus.request_read(_STS, 4)
         self._check_complete(await self._wait_valid(bus, tag), command)
 
     @staticmethod
     def _check_complete(sts: int, command: bytes) -> None:
-        if sts & Sts.EXPECT:
+        if sts & _EXPECT:
             raise _Trouble(f"chip expects more than the {len(command)} bytes of the command")
 
     # --- execution -------------------------------------------------------------------------------
@@ -381,22 +397,31 @@ class TisDriver:
     async def _wait_done(self, bus: MmioBus, ordinal: int, duration_s: float) -> int:
         """Wait for the response of a command under way; return STS."""
         deadline = trio.current_time() + duration_s
+        if self._interrupts:
+            # Only now: a command that is done at once costs no interrupt message.
+            bus.write(Register.INT_ENABLE, self._int_enable | _DATA_INTERRUPT, 4)
         pause_s = _FIRST_POLL_S
         while True:
             if self._interrupts:
-                with trio.move_on_after(min(_MISSED_INTERRUPT_S, duration_s)):
-                    await bus.wait_interrupt()
+                # What is cleared here the STS below shows; what comes later raises the line.
                 bus.interrupted = False
-            else:
-                await trio.sleep(pause_s)
-                pause_s = min(1.5 * pause_s, _LONGEST_POLL_S)
+                bus.write(Register.INT_STATUS, INTERRUPT_SOURCES)
             sts = await self._read_sts(bus, self.timeouts.c_s)
             if sts & _DONE == _DONE:
-                return sts
+                break
             if sts & 0xFF == STS_CANCELLED:
                 raise _Trouble(f"ordinal {ordinal:#x} was cancelled")
             if trio.current_time() > deadline:
                 raise _Trouble(f"ordinal {ordinal:#x} takes longer than {duration_s:.1f} s")
+            if self._interrupts:
+                with trio.move_on_after(min(_MISSED_INTERRUPT_S, duration_s)):
+                    await bus.wait_interrupt()
+            else:
+                await trio.sleep(pause_s)
+                pause_s = min(1.5 * pause_s, _LONGEST_POLL_S)
+        if self._interrupts:
+            bus.write(Register.INT_ENABLE, self._int_enable, 4)
+        return sts
 
     # --- response out ----------------------------------------------------------------------------
 
@@ -410,13 +435,13 @@ class TisDriver:
             if attempt == _RECEIVE_ATTEMPTS:
                 raise _Trouble(fault)
             attempt += 1
-            bus.write(Register.STS, Sts.RESPONSE_RETRY)
-            sts = await self._wait_valid(bus, bus.request_read(Register.STS, 4))
+            bus.write(_STS, int(Sts.RESPONSE_RETRY))
+            sts = await self._wait_valid(bus, bus.request_read(_STS, 4))
 
     async def _receive_once(self, bus: MmioBus, sts: int) -> tuple[bytes, str | None]:
         response = b""
         total = HEADER_SIZE
-        while sts & Sts.DATA_AVAIL:
+        while sts & _DATA_AVAIL:
             left = total - len(response)
             if len(response) >= HEADER_SIZE:
                 if left <= 0:
@@ -425,7 +450,7 @@ class TisDriver:
             else:
                 size = await self._burst(bus, sts)
             data_tag = bus.request_fifo(size)
-            sts_tag = bus.request_read(Register.STS, 4)
+            sts_tag = bus.request_read(_STS, 4)
             # The STS after the data proves that the locality was ours when they were read.
             sts = await self._wait_valid(bus, sts_tag)
             response += await bus.data(data_tag)
@@ -444,12 +469,12 @@ class TisDriver:
         with trio.move_on_after(self.timeouts.c_s):
             sts = self._held(await bus.value(tag))
             pause_s = _FIRST_POLL_S
-            while not sts & Sts.VALID:
+            while not sts & _VALID:
                 if sts & 0xFF == STS_CANCELLED:
                     raise _Trouble("command was cancelled")
                 await trio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_POLL_S)
-                sts = self._held(await bus.read(Register.STS, 4))
+                sts = self._held(await bus.read(_STS, 4))
             return sts
         raise _Trouble("stsValid does not come")
 
@@ -462,30 +487,28 @@ class TisDriver:
                 while not burst:
                     await trio.sleep(pause_s)
                     pause_s = min(2 * pause_s, _LONGEST_POLL_S)
-                    burst = self._held(await bus.read(Register.STS, 4)) >> BURST_SHIFT & 0xFFFF
+                    burst = self._held(await bus.read(_STS, 4)) >> BURST_SHIFT & 0xFFFF
         if not burst:
             raise _Trouble("burstCount stays 0")
         return min(burst, MAX_BURST)
 
     async def _read_sts(self, bus: MmioBus, limit_s: float) -> int:
-        return self._held(await self._read(bus, Register.STS, limit_s, 4))
+        return self._held(await self._read(bus, _STS, limit_s, 4))
 
     async def _read(self, bus: MmioBus, offset: int, limit_s: float, width: int = 1) -> int:
+        return await self._value(bus, bus.request_read(offset, width), limit_s)
+
+    @staticmethod
+    async def _value(bus: MmioBus, tag: int, limit_s: float) -> int:
         with trio.move_on_after(limit_s):
-            return await bus.read(offset, width)
-        raise _Trouble("register reads are not answered")
+            return await bus.value(tag)
+        raise _Hopeless("register reads are not answered")
 
     @staticmethod
     def _held(sts: int) -> int:
         if sts & STS_MUST_BE_ZERO:
             raise _Trouble(f"locality lost, STS reads {sts & 0xFF:#04x}")
         return sts
-
-    async def _pause(self, bus: MmioBus, limit_s: float) -> None:
-        """Wait for an interrupt if there are any, at most `limit_s`."""
-        with trio.move_on_after(limit_s):
-            await bus.wait_interrupt()
-        bus.interrupted = False
 
     # --- connection ------------------------------------------------------------------------------
 
@@ -496,8 +519,8 @@ class TisDriver:
             return
         bus.abandon_reads()
         try:
-            bus.write(Register.STS, Sts.COMMAND_READY)
-            bus.write(Register.ACCESS, Access.ACTIVE_LOCALITY)
+            bus.write(_STS, _COMMAND_READY)
+            bus.write(_ACCESS, _RELINQUISH)
         except BusLost:
             self._drop()
 
@@ -537,12 +560,12 @@ class TisDriver:
         """Initialise a chip just connected to: identity, interrupts, timeouts, self-test."""
         self.timeouts = Timeouts()
         self.durations = Durations()
-        self._abandoned_s = Durations().long_s  # a predecessor of ours may have left a command
+        # A predecessor of ours may have left a command.
+        self._abandoned_s = self._options.busy_wait_s
         self._interrupts = False
         try:
-            access = await self._read(bus, Register.ACCESS, self.timeouts.a_s)
-            bus.write(Register.ACCESS, Access.REQUEST_USE)
-            await self._wait_locality(bus, access & ~int(Access.ACTIVE_LOCALITY))
+            bus.write(_ACCESS, _REQUEST)
+            await self._wait_locality(bus)
             await self._identify(bus)
         except _Trouble as trouble:
             raise TisError(str(trouble), certain=True) from trouble
@@ -560,8 +583,9 @@ class TisDriver:
         enable = await self._read(bus, Register.INT_ENABLE, limit_s, 4)
         enable &= ~(INT_GLOBAL_ENABLE | INTERRUPT_SOURCES)
         if self._options.interrupts and capability & _INTERRUPTS == _INTERRUPTS:
-            enable |= INT_GLOBAL_ENABLE | _INTERRUPTS
+            enable |= INT_GLOBAL_ENABLE | Interrupt.LOCALITY_CHANGE
             self._interrupts = True
+        self._int_enable = enable
         bus.write(Register.INT_ENABLE, enable, 4)
 
     async def _ask_times(self, bus: MmioBus) -> None:

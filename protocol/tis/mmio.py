@@ -27,6 +27,7 @@ from protocol.tis.framing import (
     decode_reply,
 )
 from protocol.tis.registers import LOCALITIES, Register
+from protocol.tpmif.unix.waiting import QuickWait
 
 _WIDTH_FORMAT: Final = {1: struct.Struct("<B"), 2: struct.Struct("<H"), 4: struct.Struct("<I")}
 _FIFO: Final = int(Register.DATA_FIFO)
@@ -55,6 +56,8 @@ class MmioBus:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._sock = sock
+        # A processor stalls on a register read; to stall a little is here, too, the cheapest way.
+        self._wait = QuickWait(sock, spin=True)
         self._tag = 0
         self._outstanding: deque[tuple[int, int, bool]] = deque()
         """(tag, size, is a burst) of every read whose reply has not come, oldest first."""
@@ -149,7 +152,7 @@ class MmioBus:
                 message = self._sock.recv(MAX_REPLY + 1)
             except BlockingIOError:
                 try:
-                    await trio.lowlevel.wait_readable(self._sock)
+                    await self._wait.wait_readable()
                 except trio.ClosedResourceError as error:
                     raise BusLost("connection closed") from error
             except OSError as error:
