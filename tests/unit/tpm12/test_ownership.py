@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Taking and clearing ownership, and what a clear keeps."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from protocol.tpm12.constants import (
+    KeyFlags,
+    KeyUsage,
+    Ordinal,
+    ReservedHandle,
+    ReturnCode,
+    StartupType,
+    Tag,
+)
+from protocol.tpm12.framing import build_message
+from protocol.tpm12.keys import Key
+from tests.unit.tpm12.world import OWNER_AUTH, SRK_AUTH, Chip, make_chip, make_owned_chip
+from tpmcore import tss12
+from tpmcore.tpm12.world import Profile
+
+
+def _take(chip: Chip) -> int:
+    return chip.code(
+        tss12.take_ownership(owner_auth=OWNER_AUTH, srk_auth=SRK_AUTH, random=chip.client_random)
+    )
+
+
+def _clear(chip: Chip, owner_auth: bytes = OWNER_AUTH) -> int:
+    return chip.code(tss12.owner_clear(owner_auth=owner_auth, random=chip.client_random))
+
+
+def test_the_owner_is_there_with_an_srk_and_the_ek_is_no_longer_readable_by_all() -> None:
+    chip = make_chip()
+    ek = chip.run(tss12.read_pubek(random=chip.client_random))
+    assert _take(chip) == ReturnCode.SUCCESS
+    assert chip.run(tss12.is_owned())
+    assert chip.code(tss12.read_pubek(random=chip.client_random)) == ReturnCode.DISABLED_CMD
+    internal = chip.run(
+        tss12.owner_read_internal_pub(
+            ReservedHandle.EK, owner_auth=OWNER_AUTH, random=chip.client_random
+        )
+    )
+    assert internal == ek
+
+
+def test_the_response_of_take_ownership_is_the_srk_without_its_private_part() -> None:
+    chip = make_owned_chip()
+    response = next(
+        response
+        for command, response in chip.log
+        if command[6:10] == Ordinal.TAKE_OWNERSHIP.to_bytes(4, "big")
+    )
+    srk = Key.decode(response[10:-41])
+    assert srk.key_usage == KeyUsage.STORAGE
+    assert len(srk.pub_key) == 256
+    assert srk.enc_data == b""
+
+
+def test_a_second_owner_is_refused() -> None:
+    chip = make_owned_chip()
+    first = next(c for c, _ in chip.log if c[6:10] == Ordinal.TAKE_OWNERSHIP.to_bytes(4, "big"))
+    assert int.from_bytes(chip.send(first)[6:10], "big") == ReturnCode.OWNER_SET
+
+
+def test_without_an_endorsement_key_nobody_can_take_ownership() -> None:
+    chip = make_chip(Profile(make_ek=False))
+    assert chip.code(tss12.read_pubek(random=chip.client_random)) == ReturnCode.NO_ENDORSEMENT
+    # The EK is needed to encrypt the secrets: send the command with garbage in their place.
+    srk = tss12.srk_template().encode()
+    secret = (256).to_bytes(4, "big") + bytes(256)
+    session = chip.run(tss12.oiap())
+    block = session.handle.to_bytes(4, "big") + bytes(41)
+    body = b"\x00\x05" + secret + secret + srk + block
+    response = chip.send(build_message(Tag.RQU_AUTH1_COMMAND, Ordinal.TAKE_OWNERSHIP, body))
+    assert int.from_bytes(response[6:10], "big") == ReturnCode.NO_ENDORSEMENT
+
+
+def test_ownership_can_be_forbidden_with_presence() -> None:
+    chip = make_chip()
+    assert chip.code(tss12.set_owner_install(False)) == ReturnCode.BAD_PRESENCE
+    chip.assert_presence()
+    chip.run(tss12.set_owner_install(False))
+    assert _take(chip) == ReturnCode.INSTALL_DISABLED
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"key_usage": KeyUsage.SIGNING}, ReturnCode.INVALID_KEYUSAGE),
+        ({"key_flags": KeyFlags.MIGRATABLE}, ReturnCode.INVALID_KEYUSAGE),
+    ],
+)
+def test_an_srk_must_be_a_storage_key_that_is_not_migratable(
+    change: dict[str, int], code: ReturnCode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chip = make_chip()
+    template = dataclasses.replace(tss12.srk_template(), **change)  # type: ignore[arg-type]
+    monkeypatch.setattr("tpmcore.tss12.ownership.srk_template", lambda **_: template)
+    assert _take(chip) == code
+    assert not chip.run(tss12.is_owned())
+
+
+def test_clearing_needs_the_owners_secret() -> None:
+    chip = make_owned_chip()
+    assert _clear(chip, b"wrong secret of owner") == ReturnCode.AUTHFAIL
+    assert chip.run(tss12.is_owned())
+
+
+def test_a_cleared_chip_is_disabled_at_once_and_deactivated_after_the_next_start() -> None:
+    chip = make_owned_chip()
+    assert _clear(chip) == ReturnCode.SUCCESS
+    flags = chip.run(tss12.permanent_flags())
+    assert flags.disable
+    assert flags.deactivated
+    assert flags.read_pubek
+    assert not chip.run(tss12.stclear_flags()).deactivated
+    chip.power_cycle()
+    assert chip.run(tss12.stclear_flags()).deactivated
+
+
+def test_the_endorsement_key_survives_a_clear_and_a_new_owner_gets_another_srk() -> None:
+    chip = make_chip()
+    ek = chip.run(tss12.read_pubek(random=chip.client_random))
+    _take(chip)
+    first = chip.engine._tpm.permanent.srk
+    _clear(chip)
+    chip.assert_presence()
+    chip.run(tss12.physical_enable())
+    chip.run(tss12.physical_set_deactivated(False))
+    chip.power_cycle()
+    assert chip.run(tss12.read_pubek(random=chip.client_random)) == ek
+    assert _take(chip) == ReturnCode.SUCCESS
+    second = chip.engine._tpm.permanent.srk
+    assert first is not None
+    assert second is not None
+    assert first.digest != second.digest
+
+
+def test_disable_owner_clear_leaves_only_presence() -> None:
+    chip = make_owned_chip()
+    chip.run(tss12.disable_owner_clear(owner_auth=OWNER_AUTH, random=chip.client_random))
+    assert _clear(chip) == ReturnCode.CLEAR_DISABLED
+    assert chip.code(tss12.force_clear()) == ReturnCode.BAD_PRESENCE
+    chip.assert_presence()
+    assert chip.code(tss12.force_clear()) == ReturnCode.SUCCESS
+    assert not chip.run(tss12.is_owned())
+    assert not chip.run(tss12.permanent_flags()).disable_owner_clear
+
+
+def test_disable_force_clear_lasts_until_the_next_start() -> None:
+    chip = make_owned_chip()
+    chip.assert_presence()
+    chip.run(tss12.disable_force_clear())
+    assert chip.code(tss12.force_clear()) == ReturnCode.CLEAR_DISABLED
+    chip.power_cycle(StartupType.CLEAR)
+    chip.assert_presence()
+    assert chip.code(tss12.force_clear()) == ReturnCode.SUCCESS
+
+
+def test_clearing_without_an_owner_by_force_succeeds() -> None:
+    chip = make_chip()
+    chip.assert_presence()
+    assert chip.code(tss12.force_clear()) == ReturnCode.SUCCESS
