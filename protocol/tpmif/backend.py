@@ -183,9 +183,11 @@ class Backend:
 
     def mapped(self, memory: memoryview) -> Events:
         """The grant is mapped; looks at the page as if a notification had arrived."""
-        self._page = SharedPage(memory)
+        page = SharedPage(memory)
+        events = self._advance(Own.MAPPED)
+        self._page = page
         self._granted_pages = None
-        return self._advance(Own.MAPPED) + self._look()
+        return events + self._look()
 
     def unmappable(self, reason: str) -> Events:
         """The grant could not be mapped; the frontend may offer another."""
@@ -222,9 +224,10 @@ class Backend:
         page = self._page
         if page is None or self.state is not XenbusState.CONNECTED:
             return ()
-        self._outstanding, then = exchange.look(exchange.BACKEND, self._outstanding, page.state)
+        outstanding, then = exchange.look(exchange.BACKEND, self._outstanding, page.state)
         if then is Look.TAKE_REQUEST:
             return self._take_request(page)
+        self._outstanding = outstanding
         if then is Look.CANCEL_REQUEST:
             return (Cancel(self._ticket),)
         if then is Look.ACKNOWLEDGE:
@@ -234,6 +237,7 @@ class Backend:
 
     def _take_request(self, page: SharedPage) -> Events:
         request = page.take_request()
+        self._outstanding = Outstanding.REQUEST
         self._ticket += 1
         self._request_extra_pages = request.extra_pages
         if request.length > capacity_bytes(request.extra_pages):
@@ -250,15 +254,16 @@ class Backend:
             self._nodes[key] = value
         if isinstance(state, XenbusState):
             self._peer = state
-        events: Events = ()
         if isinstance(uuid, UUID):
             if self._uuid is not None:
                 raise WireError(Key.UUID.value, 0, "written twice")
             self._uuid = uuid
-            events = (Admit(uuid),)
         elif self._uuid is None:
             raise WireError(Key.UUID.value, 0, "is not the first key")
-        return events if state is None else events + self._advance(self._peer)
+        events = () if state is None else self._advance(self._peer)
+        if uuid is None or self.state is XenbusState.UNKNOWN:
+            return events
+        return (*events, Admit(self._uuid))
 
     def _advance(self, event: xenbus.Event, reason: str = "") -> Events:
         before = self.state

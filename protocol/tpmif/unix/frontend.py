@@ -186,6 +186,7 @@ class FrontendDevice:
                 self._channel.send(encode(event.message), self._descriptor if grant else None)
             elif isinstance(event, Lost):
                 self._lost = event
+                self._channel.shutdown()
                 raise _error(event)
             else:
                 result = event

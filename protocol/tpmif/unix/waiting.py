@@ -5,7 +5,9 @@ Waiting through trio costs a round through its scheduler, three more system call
 wake-up of the process; on two cores of a virtual machine mostly the last. While data comes
 quickly, `QuickWait` therefore asks again and again for up to `SPIN_S`, giving its core away each
 time (sched_yield), and goes to sleep only then. It does so only while it pays: each miss costs
-credit, each quick arrival restores it, and an idle connection has none. There is a checkpoint at
+credit, each arrival in time restores it, and an idle connection has none. Without credit, arrivals
+soon after going to sleep earn some, more of them each time that it was lost again without a single
+arrival in time (a peer in the same process answers only while we sleep). There is a checkpoint at
 least every `BURST_S`, so that other tasks run and cancellation is seen.
 
 Round trip of a 14-byte request through the split driver and its echo, both processes on one core
@@ -31,9 +33,10 @@ from typing import Final
 import trio
 
 SPIN_S: Final = 0.00015  # a light command with its way there and back
-QUICK_S: Final = 0.0003  # the same through trio: what comes within that restores credit
+QUICK_S: Final = 0.0003  # the same through trio: what comes within that earns credit
 BURST_S: Final = 0.001
 CREDIT: Final = 4  # misses in a row until spinning stops
+PRICE_LIMIT: Final = 64  # quick arrivals that earn credit again, at most
 
 
 class QuickWait:
@@ -44,7 +47,7 @@ class QuickWait:
         spin: whether the event loop may be kept busy for up to `SPIN_S`; may be changed.
     """
 
-    __slots__ = ("_connection", "_credit", "_poll", "_yielded_at", "spin")
+    __slots__ = ("_connection", "_credit", "_missing", "_poll", "_price", "_yielded_at", "spin")
 
     def __init__(self, connection: socket.socket, *, spin: bool) -> None:
         self._connection = connection
@@ -52,8 +55,11 @@ class QuickWait:
         poll.register(connection, select.POLLIN)
         self._poll = poll.poll
         self.spin = spin
-        # Misses that are still allowed. Earned by a quick arrival, so none at the start.
+        # Misses that are still allowed; none at the start.
         self._credit = 0
+        # Quick arrivals that earn credit, and how many of them are still missing.
+        self._price = 1
+        self._missing = 1
         # When the task last gave others a chance to run.
         self._yielded_at = 0.0
 
@@ -70,14 +76,24 @@ class QuickWait:
                 os.sched_yield()
                 if self._poll(0):
                     self._credit = CREDIT
+                    self._price = 1
                     return
             self._credit -= 1
-        await trio.lowlevel.wait_readable(self._connection)
-        self._yielded_at = monotonic()
+            if not self._credit:
+                self._price = self._missing = min(2 * self._price, PRICE_LIMIT)
+            await self._sleep()
+            return
+        await self._sleep()
         if self._yielded_at - started_at < QUICK_S:
-            self._credit = CREDIT
+            self._missing -= 1
+            if self._missing <= 0:
+                self._credit = CREDIT
 
     async def checkpoint(self) -> None:
         """Let other tasks run, and see cancellation."""
         await trio.lowlevel.checkpoint()
+        self._yielded_at = monotonic()
+
+    async def _sleep(self) -> None:
+        await trio.lowlevel.wait_readable(self._connection)
         self._yielded_at = monotonic()
