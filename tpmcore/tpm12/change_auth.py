@@ -11,11 +11,12 @@ from typing import Annotated, Final
 from protocol.tpm12.constants import EntityType, Ordinal, PayloadType, ProtocolId, ReturnCode
 from protocol.tpm12.keys import PAYLOADS_OF_LOADABLE_KEYS, StoreAsymKey
 from protocol.tpm12.stored import SealedData
-from protocol.tpm12.wire import DIGEST, SIZED, U16, U32, Structure, WireError
+from protocol.tpm12.wire import DIGEST, SIZED, U16, U32, Structure
 from tpmcore.engine import Duration
 from tpmcore.errors import EngineFault, TpmError
 from tpmcore.tpm12.command import AUTH1, AUTH2, NOTHING, Command, Gate, Nothing
 from tpmcore.tpm12.context import OIAP_ONLY, OSAP_ONLY, Context, Entity
+from tpmcore.tpm12.parsing import decode_plaintext
 from tpmcore.tpm12.rsa import RsaError
 from tpmcore.tpm12.state import EntityKind
 from tpmcore.tpm12.storage import require_storage_key
@@ -68,10 +69,7 @@ def change_auth(ctx: Context, request: ChangeAuthRequest) -> ChangeAuthResponse:
 
 def _change_key(plain: bytes, new_auth: bytes) -> tuple[bytes, bytes]:
     """Return the old secret of a TPM_STORE_ASYMKEY, and the structure with the new one."""
-    try:
-        store = StoreAsymKey.decode(plain)
-    except WireError as error:
-        raise TpmError(ReturnCode.INVALID_STRUCTURE) from error
+    store = decode_plaintext(StoreAsymKey, plain)
     if store.payload not in PAYLOADS_OF_LOADABLE_KEYS:
         raise TpmError(ReturnCode.INVALID_STRUCTURE)
     return store.usage_auth, replace(store, usage_auth=new_auth).encode()
@@ -80,14 +78,11 @@ def _change_key(plain: bytes, new_auth: bytes) -> tuple[bytes, bytes]:
 def _change_data(ctx: Context, plain: bytes, new_auth: bytes) -> tuple[bytes, bytes]:
     """Return the old secret of a TPM_SEALED_DATA of this TPM, and the structure with the new
     one."""
-    try:
-        sealed = SealedData.decode(plain)
-    except WireError as error:
-        raise TpmError(ReturnCode.INVALID_STRUCTURE) from error
+    sealed = decode_plaintext(SealedData, plain)
+    if not hmac.compare_digest(sealed.tpm_proof, ctx.tpm.permanent.tpm_proof):
+        raise TpmError(ReturnCode.AUTHFAIL)
     if sealed.payload != PayloadType.SEAL:
         raise TpmError(ReturnCode.INVALID_STRUCTURE)
-    if not hmac.compare_digest(sealed.tpm_proof, ctx.tpm.permanent.tpm_proof):
-        raise TpmError(ReturnCode.NOTSEALED_BLOB)
     return sealed.auth_data, replace(sealed, auth_data=new_auth).encode()
 
 

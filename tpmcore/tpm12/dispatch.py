@@ -16,19 +16,12 @@ from typing import Final
 
 from protocol.tpm12.constants import Ordinal, ReturnCode, Tag
 from protocol.tpm12.framing import HEADER_BYTES, build_message, error_response
-from protocol.tpm12.wire import (
-    BadBool,
-    BadKeyProperty,
-    BadPcrSelection,
-    BadTag,
-    BadVersion,
-    Reader,
-    WireError,
-)
+from protocol.tpm12.wire import Reader, WireError
 from tpmcore.errors import EngineFault, GateError, TpmError
 from tpmcore.tpm12 import selftest
 from tpmcore.tpm12.command import Command, Gate
 from tpmcore.tpm12.context import AuthBlock, Context
+from tpmcore.tpm12.parsing import parse_code
 from tpmcore.tpm12.state import SelfTest
 from tpmcore.tpm12.tpm import Tpm
 
@@ -36,14 +29,6 @@ _HEADER = struct.Struct(">HII").unpack_from
 _U32 = struct.Struct(">I").pack
 
 MAX_LOCALITY: Final = 4
-
-_PARSE_CODES: Final[Mapping[type[WireError], ReturnCode]] = {
-    BadBool: ReturnCode.BAD_PARAMETER,
-    BadTag: ReturnCode.INVALID_STRUCTURE,
-    BadVersion: ReturnCode.BAD_VERSION,
-    BadPcrSelection: ReturnCode.INVALID_PCR_INFO,
-    BadKeyProperty: ReturnCode.BAD_KEY_PROPERTY,
-}
 
 _AUTH_COUNT: Final[Mapping[int, int]] = {
     Tag.RQU_COMMAND: 0,
@@ -129,7 +114,7 @@ class Dispatcher:
             auths = [_read_auth(reader) for _ in range(auth_count)]
             reader.finish()
         except WireError as error:
-            return error_response(_PARSE_CODES.get(type(error), ReturnCode.BAD_PARAM_SIZE))
+            return error_response(parse_code(error))
         except TpmError as error:
             return error_response(error.code)
         in_param_digest = b""

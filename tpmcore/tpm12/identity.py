@@ -26,15 +26,17 @@ from protocol.tpm12.constants import (
 )
 from protocol.tpm12.keys import Key
 from protocol.tpm12.pcr import PcrInfoShort
-from protocol.tpm12.wire import DIGEST, SIZED, U32, Structure, WireError
+from protocol.tpm12.wire import DIGEST, SIZED, U32, Structure
 from tpmcore.engine import Duration
 from tpmcore.errors import TpmError
 from tpmcore.tpm12.command import AUTH1_OR_2, Command, Gate
 from tpmcore.tpm12.context import OSAP_ONLY, Context, Entity
 from tpmcore.tpm12.keyblob import check_key_properties, create_key, wrapped
+from tpmcore.tpm12.parsing import decode_plaintext
 from tpmcore.tpm12.rsa import RsaError
 from tpmcore.tpm12.state import EntityKind
 
+IDENTITY_BITS: Final = 2048
 _EK_BLOB_TAG: Final = StructureTag.EK_BLOB.to_bytes(2, "big")
 
 
@@ -60,6 +62,8 @@ def make_identity(ctx: Context, request: MakeIdentityRequest) -> MakeIdentityRes
     tpm = ctx.tpm
     template = request.id_key_params
     check_key_properties(template, fips=tpm.permanent.flags.fips)
+    if template.algorithm_parms.rsa.key_length != IDENTITY_BITS:
+        raise TpmError(ReturnCode.BAD_KEY_PROPERTY)
     has_srk_auth = ctx.auth_count == 2
     owner_index = ctx.auth_count - 1
     ctx.authorize_owner(owner_index, OSAP_ONLY)
@@ -123,7 +127,7 @@ def _decrypt_blob(ctx: Context, blob: bytes) -> tuple[bytes, SymmetricKey, PcrIn
     """Return idDigest, sessionKey and, of the newer form, the release condition.
 
     Raises:
-        TpmError: NO_ENDORSEMENT, DECRYPT_ERROR, BAD_TYPE, INVALID_STRUCTURE.
+        TpmError: NO_ENDORSEMENT, DECRYPT_ERROR, BAD_TYPE, BAD_PARAM_SIZE, INVALID_STRUCTURE.
     """
     ek = ctx.tpm.permanent.ek
     if ek is None:
@@ -132,16 +136,13 @@ def _decrypt_blob(ctx: Context, blob: bytes) -> tuple[bytes, SymmetricKey, PcrIn
         plain = ek.private.decrypt_oaep(blob)
     except RsaError as error:
         raise TpmError(ReturnCode.DECRYPT_ERROR) from error
-    try:
-        if not plain.startswith(_EK_BLOB_TAG):
-            contents = AsymCaContents.decode(plain)
-            return contents.id_digest, contents.session_key, None
-        ek_blob = EkBlob.decode(plain)
-        if ek_blob.ek_type != EkType.ACTIVATE:
-            raise TpmError(ReturnCode.BAD_TYPE)
-        activate = EkBlobActivate.decode(ek_blob.blob)
-    except WireError as error:
-        raise TpmError(ReturnCode.INVALID_STRUCTURE) from error
+    if not plain.startswith(_EK_BLOB_TAG):
+        contents = decode_plaintext(AsymCaContents, plain)
+        return contents.id_digest, contents.session_key, None
+    ek_blob = decode_plaintext(EkBlob, plain)
+    if ek_blob.ek_type != EkType.ACTIVATE:
+        raise TpmError(ReturnCode.BAD_TYPE)
+    activate = decode_plaintext(EkBlobActivate, ek_blob.blob)
     return activate.id_digest, activate.session_key, activate.pcr_info
 
 

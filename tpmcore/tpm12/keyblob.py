@@ -28,8 +28,8 @@ from protocol.tpm12.keys import (
     StoreAsymKey,
 )
 from protocol.tpm12.pcr import PcrInfo, PcrInfoLong, composite_hash
-from protocol.tpm12.wire import WireError
 from tpmcore.errors import TpmError
+from tpmcore.tpm12.parsing import decode_plaintext
 from tpmcore.tpm12.rsa import MIN_KEY_BITS, PrivateKey, RsaError
 from tpmcore.tpm12.state import KeyBody
 from tpmcore.tpm12.tpm import Tpm
@@ -205,16 +205,13 @@ def unwrap(parent: KeyBody, key: Key) -> KeyBody:
     Whether the key may be loaded is not judged here, see `check_loadable`.
 
     Raises:
-        TpmError: DECRYPT_ERROR, INVALID_STRUCTURE, BAD_PARAMETER, AUTHFAIL.
+        TpmError: DECRYPT_ERROR, BAD_PARAM_SIZE, INVALID_STRUCTURE, BAD_PARAMETER, AUTHFAIL.
     """
     try:
         plain = parent.private.decrypt_oaep(key.enc_data)
     except RsaError as error:
         raise TpmError(ReturnCode.DECRYPT_ERROR) from error
-    try:
-        store = StoreAsymKey.decode(plain)
-    except WireError as error:
-        raise TpmError(ReturnCode.INVALID_STRUCTURE) from error
+    store = decode_plaintext(StoreAsymKey, plain)
     if store.payload not in PAYLOADS_OF_LOADABLE_KEYS:
         raise TpmError(ReturnCode.INVALID_STRUCTURE)
     public = key.without_private()
@@ -226,14 +223,14 @@ def unwrap(parent: KeyBody, key: Key) -> KeyBody:
         )
     except RsaError as error:
         raise TpmError(ReturnCode.BAD_PARAMETER) from error
-    # A length that is not the modulus' own would make TPM_PUBKEY and signatures disagree.
-    if len(public.pub_key) * 8 != public.algorithm_parms.rsa.key_length or (
-        len(public.pub_key) != private.size_bytes
-    ):
-        raise TpmError(ReturnCode.BAD_PARAMETER)
     digest = public.public_digest()
     if not hmac.compare_digest(digest, store.pub_data_digest):
         raise TpmError(ReturnCode.AUTHFAIL)
+    # A length that is not the modulus' own would make TPM_PUBKEY and signatures disagree; libtpms
+    # does not look.
+    size_bytes = private.size_bytes
+    if len(public.pub_key) != size_bytes or public.algorithm_parms.rsa.key_length != size_bytes * 8:
+        raise TpmError(ReturnCode.BAD_PARAMETER)
     return KeyBody(public, store.payload, store.usage_auth, store.migration_auth, private, digest)
 
 

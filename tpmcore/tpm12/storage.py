@@ -20,12 +20,13 @@ from protocol.tpm12.constants import (
 from protocol.tpm12.keys import Key, PubKey
 from protocol.tpm12.pcr import PcrInfoLong, release_of
 from protocol.tpm12.stored import BoundData, StoredData
-from protocol.tpm12.wire import DIGEST, SIZED, U32, BadVersion, Structure, WireError
+from protocol.tpm12.wire import DIGEST, SIZED, U32, Structure
 from tpmcore.engine import Duration
 from tpmcore.errors import TpmError
 from tpmcore.tpm12.command import AUTH0_OR_1, AUTH1, AUTH1_OR_2, Command, Gate
 from tpmcore.tpm12.context import OIAP_ONLY, OSAP_ONLY, Context, Entity
 from tpmcore.tpm12.keyblob import check_key_properties, check_loadable, create_key, unwrap, wrapped
+from tpmcore.tpm12.parsing import decode_plaintext
 from tpmcore.tpm12.rsa import RsaError
 from tpmcore.tpm12.sealing import (
     crypt_session_data,
@@ -172,12 +173,7 @@ def unbind(ctx: Context, request: UnBindRequest) -> UnBindResponse:
         raise TpmError(ReturnCode.DECRYPT_ERROR) from error
     if not is_oaep and public.key_usage == KeyUsage.LEGACY:
         return UnBindResponse(plain)
-    try:
-        bound = BoundData.decode(plain)
-    except BadVersion as error:
-        raise TpmError(ReturnCode.BAD_VERSION) from error
-    except WireError as error:
-        raise TpmError(ReturnCode.INVALID_STRUCTURE) from error
+    bound = decode_plaintext(BoundData, plain)
     if not bound.is_bind:
         raise TpmError(ReturnCode.INVALID_STRUCTURE)
     return UnBindResponse(bound.data)
