@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Final
 
 from protocol.tpm12.constants import (
+    COUNT_ID_NULL,
     NV_INDEX_D_BIT,
     AuthDataUsage,
     EncScheme,
@@ -168,6 +169,7 @@ def clear(tpm: Tpm, *, d_bit_areas: bool = False) -> None:
     tpm.end_all_sessions()
     tpm.lockout.reset()
     stclear.context_nonce_key = ZERO_DIGEST
+    stclear.count_id = COUNT_ID_NULL
     stclear.deferred_physical_presence = 0
     tpm.stany.audit_digest = ZERO_DIGEST
     flags = permanent.flags
