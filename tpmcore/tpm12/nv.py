@@ -24,7 +24,7 @@ from protocol.tpm12.wire import DIGEST, SIZED, U32, Structure
 from tpmcore.errors import GateError, TpmError
 from tpmcore.tpm12.command import AUTH0_OR_1, AUTH1, NOTHING, Command, Gate, Nothing
 from tpmcore.tpm12.context import OSAP_ONLY, Context, Entity
-from tpmcore.tpm12.state import EntityKind, NvArea
+from tpmcore.tpm12.state import NV_AREA_OVERHEAD_BYTES, EntityKind, NvArea
 from tpmcore.tpm12.tpm import Tpm
 
 MAX_NO_OWNER_WRITES: Final = 64
@@ -83,12 +83,12 @@ def nv_define_space(ctx: Context, request: NvDefineSpaceRequest) -> Nothing:
         if not size:
             return NOTHING
     _check_definition(public)
-    area = NvArea(public, auth_value, tpm.new_nonce(), _ERASED * size)
-    if area.cost_bytes > tpm.free_nv_bytes:
+    # Before the area is made: the size is the caller's and may be 4 GiB.
+    if NV_AREA_OVERHEAD_BYTES + size > tpm.free_nv_bytes:
         raise TpmError(ReturnCode.NOSPACE)
     if index == NvIndex.TRIAL:
         return NOTHING
-    tpm.permanent.nv[index] = area
+    tpm.permanent.nv[index] = NvArea(public, auth_value, tpm.new_nonce(), _ERASED * size)
     if existing is None:
         _count_write(ctx)
     return NOTHING
