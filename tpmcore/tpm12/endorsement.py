@@ -41,10 +41,10 @@ def _make_ek(tpm: Tpm, key_info: KeyParms) -> PubKey:
     permanent = tpm.permanent
     if permanent.ek is not None:
         raise TpmError(ReturnCode.DISABLED_CMD)
-    exponent = check_rsa_parms(key_info)
-    if key_info.rsa.key_length != EK_BITS or key_info.enc_scheme != EncScheme.RSAESOAEP_SHA1_MGF1:
+    rsa = check_rsa_parms(key_info)
+    if rsa.key_length != EK_BITS or key_info.enc_scheme != EncScheme.RSAESOAEP_SHA1_MGF1:
         raise TpmError(ReturnCode.BAD_KEY_PROPERTY)
-    private = PrivateKey.generate(tpm.world.keys, EK_BITS, exponent)
+    private = PrivateKey.generate(tpm.world.keys, EK_BITS, rsa.exponent_value)
     # The exponent stays as it was written, also if it was left out; the key never signs.
     ek = EndorsementKey(private, replace(key_info, sig_scheme=SigScheme.NONE))
     permanent.ek = ek

@@ -25,6 +25,7 @@ from protocol.tpm12.keys import (
     PAYLOADS_OF_LOADABLE_KEYS,
     Key,
     KeyParms,
+    RsaKeyParms,
     StoreAsymKey,
 )
 from protocol.tpm12.pcr import PcrInfo, PcrInfoLong, composite_hash
@@ -70,23 +71,11 @@ _RULES: Final[Mapping[int, _Rule]] = {
 }
 
 
-def public_exponent(parms: KeyParms) -> int:
-    """Return the public exponent of RSA parameters.
-
-    Raises:
-        TpmError: BAD_KEY_PROPERTY for one that is not supported.
-    """
-    value = parms.rsa.exponent_value
-    if value not in _EXPONENTS:
-        raise TpmError(ReturnCode.BAD_KEY_PROPERTY)
-    return value
-
-
-def check_rsa_parms(parms: KeyParms) -> int:
+def check_rsa_parms(parms: KeyParms) -> RsaKeyParms:
     """Check algorithm, length, number of primes and exponent (4.8.4, common rules).
 
     Returns:
-        The public exponent.
+        The RSA parameters, decoded.
 
     Raises:
         TpmError: BAD_KEY_PROPERTY.
@@ -98,9 +87,10 @@ def check_rsa_parms(parms: KeyParms) -> int:
         rsa.num_primes != 2
         or not MIN_KEY_BITS <= rsa.key_length <= MAX_KEY_BITS
         or rsa.key_length % _KEY_BITS_STEP
+        or rsa.exponent_value not in _EXPONENTS
     ):
         raise TpmError(ReturnCode.BAD_KEY_PROPERTY)
-    return public_exponent(parms)
+    return rsa
 
 
 def check_key_properties(key: Key, *, fips: bool = False) -> None:
@@ -113,15 +103,15 @@ def check_key_properties(key: Key, *, fips: bool = False) -> None:
         TpmError: BAD_KEY_PROPERTY, NOTFIPS.
     """
     parms = key.algorithm_parms
-    exponent = check_rsa_parms(parms)
+    rsa = check_rsa_parms(parms)
     rule = _RULES.get(key.key_usage)
-    bits = parms.rsa.key_length
+    bits = rsa.key_length
     if (
         rule is None
         or parms.enc_scheme not in rule.enc_schemes
         or parms.sig_scheme not in rule.sig_schemes
         or bits < rule.min_bits
-        or (exponent != DEFAULT_EXPONENT and not rule.any_exponent)
+        or (rsa.exponent_value != DEFAULT_EXPONENT and not rule.any_exponent)
     ):
         raise TpmError(ReturnCode.BAD_KEY_PROPERTY)
     if fips and (
@@ -166,9 +156,8 @@ def create_key(
     Raises:
         TpmError: BAD_KEY_PROPERTY if no RSA key of these parameters is supported.
     """
-    exponent = check_rsa_parms(template.algorithm_parms)
-    bits = template.algorithm_parms.rsa.key_length
-    private = PrivateKey.generate(tpm.world.keys, bits, exponent)
+    rsa = check_rsa_parms(template.algorithm_parms)
+    private = PrivateKey.generate(tpm.world.keys, rsa.key_length, rsa.exponent_value)
     public = replace(
         template,
         pcr_info=with_creation_values(tpm, template.pcr_info),
@@ -215,11 +204,12 @@ def unwrap(parent: KeyBody, key: Key) -> KeyBody:
     if store.payload not in PAYLOADS_OF_LOADABLE_KEYS:
         raise TpmError(ReturnCode.INVALID_STRUCTURE)
     public = key.without_private()
+    rsa = public.algorithm_parms.rsa
     try:
         private = PrivateKey.from_factor(
             int.from_bytes(public.pub_key, "big"),
             int.from_bytes(store.private_key, "big"),
-            public_exponent(public.algorithm_parms),
+            rsa.exponent_value,
         )
     except RsaError as error:
         raise TpmError(ReturnCode.BAD_PARAMETER) from error

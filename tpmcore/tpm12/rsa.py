@@ -7,7 +7,6 @@ The one operation it does not offer, a PKCS#1 v1.5 decryption that says when it 
 
 from __future__ import annotations
 
-import math
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature
@@ -86,15 +85,17 @@ class PrivateKey:
             RsaError: no key can be made of these.
         """
         bits = n.bit_length()
-        if bits < MIN_KEY_BITS or p < 3 or n % p or bits % 2:
+        if bits < MIN_KEY_BITS or p < 3 or bits % 2:
+            raise RsaError("no modulus or no factor")
+        q, rest = divmod(n, p)
+        if rest:
             raise RsaError("the factor does not belong to the modulus")
-        q = n // p
         half = bits // 2
         if p == q or not p & q & 1 or p.bit_length() != half or q.bit_length() != half:
             raise RsaError("the factors are not two odd numbers of half the length")
-        if not exponent & 1 or exponent < 3 or math.gcd(exponent, (p - 1) * (q - 1)) != 1:
+        if exponent < 3 or not smallrsa.are_coprime(exponent, (p - 1) * (q - 1)):
             raise RsaError("the exponent does not fit the factors")
-        if math.gcd(p, q) != 1:
+        if not smallrsa.are_coprime(p, q):
             raise RsaError("the factors have a common divisor")
         return cls(p, q, exponent)
 
