@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The host of an engine: durable before volatile before response, and never half a command."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable, Callable
+from typing import assert_never
+
+import pytest
+import trio
+
+from daemons.runtime.host import EngineBroken, EngineHost, PersistOutcome
+from daemons.runtime.volatile import VolatileMemory
+from tpmcore.engine import (
+    Done,
+    Duration,
+    EffectResult,
+    Event,
+    EventDone,
+    Failed,
+    ParentQuote,
+    Persist,
+    PowerOn,
+    Step,
+)
+
+
+class ToyEngine:
+    """Adds up what it is told; a command is its letters, executed in order.
+
+    `+` counts up in volatile state, `p` persists the count, `q` asks the parent, `x` is a bug, `w`
+    waits for `gate`, `t` makes the command a long one. The response is what happened.
+    """
+
+    def __init__(self, journal: list[str]) -> None:
+        self.journal = journal
+        self.count = 0
+        self.version = 0
+        self.gate = threading.Event()
+        self.threads: list[int] = []
+        self.cancelled = False
+        self._rest = b""
+        self._said = b""
+
+    def execute(self, command: bytes, locality: int) -> Step:
+        self._rest, self._said = command, b"%d:" % locality
+        return self._go_on()
+
+    def handle(self, event: Event) -> Step:
+        match event:
+            case PowerOn():
+                self.count = 0
+                self.version += 1
+                return Persist(b"on")
+            case _:
+                return EventDone(0)
+
+    def resume(self, result: EffectResult) -> Step:
+        match result:
+            case Done(data):
+                self._said += b"done" + data
+            case Failed(code):
+                self._said += b"failed%d" % (code or 0)
+            case _:
+                assert_never(result)
+        if self._said == b"done":
+            self.journal.append("event done")
+            return EventDone(0)
+        return self._go_on()
+
+    def _go_on(self) -> Step:
+        self.threads.append(threading.get_native_id())
+        while self._rest:
+            letter, self._rest = self._rest[:1], self._rest[1:]
+            match letter:
+                case b"+":
+                    self.count += 1
+                    self.version += 1
+                case b"p":
+                    return Persist(b"%d" % self.count)
+                case b"q":
+                    return ParentQuote(bytes(20), b"", 0)
+                case b"x":
+                    raise ZeroDivisionError("a bug")
+                case b"w":
+                    assert self.gate.wait(10)
+        said, self._said = self._said, b""
+        return said + b"%d" % self.count
+
+    def cancel(self) -> None:
+        self.cancelled = True
+        self.gate.set()
+
+    def duration(self, command: bytes) -> Duration:
+        return Duration.LONG if b"t" in command else Duration.SHORT
+
+    def permanent_state(self) -> bytes:
+        return b""
+
+    def volatile_state(self) -> bytes:
+        self.journal.append(f"volatile {self.count}")
+        return b"%d" % self.count
+
+    @property
+    def volatile_version(self) -> int:
+        return self.version
+
+
+class Lab:
+    def __init__(
+        self,
+        *,
+        outcome: PersistOutcome | Exception = PersistOutcome.SAVED,
+        parent: Callable[[ParentQuote], Awaitable[EffectResult]] | None = None,
+        effect_deadline_s: float = 120.0,
+    ) -> None:
+        self.journal: list[str] = []
+        self.engine = ToyEngine(self.journal)
+        self.memory = VolatileMemory.create("test")
+        self.outcome = outcome
+        self.saving = trio.Event()
+        self.may_save = trio.Event()
+        self.may_save.set()
+        self.host = EngineHost(
+            self.engine,
+            persist=self._persist,
+            volatile=self.memory,
+            parent=parent,
+            effect_deadline_s=effect_deadline_s,
+        )
+
+    async def _persist(self, state: bytes) -> PersistOutcome:
+        self.saving.set()
+        await self.may_save.wait()
+        self.journal.append(f"saved {state.decode()}")
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+
+async def test_the_response_comes_after_the_permanent_and_the_volatile_state() -> None:
+    lab = Lab()
+    lab.journal.append("command")
+    response = await lab.host.execute(b"+p+", 3)
+    assert response == b"3:done2"
+    assert lab.journal == ["command", "saved 1", "volatile 2"]
+    assert lab.memory.load() == b"2"
+
+
+async def test_volatile_state_is_stored_only_when_it_changed() -> None:
+    lab = Lab()
+    await lab.host.execute(b"+", 0)
+    await lab.host.execute(b"", 0)
+    await lab.host.execute(b"", 0)
+    assert lab.journal == ["volatile 1"]
+
+
+async def test_a_save_that_did_not_happen_is_told_to_the_engine() -> None:
+    lab = Lab(outcome=PersistOutcome.NOT_SAVED)
+    assert await lab.host.execute(b"p", 0) == b"0:failed00"
+
+
+@pytest.mark.parametrize("command", [b"+p", b"t+p"])
+async def test_a_cancelled_caller_does_not_stop_the_command(command: bytes) -> None:
+    lab = Lab()
+    lab.may_save = trio.Event()
+    responses = []
+    async with trio.open_nursery() as nursery:
+
+        async def client() -> None:
+            responses.append(await lab.host.execute(command, 0))
+
+        nursery.start_soon(client)
+        await lab.saving.wait()
+        nursery.cancel_scope.cancel()
+        lab.may_save.set()
+    assert responses == [b"0:done1"]
+    assert lab.journal == ["saved 1", "volatile 1"]
+
+
+async def test_a_short_command_runs_without_a_checkpoint() -> None:
+    lab = Lab()
+    with trio.testing.assert_no_checkpoints():
+        assert await lab.host.execute(b"+", 0) == b"0:1"
+    assert lab.engine.threads == [threading.get_native_id()]
+
+
+async def test_a_long_command_and_what_follows_its_effects_run_outside_the_event_loop() -> None:
+    lab = Lab()
+    lab.engine.gate.set()
+    await lab.host.execute(b"twpw", 0)
+    assert len(lab.engine.threads) == 2
+    assert threading.get_native_id() not in lab.engine.threads
+
+
+async def test_two_commands_at_once_are_refused() -> None:
+    lab = Lab()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lab.host.execute, b"tw+", 0)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(trio.BusyResourceError):
+            await lab.host.execute(b"+", 0)
+        with pytest.raises(trio.BusyResourceError):
+            await lab.host.handle(PowerOn())
+        lab.engine.gate.set()
+    assert lab.engine.count == 1
+    assert await lab.host.execute(b"+", 0) == b"0:2"
+
+
+async def test_cancel_reaches_the_command_under_way() -> None:
+    lab = Lab()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lab.host.execute, b"tw", 0)
+        await trio.testing.wait_all_tasks_blocked()
+        lab.host.cancel()
+    assert lab.engine.cancelled
+
+
+@pytest.mark.parametrize("command", [b"+x", b"t+x", b"+px"])
+async def test_a_bug_in_the_engine_ends_the_daemon_and_stores_nothing(command: bytes) -> None:
+    lab = Lab()
+    with pytest.raises(EngineBroken, match="ZeroDivisionError: a bug"):
+        await lab.host.execute(command, 0)
+    assert lab.memory.load() is None
+    with pytest.raises(EngineBroken):
+        await lab.host.execute(b"+", 0)
+    with pytest.raises(EngineBroken):
+        await lab.host.handle(PowerOn())
+    with pytest.raises(EngineBroken):
+        await lab.host.wait_broken()
+    assert lab.engine.count == 1
+
+
+async def test_a_persister_that_fails_ends_the_daemon() -> None:
+    lab = Lab(outcome=OSError("the disk is gone"))
+    with pytest.raises(EngineBroken, match="the disk is gone"):
+        await lab.host.execute(b"p", 0)
+
+
+async def test_an_effect_that_takes_too_long_ends_the_daemon(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    lab = Lab(effect_deadline_s=60.0)
+    lab.may_save = trio.Event()
+    with pytest.raises(EngineBroken, match="Persist took longer than 60 s"):
+        await lab.host.execute(b"p", 0)
+    assert trio.current_time() == pytest.approx(60.0)
+    assert autojump_clock.rate == 0
+
+
+async def test_what_the_parent_says_reaches_the_engine() -> None:
+    async def parent(_quote: ParentQuote) -> EffectResult:
+        return Failed(7)
+
+    assert await Lab(parent=parent).host.execute(b"q", 0) == b"0:failed70"
+    assert await Lab().host.execute(b"q", 0) == b"0:failed00"
+
+
+async def test_an_event_is_durable_before_it_is_over() -> None:
+    lab = Lab()
+    assert await lab.host.handle(PowerOn()) == EventDone(0)
+    assert lab.journal == ["saved on", "event done", "volatile 0"]

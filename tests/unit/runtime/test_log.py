@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Log lines: one per event, with fields, and nothing that a peer says makes two of them."""
+
+from __future__ import annotations
+
+import enum
+
+import pytest
+
+from daemons.runtime.log import Level, Log
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+def logged(level: Level = Level.DEBUG) -> tuple[Log, list[str]]:
+    lines: list[str] = []
+    return Log("vtpm", level=level, sink=lines.append, guest="g1"), lines
+
+
+def test_a_line_has_the_daemon_its_fields_the_event_and_its_fields() -> None:
+    log, lines = logged()
+    log.info("image saved", slot=1, ms=2.125)
+    log.bind(uuid="u").warning("manager lost")
+    log.error("it ended")
+    log.debug("header", locality=0)
+    assert lines == [
+        "vtpm[guest=g1] image saved slot=1 ms=2.12\n",
+        "vtpm[guest=g1 uuid=u] warning: manager lost\n",
+        "vtpm[guest=g1] error: it ended\n",
+        "vtpm[guest=g1] debug: header locality=0\n",
+    ]
+
+
+def test_a_log_without_fields_has_no_brackets() -> None:
+    lines: list[str] = []
+    Log("hwtpm", sink=lines.append).info("ready")
+    assert lines == ["hwtpm ready\n"]
+
+
+@pytest.mark.parametrize("level", list(Level))
+def test_only_lines_of_at_least_the_level_are_written(level: Level) -> None:
+    log, lines = logged(level)
+    log.debug("debug")
+    log.info("info")
+    log.warning("warning")
+    log.error("error")
+    assert len(lines) == 4 - list(Level).index(level)
+
+
+def test_values_from_peers_cannot_forge_a_line_or_a_field() -> None:
+    log, lines = logged()
+    log.info("refused", label="a\nvtpm ready", name='x" slot=2', empty="")
+    log.error("bad\nvtpm[guest=g2] image saved")
+    assert [line.count("\n") for line in lines] == [1, 1]
+    assert lines[0] == (
+        'vtpm[guest=g1] refused label="a\\nvtpm ready" name="x\\" slot=2" empty=""\n'
+    )
+
+
+def test_bytes_are_shown_by_length_and_enums_by_name() -> None:
+    log, lines = logged()
+    log.info("got", data=b"secret", colour=Colour.RED)
+    assert lines == ["vtpm[guest=g1] got data=<6bytes> colour=RED\n"]
