@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol, TypeVar
 from uuid import UUID
 
@@ -290,7 +291,9 @@ class Committer:
     async def _checkpoint(self) -> None:
         try:
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(self._ledger.checkpoint, limiter=self._limiter)
+                await trio.to_thread.run_sync(
+                    partial(self._ledger.checkpoint, keep_room=True), limiter=self._limiter
+                )
         except DaemonError as error:
             # The log keeps everything; the next commit tries again.
             self._log.warning(str(error))

@@ -140,14 +140,18 @@ class Ledger:
         """Pages in the database's log, waiting to be copied into its main file."""
         return self._store.log_pages
 
-    def checkpoint(self) -> None:
+    def checkpoint(self, *, keep_room: bool = False) -> None:
         """Copy the log into the main file; DaemonError if that failed, nothing is lost then."""
-        self._store.checkpoint()
+        self._store.checkpoint(keep_room=keep_room)
 
     def close(self) -> None:
         """Close the database; the log is copied first if the disk lets us."""
         with contextlib.suppress(DaemonError):
             self._store.checkpoint()
+        self._store.close()
+
+    def abandon(self) -> None:
+        """Close the database and leave its files as they are."""
         self._store.close()
 
     def transaction(self) -> Transaction:

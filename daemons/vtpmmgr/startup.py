@@ -110,9 +110,10 @@ async def start(options: StartOptions, hardware: Hardware, log: Log) -> Started:
 async def _start(options: StartOptions, hardware: Hardware, log: Log) -> Started:
     with contextlib.ExitStack() as on_failure:
         store = await _in_thread(lambda: Store.open(options.database, options.vfs))
-        area_bytes = await hardware.nv_area_size(options.nv_index)
         if store is not None:
             on_failure.callback(store.close)
+        area_bytes = await hardware.nv_area_size(options.nv_index)
+        if store is not None:
             ledger, root = await _accept(store, options, hardware)
         elif area_bytes is None:
             ledger, root = await _found(options, hardware, log, on_failure)

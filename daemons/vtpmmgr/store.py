@@ -12,6 +12,7 @@ Everything here blocks and must be called from one thread at a time.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -26,9 +27,7 @@ from daemons.vtpmmgr.records import RECORD_TYPES, SqlValue, Table
 
 APPLICATION_ID: Final = 0x76544D4D  # "vTMM"
 SCHEMA_VERSION: Final = 1
-_WAL_HEADER_VERSION: Final = (
-    b"\x02\x02"  # bytes 18 and 19 of the file: written and read in WAL mode
-)
+_PAGE_BYTES: Final = 4096
 
 _COMMITS_SQL: Final = (
     "CREATE TABLE commits (id INTEGER PRIMARY KEY CHECK (id = 1), sequence INTEGER NOT NULL, "
@@ -109,28 +108,22 @@ class Store:
         """
         if not _there(path):
             return None
-        connection: apsw.Connection | None = None
         try:
-            connection = _connect(path, vfs, apsw.SQLITE_OPEN_READWRITE)
-            schema = set(connection.execute("SELECT type, name, sql FROM sqlite_schema"))
-            application = _pragma(connection, "application_id")
-            version = _pragma(connection, "user_version")
-            if not schema and not application and not version:
-                connection.close()
-                return None
-            _check_shape(connection, path, schema, application, version)
-            problems = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(3)")]
-            if problems != ["ok"]:
-                raise RefusedToStart(f"database {path} is damaged: {'; '.join(problems)}")
-            return cls(connection, path)
+            with contextlib.ExitStack() as on_failure:
+                connection = _connect(path, vfs, on_failure)
+                schema = set(connection.execute("SELECT type, name, sql FROM sqlite_schema"))
+                application = _pragma(connection, "application_id")
+                version = _pragma(connection, "user_version")
+                if not schema and not application and not version:
+                    return None
+                _check_shape(connection, path, schema, application, version)
+                problems = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(3)")]
+                if problems != ["ok"]:
+                    raise RefusedToStart(f"database {path} is damaged: {'; '.join(problems)}")
+                on_failure.pop_all()
+                return cls(connection, path)
         except apsw.Error as error:
-            if connection is not None:
-                connection.close()
             raise RefusedToStart(f"database {path} cannot be read: {_reason(error)}") from error
-        except RefusedToStart:
-            if connection is not None:
-                connection.close()
-            raise
 
     @classmethod
     def create(cls, path: Path, vfs: str | None = None) -> Self:
@@ -144,11 +137,13 @@ class Store:
         try:
             os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
             _sync_folder(path.parent)
-            connection = _connect(path, vfs, apsw.SQLITE_OPEN_READWRITE)
-            mode = connection.execute("PRAGMA journal_mode=WAL").fetchall()
-            if mode != [("wal",)]:
-                raise DaemonError(f"database {path}: no write-ahead log here ({mode})")
-            return cls(connection, path)
+            with contextlib.ExitStack() as on_failure:
+                connection = _connect(path, vfs, on_failure)
+                mode = connection.execute("PRAGMA journal_mode=WAL").fetchall()
+                if mode != [("wal",)]:
+                    raise DaemonError(f"database {path}: no write-ahead log here ({mode})")
+                on_failure.pop_all()
+                return cls(connection, path)
         except (apsw.Error, OSError) as error:
             raise DaemonError(f"database {path} cannot be made: {_reason(error)}") from error
 
@@ -217,14 +212,22 @@ class Store:
         except apsw.Error as error:
             raise CommitUncertain(f"database {self.path}: {_reason(error)}") from error
 
-    def checkpoint(self) -> None:
+    def checkpoint(self, *, keep_room: bool = False) -> None:
         """Copy the log into the main file, flush that, and start the log anew.
+
+        Args:
+            keep_room: leave the log its size. It is written again from its beginning, which is
+                cheaper to flush than a file that grows, and does not fail for lack of space.
 
         Raises:
             DaemonError: it failed; nothing is lost, the log still has everything.
         """
         try:
-            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            self._connection.wal_checkpoint(
+                mode=apsw.SQLITE_CHECKPOINT_RESTART
+                if keep_room
+                else apsw.SQLITE_CHECKPOINT_TRUNCATE
+            )
         except apsw.Error as error:
             raise DaemonError(
                 f"database {self.path}: checkpoint failed: {_reason(error)}"
@@ -251,34 +254,38 @@ def _there(path: Path) -> bool:
     """Say whether there is a database file worth opening.
 
     SQLite deletes the log of an empty database and replays any rollback journal that it finds, so
-    both are looked for before it gets the file.
+    both are looked for before it gets the file. A journal of ours exists only while `create`
+    switches a file of one page to WAL.
     """
-    log = path.with_name(path.name + "-wal")
-    journal = path.with_name(path.name + "-journal")
-    try:
-        with path.open("rb") as file:
-            header = file.read(100)
-    except FileNotFoundError:
-        header = b""
-    except OSError as error:
-        raise RefusedToStart(f"database {path} cannot be read: {error.strerror}") from error
-    if not header:
-        if log.exists() and log.stat().st_size:
+    size = _size(path)
+    log_size = _size(path.with_name(path.name + "-wal"))
+    if not size:
+        if log_size:
             raise RefusedToStart(f"database {path} is missing or cut to nothing, its log is there")
         return False
-    if len(header) < 100:
-        raise RefusedToStart(f"database {path} is cut short: {len(header)} bytes")
-    if header[18:20] == _WAL_HEADER_VERSION and journal.exists() and journal.stat().st_size:
+    if _size(path.with_name(path.name + "-journal")) and (size > _PAGE_BYTES or log_size):
         raise RefusedToStart(f"database {path} has a rollback journal, which it never writes")
     return True
 
 
-def _connect(path: Path, vfs: str | None, flags: int) -> apsw.Connection:
-    connection = apsw.Connection(str(path), flags=flags, vfs=vfs)
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        raise RefusedToStart(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _connect(path: Path, vfs: str | None, on_failure: contextlib.ExitStack) -> apsw.Connection:
+    """Open an existing file; `on_failure` gets what closes it."""
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
+    on_failure.callback(connection.close)
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
     connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
     connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
     for pragma in (
+        f"page_size={_PAGE_BYTES}",
         "locking_mode=EXCLUSIVE",
         "synchronous=FULL",
         "wal_autocheckpoint=0",

@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The manager on a whole TPM 1.2 engine, without the register interface between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from daemons.runtime.errors import RefusedToStart
+from daemons.runtime.secret import Secret
+from daemons.vtpmmgr.hardware import HardwareLost
+from daemons.vtpmmgr.tpm12hardware import Tpm12Hardware
+from protocol.tis.driver import TisError
+from protocol.tpm12 import Ordinal, ReturnCode
+from protocol.tpm12.constants import ResourceType
+from tests.unit.manager.fakes import Lines
+from tests.unit.manager.harness import NV_INDEX, A, managed, options
+from tests.unit.tpm12.world import OWNER_AUTH, SRK_AUTH, Chip, SeededRandom, make_chip
+from tpmcore import tss12
+from tpmcore.errors import TpmError
+from tpmcore.tpm12.world import Profile
+
+KEY = b"key".ljust(64, b".")
+
+
+class Wire:
+    """A transport to a chip, with faults.
+
+    Attributes:
+        before, after: called with each ordinal; what they raise stands for what the wire does
+            before the chip has the command, and before the response is back.
+    """
+
+    def __init__(self, chip: Chip, locality: int = 2) -> None:
+        self.chip = chip
+        self.locality = locality
+        self.before: Callable[[int], None] = lambda ordinal: None
+        self.after: Callable[[int], None] = lambda ordinal: None
+        self.ordinals: list[int] = []
+
+    async def transact(self, command: bytes) -> bytes:
+        ordinal = int.from_bytes(command[6:10], "big")
+        self.ordinals.append(ordinal)
+        self.before(ordinal)
+        self.chip.locality = self.locality
+        response = self.chip.send(command)
+        self.after(ordinal)
+        return response
+
+
+def hardware_on(
+    wire: Wire, *, owner_auth: bytes = OWNER_AUTH, srk_auth: bytes = SRK_AUTH
+) -> Tpm12Hardware:
+    return Tpm12Hardware(
+        wire,
+        locality=wire.locality,
+        owner_auth=Secret(owner_auth),
+        srk_auth=Secret(srk_auth),
+        random=SeededRandom("manager"),
+    )
+
+
+def lost_once(ordinal: Ordinal) -> Callable[[int], None]:
+    """Return a fault that loses one command of this kind."""
+    left = [ordinal]
+
+    def fault(seen: int) -> None:
+        if seen in left:
+            left.remove(Ordinal(seen))
+            raise TisError("the test's wire is cut", certain=False)
+
+    return fault
+
+
+def sessions(chip: Chip) -> list[int]:
+    return chip.run(tss12.handles(ResourceType.AUTH))
+
+
+async def test_first_start_and_second_start(tmp_path: Path) -> None:
+    chip = make_chip(Profile(make_ek=False))
+    async with managed(options(tmp_path), hardware_on(Wire(chip))) as manager:
+        await (await manager.guest(A)).save(KEY)
+    assert chip.run(tss12.is_owned())
+    chip.power_cycle()
+    async with managed(options(tmp_path), hardware_on(Wire(chip))) as manager:
+        assert await (await manager.guest(A)).load() == KEY
+
+
+async def test_pcrs_and_locality_guard_the_root_secret(tmp_path: Path) -> None:
+    chip = make_chip()
+    async with managed(options(tmp_path), hardware_on(Wire(chip))):
+        pass
+    with pytest.raises(RefusedToStart, match="sealed to locality 2, the manager uses 0"):
+        async with managed(options(tmp_path), hardware_on(Wire(chip, locality=0))):
+            pass
+    chip.run(tss12.extend(3, bytes(20)))
+    with pytest.raises(RefusedToStart, match="PCR 3 is "):
+        async with managed(options(tmp_path), hardware_on(Wire(chip))):
+            pass
+    chip.power_cycle()
+    async with managed(options(tmp_path), hardware_on(Wire(chip))):
+        pass
+
+
+async def test_wrong_secrets_and_another_chip_are_named(tmp_path: Path) -> None:
+    chip = make_chip()
+    async with managed(options(tmp_path), hardware_on(Wire(chip))):
+        pass
+    with pytest.raises(RefusedToStart, match="or --srk-auth is wrong"):
+        async with managed(options(tmp_path), hardware_on(Wire(chip), srk_auth=bytes(20))):
+            pass
+    other = make_chip(seed="another chip")
+    other.keys.made = 10
+    with pytest.raises(RefusedToStart, match="this one has no owner"):
+        async with managed(options(tmp_path), hardware_on(Wire(other))):
+            pass
+    second = tmp_path / "second"
+    second.mkdir()
+    other = make_chip(Profile(make_ek=False), seed="another chip")
+    other.keys.made = 10
+    async with managed(options(second), hardware_on(Wire(other))):
+        pass
+    with pytest.raises(RefusedToStart, match="another hardware TPM"):
+        async with managed(options(tmp_path), hardware_on(Wire(other))):
+            pass
+
+
+async def test_a_lost_database_is_not_founded_again_on_the_same_chip(tmp_path: Path) -> None:
+    chip = make_chip()
+    async with managed(options(tmp_path), hardware_on(Wire(chip))):
+        pass
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(RefusedToStart, match="no database"):
+        async with managed(options(empty), hardware_on(Wire(chip))):
+            pass
+
+
+async def test_a_save_costs_the_chip_one_command(tmp_path: Path) -> None:
+    chip = make_chip()
+    wire = Wire(chip)
+    async with managed(options(tmp_path), hardware_on(wire)) as manager:
+        guest = await manager.guest(A)
+        await guest.save(KEY)
+        wire.ordinals.clear()
+        for _ in range(3):
+            await guest.save(KEY)
+        assert wire.ordinals == [Ordinal.NV_WRITE_VALUE_AUTH] * 3
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_mark_without_an_answer_is_written_again_and_leaks_no_session(
+    tmp_path: Path, when: str, autojump_clock: object
+) -> None:
+    chip = make_chip()
+    wire = Wire(chip)
+    async with managed(options(tmp_path), hardware_on(wire)) as manager:
+        guest = await manager.guest(A)
+        await guest.save(KEY)
+        open_before = len(sessions(chip))
+        for n in range(40):
+            setattr(wire, when, lost_once(Ordinal.NV_WRITE_VALUE_AUTH))
+            await guest.save(bytes([n]) * 64)
+        assert len(sessions(chip)) == open_before
+        assert await guest.load() == bytes([39]) * 64
+
+
+async def test_a_chip_that_was_reset_gets_a_new_session(tmp_path: Path) -> None:
+    chip = make_chip()
+    async with managed(options(tmp_path), hardware_on(Wire(chip))) as manager:
+        guest = await manager.guest(A)
+        await guest.save(KEY)
+        chip.power_cycle()
+        await guest.save(b"2" * 64)
+        chip.run(tss12.reset())
+        await guest.save(b"3" * 64)
+        chip.restart()
+        await guest.save(b"4" * 64)
+        assert len(sessions(chip)) == 1
+
+
+async def test_what_a_predecessor_left_open_is_flushed(tmp_path: Path) -> None:
+    chip = make_chip()
+    for _ in range(5):
+        chip.run(tss12.oiap())
+    lines = Lines()
+    await hardware_on(Wire(chip)).prepare(lines.log)
+    assert sessions(chip) == []
+    assert "hardware TPM" in str(lines)
+
+
+async def test_a_chip_without_answers_is_reachable_again_when_it_answers() -> None:
+    chip = make_chip()
+    wire = Wire(chip)
+    hardware = hardware_on(wire)
+    await hardware.wait_reachable()
+    assert wire.ordinals == []
+    wire.before = lost_once(Ordinal.PCR_READ)
+    with pytest.raises(HardwareLost, match="wire is cut"):
+        await hardware.read_pcrs([0])
+    wire.before = lost_once(Ordinal.GET_CAPABILITY)
+    with pytest.raises(HardwareLost):
+        await hardware.wait_reachable()
+    await hardware.wait_reachable()
+    wire.ordinals.clear()
+    await hardware.wait_reachable()
+    assert wire.ordinals == []
+
+
+async def test_a_response_that_does_not_authenticate_is_no_answer() -> None:
+    chip = make_chip()
+    wire = Wire(chip)
+    hardware = hardware_on(wire)
+    await hardware.take_ownership()
+
+    class Forging(Wire):
+        async def transact(self, command: bytes) -> bytes:
+            response = await super().transact(command)
+            if command[6:10] == Ordinal.OWNER_READ_INTERNAL_PUB.to_bytes(4, "big"):
+                response = response[:-1] + bytes([response[-1] ^ 1])
+            return response
+
+    with pytest.raises(HardwareLost, match="HMAC"):
+        await hardware_on(Forging(chip)).ek_digest()
+
+
+async def test_the_area_opens_with_its_own_secret_only() -> None:
+    chip = make_chip()
+    hardware = hardware_on(Wire(chip))
+    await hardware.take_ownership()
+    assert await hardware.nv_area_size(NV_INDEX) is None
+    await hardware.nv_define(NV_INDEX, 44, Secret(b"the area's secret 20"))
+    assert await hardware.nv_area_size(NV_INDEX) == 44
+    area = hardware.nv_area(NV_INDEX, 44, Secret(b"the area's secret 20"))
+    assert await area.read() == b"\xff" * 44
+    await area.write(b"m" * 44)
+    assert await area.read() == b"m" * 44
+    stranger = hardware.nv_area(NV_INDEX, 44, Secret(20))
+    for attempt in (stranger.read(), stranger.write(bytes(44))):
+        with pytest.raises(TpmError) as refused:
+            await attempt
+        assert refused.value.code == ReturnCode.AUTHFAIL
+    assert await area.read() == b"m" * 44
+
+
+async def test_a_blob_that_is_none_is_refused_by_name() -> None:
+    with pytest.raises(TpmError) as refused:
+        await hardware_on(Wire(make_chip())).unseal(b"rubbish")
+    assert refused.value.code == ReturnCode.NOTSEALED_BLOB
+
+
+async def test_the_root_secret_does_not_cross_the_wire_in_the_clear(tmp_path: Path) -> None:
+    chip = make_chip()
+    async with managed(options(tmp_path), hardware_on(Wire(chip))):
+        pass
+    async with managed(options(tmp_path), hardware_on(Wire(chip))):
+        pass
+    for command, response in chip.log:
+        assert b"VMR1" not in command
+        assert b"VMR1" not in response
