@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The life of a daemon process: start, orderly stop, exit code.
 
-A stop is asked for by SIGTERM, SIGINT, or end of file on the supervisor's pipe, which closes even
-when the supervisor is killed. Each cancels the main task; what must not be torn apart is shielded
-where it happens (commits).
+A stop is asked for by SIGTERM, SIGINT, SIGHUP, or end of file on the supervisor's pipe, which
+closes even when the supervisor is killed. Each cancels the main task; what must not be torn apart
+is shielded where it happens (commits).
 """
 
 from __future__ import annotations
@@ -76,7 +76,10 @@ async def _supervised(main: Callable[[], Awaitable[None]], supervisor_fds: Seque
 async def _stop_on_signal(
     scope: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    stops = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+    # Ignored from outside: by nohup, by a shell that starts it in the background.
+    stops = {number for number in stops if signal.getsignal(number) is not signal.SIG_IGN}
+    with trio.open_signal_receiver(*stops) as signals:
         task_status.started()
         async for _ in signals:
             scope.cancel()

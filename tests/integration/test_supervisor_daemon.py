@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life of a daemon process: how it stops, and what its exit code says."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import sys, trio
+from daemons.runtime.daemon import run_daemon
+from daemons.runtime.errors import DaemonError, RefusedToStart
+from daemons.runtime.log import Log
+async def main():
+    {}
+async def serve():
+    try:
+        sys.stdout.write("up\\n")
+        sys.stdout.flush()
+        await trio.sleep_forever()
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.lowlevel.checkpoint()
+            sys.stdout.write("saved\\n")
+            sys.stdout.flush()
+async def fail(error):
+    raise error
+run_daemon(main, log=Log("test"), inherited={"supervisor": [int(fd) for fd in sys.argv[1:]]})
+"""
+LIMIT_S = 30
+
+
+def start(code: str, *fds: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM.replace("{}", code), *map(str, fds)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        pass_fds=fds,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    with process:
+        out, err = process.communicate(timeout=LIMIT_S)
+    return process.returncode, out, err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_stops_it_in_order_with_exit_code_0(number: signal.Signals) -> None:
+    process = start("await serve()")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(number)
+    assert finish(process) == (0, "saved\n", "")
+
+
+def test_the_end_of_the_supervisor_stops_it_in_order() -> None:
+    reader, writer = os.pipe()
+    process = start("await serve()", reader)
+    os.close(reader)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    os.close(writer)
+    assert finish(process) == (0, "saved\n", "")
+
+
+def test_it_ends_by_itself_with_exit_code_0() -> None:
+    assert finish(start("pass")) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code", "line"),
+    [
+        ('await fail(DaemonError("no socket"))', 1, "test error: no socket\n"),
+        ('await fail(RefusedToStart("tampered"))', 3, "test error: tampered\n"),
+        ('await fail(OSError(28, "full", "f"))', 1, "test error: \"[Errno 28] full: 'f'\"\n"),
+    ],
+)
+def test_what_is_expected_to_go_wrong_is_one_line(code: str, exit_code: int, line: str) -> None:
+    assert finish(start(code)) == (exit_code, "", line.replace('"', "") if '"' in line else line)
+
+
+def test_a_refusal_inside_a_nursery_is_still_a_refusal() -> None:
+    code = """
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        nursery.start_soon(fail, RefusedToStart("tampered"))
+        nursery.start_soon(fail, DaemonError("and more"))
+"""
+    exit_code, _out, err = finish(start(code))
+    assert exit_code == 3
+    assert "test error: tampered\n" in err
+    assert "Traceback" not in err
+
+
+def test_a_bug_is_shown_with_its_traceback() -> None:
+    exit_code, _out, err = finish(start("1 / 0"))
+    assert exit_code == 1
+    assert "ZeroDivisionError" in err
+    assert "Traceback" in err
+
+
+def test_its_memory_reaches_no_core_file_and_no_debugger() -> None:
+    code = """
+    import ctypes, os, resource
+    print(resource.getrlimit(resource.RLIMIT_CORE), ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))
+    print(oct(os.umask(0)))
+"""
+    assert finish(start(code)) == (0, "(0, 0) 0\n0o77\n", "")
+
+
+def test_a_stop_before_it_has_begun_to_serve_is_not_lost() -> None:
+    # The signal comes while main runs without a checkpoint; it stops at the next one.
+    code = """
+    import os, signal
+    os.kill(os.getpid(), signal.SIGTERM)
+    await serve()
+"""
+    exit_code, out, _err = finish(start(code))
+    assert exit_code == 0
+    assert out == "up\nsaved\n"

@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Listening sockets, control sockets, readiness and inherited descriptors."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from daemons.runtime.control import LINE_LIMIT_BYTES, Fields, control_request, serve_control
+from daemons.runtime.errors import DaemonError
+from daemons.runtime.inherited import FIRST_FD, inherited_fds
+from daemons.runtime.log import Level, Log
+from daemons.runtime.notify import Notifier
+from daemons.runtime.sockets import listen_unix, peer_credentials
+
+QUIET = Log("test", sink=lambda _line: None)
+
+
+async def test_a_stale_socket_file_is_replaced_and_removed_at_the_end(run_dir: Path) -> None:
+    path = run_dir / "s"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    assert path.exists()
+    with listen_unix(path) as listener:
+        async with await trio.open_unix_socket(path):
+            peer, _ = await listener.accept()
+            peer.close()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET])
+async def test_a_socket_that_somebody_listens_to_is_left_to_him(run_dir: Path, kind: int) -> None:
+    path = run_dir / "s"
+    with listen_unix(path, kind=kind):
+        before = path.stat().st_ino
+        for other in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET):
+            with pytest.raises(DaemonError, match="in use"), listen_unix(path, kind=other):
+                pass
+        assert path.stat().st_ino == before
+
+
+async def test_a_file_that_is_no_socket_is_left_alone(run_dir: Path) -> None:
+    path = run_dir / "s"
+    path.write_text("mine")
+    with pytest.raises(DaemonError, match="not a socket"), listen_unix(path):
+        pass
+    assert path.read_text() == "mine"
+
+
+async def test_the_socket_of_a_successor_survives_the_end_of_its_predecessor(run_dir: Path) -> None:
+    path = run_dir / "s"
+    with listen_unix(path):
+        path.unlink()
+        with listen_unix(path):
+            successor = path.stat().st_ino
+            path.rename(run_dir / "kept")
+            (run_dir / "kept").rename(path)
+            assert path.stat().st_ino == successor
+            with pytest.raises(DaemonError, match="in use"), listen_unix(path):
+                pass
+            assert path.exists()
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o666])
+@pytest.mark.parametrize("umask", [0, 0o077])
+async def test_a_socket_has_the_mode_asked_for_whatever_the_umask(
+    run_dir: Path, mode: int, umask: int
+) -> None:
+    old = os.umask(umask)
+    try:
+        with listen_unix(run_dir / "s", mode=mode):
+            assert stat.S_IMODE((run_dir / "s").stat().st_mode) == mode
+    finally:
+        os.umask(old)
+
+
+async def test_a_path_too_long_for_a_socket_is_named_with_the_limit(run_dir: Path) -> None:
+    with (
+        pytest.raises(DaemonError, match="longer than 107 bytes"),
+        listen_unix(run_dir / ("x" * 107)),
+    ):
+        pass
+
+
+async def test_the_peer_is_who_the_kernel_says(run_dir: Path) -> None:
+    with listen_unix(run_dir / "s") as listener:
+        async with await trio.open_unix_socket(run_dir / "s"):
+            peer, _ = await listener.accept()
+            with peer:
+                found = peer_credentials(peer)
+    assert (found.pid, found.uid, found.gid) == (os.getpid(), os.geteuid(), os.getegid())
+
+
+# --- control ---
+
+
+async def _echo(args: Fields) -> Fields:
+    return args
+
+
+async def _refuse(_args: Fields) -> Fields:
+    raise DaemonError("not now")
+
+
+async def _fault(_args: Fields) -> Fields:
+    raise ZeroDivisionError("a bug with a secret in it")
+
+
+@asynccontextmanager
+async def controlled(path: Path, log: Log = QUIET) -> AsyncIterator[None]:
+    async with trio.open_nursery() as nursery:
+        handlers = {"echo": _echo, "refuse": _refuse, "fault": _fault}
+
+        async def serve(task_status: trio.TaskStatus[None]) -> None:
+            await serve_control(path, handlers, log=log, task_status=task_status)
+
+        await nursery.start(serve)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_control_request_reaches_its_handler_and_its_answer_comes_back(
+    run_dir: Path,
+) -> None:
+    async with controlled(run_dir / "c"):
+        assert await control_request(run_dir / "c", "echo", a=1, b=["x", None]) == {
+            "a": 1,
+            "b": ["x", None],
+        }
+        assert await control_request(run_dir / "c", "echo") == {}
+
+
+async def test_what_goes_wrong_in_a_daemon_is_told_to_who_asked(run_dir: Path) -> None:
+    async with controlled(run_dir / "c"):
+        with pytest.raises(DaemonError, match=r"^not now$"):
+            await control_request(run_dir / "c", "refuse")
+        with pytest.raises(
+            DaemonError, match="no such verb: 'other'; there are echo, fault, refuse"
+        ):
+            await control_request(run_dir / "c", "other")
+
+
+async def test_a_bug_in_a_handler_costs_the_request_and_not_the_daemon(run_dir: Path) -> None:
+    lines: list[str] = []
+    async with controlled(run_dir / "c", Log("test", sink=lines.append)):
+        with pytest.raises(DaemonError, match=r"^internal error: ZeroDivisionError$"):
+            await control_request(run_dir / "c", "fault")
+        assert await control_request(run_dir / "c", "echo") == {}
+    assert any("control request failed" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\n",
+        b"nonsense\n",
+        b"[]\n",
+        b'{"verb": 1}\n',
+        b'{"verb": "echo", "args": []}\n',
+        b'{"verb": "echo", "more": 1}\n',
+        b"\xff\xfe\n",
+        b"[" * 60000 + b"\n",
+        b"9" * 60000 + b"\n",
+        b"x" * (LINE_LIMIT_BYTES + 1),
+        b"half a line",
+        b"",
+    ],
+)
+async def test_no_request_harms_the_daemon(run_dir: Path, sent: bytes) -> None:
+    async with controlled(run_dir / "c"):
+        async with await trio.open_unix_socket(run_dir / "c") as stream:
+            try:
+                await stream.send_all(sent)
+                await stream.send_eof()
+                answer = await stream.receive_some(LINE_LIMIT_BYTES)
+            except trio.BrokenResourceError:
+                answer = b""
+            assert answer == b"" or json.loads(answer)["ok"] is False
+        assert await control_request(run_dir / "c", "echo", still=True) == {"still": True}
+
+
+async def test_a_peer_that_says_nothing_is_hung_up_on(
+    run_dir: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    lines: list[str] = []
+    log = Log("test", level=Level.DEBUG, sink=lines.append)
+    async with (
+        controlled(run_dir / "c", log),
+        await trio.open_unix_socket(run_dir / "c") as stream,
+    ):
+        assert await stream.receive_some(1) == b""
+    assert autojump_clock.current_time() >= 10
+    assert any("TooSlow" in line for line in lines)
+
+
+async def test_asking_where_nobody_listens_is_an_error_that_names_the_place(run_dir: Path) -> None:
+    with pytest.raises(DaemonError, match=f"{run_dir}/c: nobody answers"):
+        await control_request(run_dir / "c", "status")
+
+
+# --- readiness ---
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_notifications_arrive_as_the_service_manager_expects_them(
+    run_dir: Path, abstract: bool
+) -> None:
+    name = f"{run_dir}/n"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind("\0" + name if abstract else name)
+        environ = {"NOTIFY_SOCKET": "@" + name if abstract else name, "OTHER": "x"}
+        notifier = Notifier.from_environ(environ)
+        assert environ == {"OTHER": "x"}
+        notifier.ready()
+        notifier.status("two\nlines")
+        notifier.stopping()
+        notifier.remove_fd("volatile")
+        said = [manager.recv(4096) for _ in range(4)]
+        assert said == [
+            b"READY=1",
+            b"STATUS=two lines",
+            b"STOPPING=1",
+            b"FDSTOREREMOVE=1\nFDNAME=volatile",
+        ]
+        reader, writer = os.pipe()
+        notifier.store_fd("volatile", writer)
+        os.close(writer)
+        message, fds, _flags, _address = socket.recv_fds(manager, 4096, 4)
+        assert message == b"FDSTORE=1\nFDNAME=volatile\nFDPOLL=0"
+        os.write(fds[0], b"same pipe")
+        assert os.read(reader, 100) == b"same pipe"
+        for fd in (reader, *fds):
+            os.close(fd)
+
+
+def test_notifying_nobody_or_somebody_gone_is_harmless(run_dir: Path) -> None:
+    for environ in ({}, {"NOTIFY_SOCKET": f"{run_dir}/gone"}, {"NOTIFY_SOCKET": "vsock:2:1"}):
+        notifier = Notifier.from_environ(dict(environ))
+        notifier.ready()
+        notifier.store_fd("volatile", 0)
+    with pytest.raises(ValueError, match="no name"):
+        Notifier(None).store_fd("a:b", 0)
+
+
+# --- inherited descriptors ---
+
+
+def _listen(
+    count: int | str, names: str | None = None, pid: int | str | None = None
+) -> dict[str, str]:
+    environ = {"LISTEN_PID": str(pid or os.getpid()), "LISTEN_FDS": str(count), "OTHER": "x"}
+    return environ if names is None else {**environ, "LISTEN_FDNAMES": names}
+
+
+def test_without_descriptors_there_are_none() -> None:
+    assert inherited_fds({}) == {}
+    assert inherited_fds(_listen(0)) == {}
+
+
+def test_descriptors_for_another_process_are_not_ours() -> None:
+    environ = _listen(1, "volatile", pid=1)
+    assert inherited_fds(environ) == {}
+    assert environ == {"OTHER": "x"}
+
+
+@pytest.mark.parametrize(
+    ("count", "names"), [("x", None), ("-1", None), ("100000", None), (2, "one"), (1, "a:b")]
+)
+def test_variables_that_contradict_each_other_are_refused(count: str, names: str | None) -> None:
+    with pytest.raises(DaemonError, match="LISTEN_FDS"):
+        inherited_fds(_listen(count, names))
+
+
+def test_descriptors_come_by_name_in_order_and_are_not_passed_on() -> None:
+    pid = os.fork()
+    if pid == 0:
+        # A process of its own, where numbers 3 to 5 are ours to give.
+        code = 1
+        try:
+            for fd in range(FIRST_FD, FIRST_FD + 3):
+                os.dup2(0, fd, inheritable=True)
+            found = inherited_fds(_listen(3, "volatile:socket:socket"))
+            right = found == {"volatile": [3], "socket": [4, 5]}
+            if right and not any(os.get_inheritable(fd) for fd in (3, 4, 5)):
+                code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
