@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 BIN := .venv/bin
-CODE := protocol tpmcore daemons tests bench
+CODE := protocol tpmcore daemons tests $(patsubst %/__init__.py,%,$(wildcard bench/__init__.py))
 
 # Where the commands and the units go when somebody installs them (make units).
 BINDIR ?= /opt/vtpm-suite/bin
