@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import enum
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -142,6 +143,9 @@ class _Hopeless(_Trouble):
     """The chip misbehaved in a way that sending again does not cure: it was waited for."""
 
 
+Connect = Callable[[], Awaitable[MmioBus]]
+
+
 @asynccontextmanager
 async def open_tis(
     run_dir: Path,
@@ -161,7 +165,8 @@ async def open_tis(
     Raises:
         TisError: no chip within `reconnect_s`, or it does not answer as a TPM.
     """
-    driver = TisDriver(locality_socket(run_dir, locality), options)
+    path = locality_socket(run_dir, locality)
+    driver = TisDriver(partial(MmioBus.connect, path), options)
     try:
         await driver.connect()
         yield driver
@@ -172,8 +177,14 @@ async def open_tis(
 class TisDriver:
     """One locality of one chip. Commands of several tasks queue in order of arrival."""
 
-    def __init__(self, path: Path, options: TisOptions) -> None:
-        self._path = path
+    def __init__(self, connect: Connect, options: TisOptions) -> None:
+        """Use `open_tis`, but with a transport of one's own.
+
+        Args:
+            connect: makes a connection to the locality page; OSError or BusLost if there is none.
+            options: see `TisOptions`.
+        """
+        self._connect = connect
         self._options = options
         self._lock = trio.Lock()
         self._bus: MmioBus | None = None
@@ -284,7 +295,11 @@ class TisDriver:
             sts = await self._wait_done(bus, ordinal, duration_s)
         response = await self._receive(bus, sts)
         self._abandoned_s = 0.0
-        await self._release(bus)
+        try:
+            await self._release(bus)
+        except (BusLost, _Trouble):
+            # The response is here, whatever became of the chip since.
+            self._drop()
         return response
 
     # --- locality and commandReady ---------------------------------------------------------------
@@ -371,26 +386,31 @@ class TisDriver:
             bus.write_fifo(command[sent : sent + size])
             sent += size
             tag = bus.request_read(_STS, 4)
-            tail_tag = None
             if sent == last and size < burst:
-                # There is room for the last byte as well: one wait for both checks.
+                # There is room for the last byte as well: one wait for both checks. Without
+                # stsValid the first says nothing, and the second is what counts anyway.
                 bus.write_fifo(command[last:])
                 tail_tag = bus.request_read(_STS, 4)
-            sts = await self._wait_valid(bus, tag)
-            if not sts & _EXPECT:
-                raise _Trouble(f"chip wants no more after {sent} of {len(command)} bytes")
-            if tail_tag is not None:
-                self._check_complete(await self._wait_valid(bus, tail_tag), command)
+                sts = self._held(await self._value(bus, tag, self.timeouts.c_s))
+                if sts & _VALID:
+                    self._check_unfinished(sts, sent)
+                self._check_finished(await self._wait_valid(bus, tail_tag))
                 return
+            sts = await self._wait_valid(bus, tag)
+            self._check_unfinished(sts, sent)
         await self._burst(bus, sts)
         bus.write_fifo(command[last:])
-        tag = bus.request_read(_STS, 4)
-        self._check_complete(await self._wait_valid(bus, tag), command)
+        self._check_finished(await self._wait_valid(bus, bus.request_read(_STS, 4)))
 
     @staticmethod
-    def _check_complete(sts: int, command: bytes) -> None:
+    def _check_unfinished(sts: int, sent: int) -> None:
+        if not sts & _EXPECT:
+            raise _Trouble(f"chip wants no more after {sent} bytes of a command")
+
+    @staticmethod
+    def _check_finished(sts: int) -> None:
         if sts & _EXPECT:
-            raise _Trouble(f"chip expects more than the {len(command)} bytes of the command")
+            raise _Trouble("chip expects more than the whole command")
 
     # --- execution -------------------------------------------------------------------------------
 
@@ -537,17 +557,13 @@ class TisDriver:
         pause_s = 0.01
         while True:
             try:
-                self._bus = await MmioBus.connect(self._path)
+                self._bus = await self._connect()
                 self.generation += 1
                 await self._probe(self._bus)
-            except (OSError, BusLost) as error:
+            except (OSError, BusLost, TisError) as error:
                 self._drop()
                 if trio.current_time() + pause_s > give_up:
-                    raise TisError(f"no chip at {self._path}: {error}", certain=True) from error
-            except TisError as error:
-                self._drop()
-                reason = f"chip at {self._path} does not come up: {error}"
-                raise TisError(reason, certain=True) from error
+                    raise TisError(f"no chip: {error}", certain=True) from error
             except BaseException:
                 self._drop()
                 raise

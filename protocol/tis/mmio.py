@@ -53,11 +53,17 @@ class MmioBus:
     gone.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, *, spin: bool = True) -> None:
+        """Take over a connected socket.
+
+        Args:
+            sock: closed by `close`.
+            spin: whether a read may keep the event loop busy for a moment, see `QuickWait`.
+        """
         sock.setblocking(False)
         self._sock = sock
         # A processor stalls on a register read; to stall a little is here, too, the cheapest way.
-        self._wait = QuickWait(sock, spin=True)
+        self._wait = QuickWait(sock, spin=spin)
         self._tag = 0
         self._outstanding: deque[tuple[int, int, bool]] = deque()
         """(tag, size, is a burst) of every read whose reply has not come, oldest first."""
@@ -76,7 +82,10 @@ class MmioBus:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         try:
             async_sock = trio.socket.from_stdlib_socket(sock)
-            await async_sock.connect(str(path))
+            try:
+                await async_sock.connect(str(path))
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(path)) from error
         except BaseException:
             sock.close()
             raise
