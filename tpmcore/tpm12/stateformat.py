@@ -10,6 +10,7 @@ the sections are the dataclasses and functions below; `docs/formats.md` has them
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from dataclasses import dataclass
 from typing import Annotated, Final
@@ -172,9 +173,14 @@ class _StanyRecord(Structure):
 
 @dataclass(frozen=True, slots=True)
 class _ClockRecord(Structure):
-    """The tick source at the moment of encoding, the self tests, the platform's presence signal."""
+    """The tick source at the moment of encoding, the self tests, the platform's presence signal.
+
+    owner_period tells whether keys and sessions belong to the owner of the permanent state: a
+    daemon can be killed after it saved one state and before it kept the other.
+    """
 
     now_us: Annotated[int, U64]
+    owner_period: Annotated[bytes, FixedBytes(8)]
     self_test: Annotated[int, U8]
     hardware_presence: Annotated[bool, BOOL]
 
@@ -227,6 +233,11 @@ def _sections(magic: bytes, data: bytes, known: frozenset[int]) -> dict[int, byt
         sections[number] = reader.sized("section")
         last = number
     return sections
+
+
+def _owner_period(state: PermanentState) -> bytes:
+    """Return 8 bytes that change with every owner: from tpmProof, which every owner gets anew."""
+    return hashlib.sha256(b"owner period" + state.tpm_proof).digest()[:8]
 
 
 def _number(value: int) -> bytes:
@@ -487,7 +498,12 @@ def encode_volatile(state: VolatileState, permanent: PermanentState, now_us: int
                 stany.tick_base_us & _U64_MASK,
             ).encode(),
         ),
-        (_V_CLOCK, _ClockRecord(now_us, state.self_test, state.hardware_presence).encode()),
+        (
+            _V_CLOCK,
+            _ClockRecord(
+                now_us, _owner_period(permanent), state.self_test, state.hardware_presence
+            ).encode(),
+        ),
         (_V_PCRS, b"".join(stclear.pcrs)),
     ]
     if stany.sessions:
@@ -554,17 +570,21 @@ def decode_volatile(data: bytes, permanent: PermanentState, now_us: int) -> Vola
         raise WireError("pcrs", 0, f"{len(pcrs)} bytes")
     stclear.pcrs = [pcrs[i : i + 20] for i in range(0, len(pcrs), 20)]
     stclear.keys = dict(permanent.owner_evict_keys)
-    if _V_KEYS in sections:
-        stclear.keys |= _read_keys(sections[_V_KEYS], owner_evict=False)
+    keys = _read_keys(sections[_V_KEYS], owner_evict=False) if _V_KEYS in sections else {}
+    sessions = _read_sessions(sections.get(_V_SESSIONS, b""))
+    contexts = _read_contexts(sections.get(_V_CONTEXTS))
+    if clock.owner_period != _owner_period(permanent):
+        keys, sessions, contexts = {}, {}, []
+    stclear.keys |= keys
     any_record = _StanyRecord.decode(sections[_V_STANY])
     stany = StanyState(
         any_record.post_initialise,
         tos_present=any_record.tos_present,
         context_nonce_session=any_record.context_nonce_session,
         context_count=any_record.context_count,
-        context_list=_read_contexts(sections.get(_V_CONTEXTS)),
+        context_list=contexts,
         audit_digest=any_record.audit_digest,
-        sessions=_read_sessions(sections.get(_V_SESSIONS, b"")),
+        sessions=sessions,
         tick_nonce=any_record.tick_nonce,
         tick_base_us=_signed(any_record.tick_base_us) + shift_us,
     )
@@ -608,8 +628,8 @@ def _apply_locks(data: bytes | None, permanent: PermanentState) -> None:
     for area in permanent.nv.values():
         area.read_st_clear = area.write_st_clear = False
     for lock in locks:
-        area_or_none = permanent.nv.get(lock.index)
-        if area_or_none is None:
-            raise WireError("locks", 0, f"there is no area {lock.index:#x}")
-        area_or_none.read_st_clear = lock.read_st_clear
-        area_or_none.write_st_clear = lock.write_st_clear
+        locked = permanent.nv.get(lock.index)
+        # Deleted since: the permanent state may be one command ahead of this one.
+        if locked is not None:
+            locked.read_st_clear = lock.read_st_clear
+            locked.write_st_clear = lock.write_st_clear

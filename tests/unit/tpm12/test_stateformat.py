@@ -6,9 +6,15 @@ from __future__ import annotations
 import pytest
 
 from protocol.errors import WireError
-from tests.unit.tpm12.world import Chip, make_chip, make_owned_chip
+from protocol.tpm12.constants import EncScheme, KeyUsage, NvAttributes, ReservedHandle, SigScheme
+from protocol.tpm12.keys import Key
+from tests.unit.tpm12.world import OWNER_AUTH, SRK_AUTH, Chip, make_chip, make_owned_chip
 from tpmcore import tss12
 from tpmcore.tpm12.stateformat import decode_permanent, decode_volatile, encode_permanent
+
+SIGNING_KEY = Key.template(
+    KeyUsage.SIGNING, enc_scheme=EncScheme.NONE, sig_scheme=SigScheme.RSASSAPKCS1V15_SHA1
+)
 
 
 def _full_chip() -> Chip:
@@ -101,3 +107,40 @@ def test_secrets_do_not_show_in_representations() -> None:
     shown = repr(permanent) + repr(permanent.srk) + repr(permanent.ek)
     assert permanent.owner_auth.decode() not in shown
     assert str(permanent.srk and permanent.srk.private.p) not in shown
+
+
+def test_keys_and_sessions_of_another_owner_do_not_come_back_with_a_volatile_state() -> None:
+    chip = make_owned_chip()
+    chip.run(tss12.extend(3, b"k" * 20))
+    key = chip.run(
+        tss12.create_wrap_key(
+            ReservedHandle.SRK,
+            SIGNING_KEY,
+            parent_auth=SRK_AUTH,
+            usage_auth=bytes(20),
+            random=chip.client_random,
+        )
+    )
+    chip.run(
+        tss12.load_key2(ReservedHandle.SRK, key, parent_auth=SRK_AUTH, random=chip.client_random)
+    )
+    chip.run(tss12.oiap())
+    before_the_clear = chip.engine.volatile_state()
+    chip.run(tss12.owner_clear(owner_auth=OWNER_AUTH, random=chip.client_random))
+    # Killed after the cleared state was saved and before the volatile one was kept.
+    permanent = decode_permanent(chip.durable)
+    state = decode_volatile(before_the_clear, permanent, chip.ticks.now_us)
+    assert state.stclear.keys == {}
+    assert state.stany.sessions == {}
+    assert state.stclear.pcrs[3] != bytes(20)
+
+
+def test_a_volatile_lock_of_an_area_that_was_deleted_is_forgotten() -> None:
+    chip = make_chip()
+    attributes = NvAttributes.PPWRITE | NvAttributes.WRITE_STCLEAR
+    chip.run(tss12.nv_define_space(0x10030, 4, attributes))
+    chip.run(tss12.nv_write_value(0x10030, b""))
+    with_lock = chip.engine.volatile_state()
+    chip.run(tss12.nv_delete_space(0x10030))
+    state = decode_volatile(with_lock, decode_permanent(chip.durable), chip.ticks.now_us)
+    assert state.stclear.pcrs[0] == bytes(20)
