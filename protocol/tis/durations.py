@@ -87,8 +87,8 @@ def decode_timeouts(data: bytes, defaults: Timeouts = Timeouts()) -> Timeouts:
     if len(data) != _TIMEOUTS.size:
         raise WireError("timeouts", 0, f"{len(data)} bytes, should be {_TIMEOUTS.size}")
     values = _TIMEOUTS.unpack(data)
-    unit = 1e-3 if 0 < values[0] < 1000 else 1e-6
-    given = [value * unit if value else None for value in values]
+    per_second = 1e3 if 0 < values[0] < 1000 else 1e6
+    given = [value / per_second for value in values]
     return Timeouts(
         given[0] or defaults.a_s,
         given[1] or defaults.b_s,
