@@ -68,11 +68,13 @@ class CommandRefused(Exception):
 
     Args:
         code: a ManagerCode, or a code of the hardware TPM.
+        usual: True for what a well-behaved client asks too, which is not worth a warning.
     """
 
-    def __init__(self, code: int) -> None:
+    def __init__(self, code: int, *, usual: bool = False) -> None:
         super().__init__(f"refused with code {code:#x}")
         self.code = code
+        self.usual = usual
 
 
 class Mutation(Protocol):

@@ -156,7 +156,8 @@ class ManagerService:
         try:
             return await self._dispatch(session, request)
         except CommandRefused as refusal:
-            self._note_refusal(session, request, refusal.code)
+            if not refusal.usual:
+                self._note_refusal(session, request, refusal.code)
             return error_response(refusal.code)
         except _RefusedEarly as refusal:
             self._note_refusal(session, request, refusal.code)
@@ -237,7 +238,8 @@ class ManagerService:
 
         data = await self._committer.read(client.uuid, load)
         if data is None:
-            raise CommandRefused(ManagerCode.BAD_PARAMETER)
+            # how a new vTPM finds out that it is new
+            raise CommandRefused(ManagerCode.BAD_PARAMETER, usual=True)
         self._bind(session)
         return data
 
