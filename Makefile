@@ -56,7 +56,7 @@ bench: setup
 # The units with the folder of the commands filled in.
 units:
 	mkdir -p $(UNITS)
-	for unit in systemd/*; do \
+	for unit in systemd/*.service systemd/*.target systemd/*.sysusers; do \
 	    sed 's|@bindir@|$(BINDIR)|g' "$$unit" > "$(UNITS)/$$(basename "$$unit")"; \
 	done
 

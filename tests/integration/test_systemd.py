@@ -5,7 +5,6 @@ answers."""
 from __future__ import annotations
 
 import re
-import shutil
 import socket
 import struct
 import subprocess
@@ -58,25 +57,25 @@ def _install(folder: Path, bindir: str) -> None:
     )
 
 
-def _clients(uid: str) -> str:
-    return "".join(
-        f'[[client]]\nuuid = "{uuid}"\nuid = {uid}\nlabel = "{guest}:vm_r:vtpm_t"\n'
-        for guest, uuid in GUESTS.items()
-    )
-
-
 @pytest.fixture
 def machine(run_dir: Path) -> Iterator[Machine]:
     """A machine with the units installed, and two guests configured, that has started nothing."""
     _install(run_dir / "units", "/opt/vtpm-suite/bin")
-    shutil.move(run_dir / "units" / "vtpm.sysusers", run_dir / "sysusers")
+    users = (run_dir / "units/vtpm.sysusers").read_text()
+    users += "".join(f"u vtpm-{guest} -\n" for guest in GUESTS)
+    (run_dir / "sysusers").write_text(users)
     guests = run_dir / "etc/vtpm/guests"
     guests.mkdir(parents=True)
     for guest, uuid in GUESTS.items():
         (guests / f"{guest}.conf").write_text(f"UUID={uuid}\n")
     with booted(run_dir) as machine:
-        uid = machine.run("id", "-u", "vtpm").strip()
-        machine.path("/etc/vtpm/clients.toml").write_text(_clients(uid))
+        machine.path("/etc/vtpm/clients.toml").write_text(
+            "".join(
+                f'[[client]]\nuuid = "{uuid}"\nlabel = "{guest}:vm_r:vtpm_t"\n'
+                f"uid = {machine.run('id', '-u', f'vtpm-{guest}')}"
+                for guest, uuid in GUESTS.items()
+            )
+        )
         yield machine
         sys.stderr.write(machine.journal())  # shown if the test failed
 
@@ -157,6 +156,27 @@ def test_guests_reach_their_own_tpms_and_a_killed_daemon_forgets_nothing(machine
     assert {unit: _property(machine, unit, "Result") for unit in INSTANCES} == dict.fromkeys(
         INSTANCES, "success"
     )
+
+
+def test_what_belongs_to_a_daemon_is_closed_to_the_users_of_the_others(machine: Machine) -> None:
+    _start(machine)
+    owners = {
+        "/run/vtpm/vtpms/g1/tpmback.sock": "vtpm-g1",
+        "/run/vtpm/vtpmmgr/control.sock": "vtpm-manager",
+        "/run/vtpm/hwtpm/locality2.sock": "vtpm-hwtpm",
+        "/var/lib/vtpm/guests/g1/.": "vtpm-g1",
+        "/var/lib/vtpm/vtpmmgr/.": "vtpm-manager",
+        "/var/lib/vtpm/hwtpm/.": "vtpm-hwtpm",
+    }
+    for user in (*(f"vtpm-{guest}" for guest in GUESTS), "vtpm-manager", "vtpm-hwtpm"):
+        reached = {
+            path
+            for path in owners
+            if machine.run(
+                "runuser", "-u", user, "--", "sh", "-c", f"test -w {path} && echo yes || :"
+            )
+        }
+        assert reached == {path for path, owner in owners.items() if owner == user}, user
 
 
 def test_a_vtpm_with_a_broken_image_is_not_retried_and_the_other_guest_runs_on(
