@@ -175,9 +175,11 @@ async def test_a_handler_that_fails_ends_the_backend_with_its_error(run_dir: Pat
             raise RuntimeError("broken engine")
 
     async def run() -> None:
-        async with serving(run_dir, handler=Failing()) as server:
-            async with open_frontend(server.path, uuid=GOOD) as device:
-                await device.transact(REQUEST, 0)
+        async with (
+            serving(run_dir, handler=Failing()) as server,
+            open_frontend(server.path, uuid=GOOD) as device,
+        ):
+            await device.transact(REQUEST, 0)
 
     with pytest.raises(ExceptionGroup) as caught:
         await run()
