@@ -88,20 +88,31 @@ class _Condition:
     def __init__(self, notifier: Notifier) -> None:
         self._notifier = notifier
         self.phase = "starting"
-        # What is waited for; "" if nothing.
-        self.waiting = ""
+        self._manager_is_there = False
+        # What the store waits for; "" if nothing.
+        self._doubt = ""
+
+    @property
+    def waiting(self) -> str:
+        """What is waited for, or would be; "" if nothing."""
+        return self._doubt if self._manager_is_there else "no manager"
 
     def enter(self, phase: str) -> None:
         self.phase = phase
         self._tell()
 
-    def wait_for(self, what: str) -> None:
-        if what != self.waiting:
-            self.waiting = what
+    def manager_changed(self, is_there: bool) -> None:
+        self._manager_is_there = is_there
+        self._tell()
+
+    def doubt(self, what: str) -> None:
+        if what != self._doubt:
+            self._doubt = what
             self._tell()
 
     def _tell(self) -> None:
-        self._notifier.status(f"{self.phase}: {self.waiting}" if self.waiting else self.phase)
+        waiting = self.waiting
+        self._notifier.status(f"{self.phase}: {waiting}" if waiting else self.phase)
 
 
 class VtpmDaemon:
@@ -117,7 +128,9 @@ class VtpmDaemon:
         self._log = environment.log
         self._condition = _Condition(environment.notifier)
         self._link = ManagerLink(
-            partial(open_frontend, config.manager, uuid=config.uuid, linger=False), self._log
+            partial(open_frontend, config.manager, uuid=config.uuid, linger=False),
+            self._log,
+            self._condition.manager_changed,
         )
         self._manager = ManagerCommands(self._link.transact)
         # Not used before the hardware TPM's numbers are stirred in.
@@ -148,7 +161,7 @@ class VtpmDaemon:
                 self._manager,
                 self._random,
                 self._log,
-                self._condition.wait_for,
+                self._condition.doubt,
             )
             self._store = store
             async with trio.open_nursery() as nursery:
@@ -167,7 +180,7 @@ class VtpmDaemon:
             verbs = {"status": self._status, "reset": self._reset}
             await nursery.start(partial(serve_control, config.control, verbs, log=self._log))
             await nursery.start(self._keys.run)
-            self._condition.wait_for("the manager")
+            self._condition.enter("starting")
             self._random.stir(await read_seed(self._manager, self._log))
             maker = Tpm12Maker(config, self._random, self._keys)
             waking = await wake(config.uuid, store, maker, remains, self._log)
@@ -184,7 +197,6 @@ class VtpmDaemon:
             await start_up(host, waking.origin, config.startup, pcrs, self._log)
             # After the memory was filled, before anything is measured: see `volatility`.
             await trio.to_thread.run_sync(marker.set)
-            self._condition.wait_for("")
             await self._serve(host, marker)
 
     async def _serve(self, host: EngineHost, marker: RunMarker) -> None:

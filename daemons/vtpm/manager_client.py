@@ -94,9 +94,17 @@ class _Job:
 class ManagerLink:
     """The connection to the manager, made anew whenever it ends."""
 
-    def __init__(self, opener: Opener, log: Log) -> None:
+    def __init__(
+        self, opener: Opener, log: Log, tell: Callable[[bool], None] = lambda _: None
+    ) -> None:
+        """Args:
+        opener: makes a connection.
+        log: for each change.
+        tell: called with True when the manager is there, with False when it is not any more.
+        """
         self._opener = opener
         self._log = log
+        self._tell = tell
         self._offer, self._jobs = trio.open_memory_channel[_Job](0)
         # Not submitted when the last connection ended.
         self._unsent: _Job | None = None
@@ -200,6 +208,7 @@ class ManagerLink:
     async def _serve(self, channel: Channel) -> Exception:
         self._connections += 1
         self._up.set()
+        self._tell(True)
         self._log.info("manager connected", connection=self._connections)
         try:
             while True:
@@ -213,6 +222,7 @@ class ManagerLink:
                     return error
         finally:
             self._up = trio.Event()
+            self._tell(False)
 
     async def _next_job(self, channel: Channel) -> _Job | None:
         """Return what is to be done next; None if the connection ended meanwhile."""

@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real hwtpm, vtpmmgr and vtpm processes under a test's own hand: killed, starved, tampered with.
+
+    async def test_something(run_dir: Path) -> None:
+        async with open_lab(run_dir) as lab:
+            await lab.start_machine()
+            async with lab.vtpm() as vtpm:          # ready; ended in order at the end
+                await vtpm.run(tss12.extend(4, digest))
+                await vtpm.kill()
+
+Unlike a stack of `vtpmctl up` nothing is restarted here, and a test decides who keeps the memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import uuid
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TypeVar
+from uuid import UUID
+
+import trio
+
+from daemons.runtime.control import Fields, control_request
+from daemons.vtpmctl.process import ChildProcess
+from protocol.tpmif.unix import FrontendDevice, open_frontend
+from tpmcore.tss12 import Conversation, converse
+
+T = TypeVar("T")
+
+READY_LIMIT_S = 60.0
+STOP_LIMIT_S = 30.0
+
+
+class Daemon:
+    """One process of the suite."""
+
+    def __init__(self, name: str, folder: Path, arguments: tuple[str, ...]) -> None:
+        self.name = name
+        self._arguments = arguments
+        self._stderr_path = folder / f"{name}.stderr"
+        self._notify_path = folder / f"{name}.notify"
+        self._notify: trio.socket.SocketType | None = None
+        self._process: ChildProcess | None = None
+        self.pid = 0
+
+    async def start(self, fds: Mapping[str, int] | None = None) -> None:
+        """Start it; `wait_ready` waits."""
+        assert self._process is None
+        self._notify_path.unlink(missing_ok=True)
+        notify = trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        await notify.bind(str(self._notify_path))
+        self._notify = notify
+        program = f"from daemons.{self.name.partition('-')[0]}.cli import main; main()"
+        argv = (sys.executable, "-c", program, *self._arguments)
+        log_it = 'log=$1; shift; exec "$@" 2>>"$log"'
+        self._process = ChildProcess.spawn(
+            ("/bin/sh", "-c", log_it, "sh", str(self._stderr_path), *argv),
+            fds=fds or {},
+            notify=self._notify_path,
+        )
+        self.pid = self._process.pid
+
+    async def wait_ready(self) -> None:
+        """Return when it has said READY=1."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._fail_when_it_ends)
+            with trio.fail_after(READY_LIMIT_S):
+                await self.wait_notified("READY=1")
+            nursery.cancel_scope.cancel()
+
+    async def wait_notified(self, word: str) -> None:
+        """Return when a notification contains `word`."""
+        assert self._notify is not None
+        while word not in (await self._notify.recv(4096)).decode():
+            pass
+
+    async def _fail_when_it_ends(self) -> None:
+        assert self._process is not None
+        code = await self._process.wait()
+        self._process = None
+        raise AssertionError(f"{self.name} ended with {code}:\n{self.stderr()}")
+
+    async def wait_end(self) -> int:
+        """Return its exit code when it has ended by itself."""
+        assert self._process is not None
+        with trio.fail_after(READY_LIMIT_S):
+            code = await self._process.wait()
+        self._forget()
+        return code
+
+    async def stop(self) -> int:
+        """End it by SIGTERM and return its exit code."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        with trio.move_on_after(STOP_LIMIT_S):
+            code = await self._process.wait()
+            self._forget()
+            return code
+        await self.kill()
+        raise AssertionError(f"{self.name} does not end:\n{self.stderr()}")
+
+    async def kill(self) -> None:
+        """End it by SIGKILL."""
+        if self._process is not None:
+            await self._process.kill()
+        self._forget()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has been started and not ended by us."""
+        return self._process is not None
+
+    def stderr(self) -> str:
+        """Return what it has logged."""
+        return self._stderr_path.read_text(errors="replace") if self._stderr_path.exists() else ""
+
+    def _forget(self) -> None:
+        self._process = None
+        if self._notify is not None:
+            self._notify.close()
+            self._notify = None
+
+
+class Vtpm(Daemon):
+    """A vtpm process and its one front, which is the test."""
+
+    def __init__(self, lab: Lab, guest: str, *options: str) -> None:
+        self.guest_folder = lab.state(guest)
+        self.uuid = lab.uuid(guest)
+        self._back = lab.run / f"{guest}.sock"
+        self._control = lab.run / f"{guest}.ctl"
+        super().__init__(
+            f"vtpm-{guest}",
+            lab.run,
+            (
+                *("--state", str(self.guest_folder), "--socket", str(self._back)),
+                *("--control", str(self._control), "--manager", str(lab.manager_socket)),
+                *("--uuid", str(self.uuid), "--name", guest, "--ek", "none"),
+                *("--loglevel", "debug", *options),
+            ),
+        )
+
+    @asynccontextmanager
+    async def front(self) -> AsyncIterator[FrontendDevice]:
+        """Give a connected front."""
+        async with open_frontend(self._back, uuid=self.uuid) as device:
+            yield device
+
+    async def send(self, command: bytes, locality: int = 0) -> bytes:
+        """Send one command over a connection of its own."""
+        with trio.fail_after(READY_LIMIT_S):
+            async with self.front() as device:
+                return await device.transact(command, locality)
+        raise AssertionError("unreachable")
+
+    async def run(self, conversation: Conversation[T]) -> T:
+        """Run a conversation."""
+        with trio.fail_after(READY_LIMIT_S):
+            async with self.front() as device:
+
+                async def send(command: bytes) -> bytes:
+                    return await device.transact(command, 0)
+
+                return await converse(send, conversation)
+        raise AssertionError("unreachable")
+
+    async def control(self, verb: str) -> Fields:
+        """Ask it over its control socket."""
+        return await control_request(self._control, verb)
+
+    def slots(self) -> dict[str, bytes]:
+        """Return what is in its slot files."""
+        found = self.guest_folder.glob("slot*")
+        return {path.name: path.read_bytes() for path in found}
+
+
+class Lab:
+    """A folder with a machine in it: one chip, one manager, guests."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.run = root / "run"
+        self.run.mkdir()
+        self.manager_socket = self.run / "m.sock"
+        self.tis = root / "tis"
+        self.hwtpm = Daemon(
+            "hwtpm",
+            self.run,
+            ("--state", str(root / "hwtpm"), "--run", str(self.tis), "--key-pool", "0"),
+        )
+        clients = root / "clients.toml"
+        clients.write_text(
+            "".join(
+                f'[[client]]\nuuid = "{self.uuid(f"g{n}")}"\nuid = {os.geteuid()}\nlabel = "g{n}"\n'
+                for n in range(1, 10)
+            )
+        )
+        self.manager = Daemon(
+            "vtpmmgr",
+            self.run,
+            (
+                *("--state", str(root / "mgr"), "--socket", str(self.manager_socket)),
+                *("--tis", str(self.tis), "--clients", str(clients), "--loglevel", "debug"),
+            ),
+        )
+        self._daemons = [self.manager, self.hwtpm]
+
+    def uuid(self, guest: str) -> UUID:
+        """Return the uuid of "g1" to "g9"."""
+        return uuid.uuid5(uuid.NAMESPACE_DNS, guest)
+
+    def state(self, guest: str) -> Path:
+        """Return the state folder of a guest."""
+        return self.root / guest
+
+    async def start_machine(self) -> None:
+        """Start chip and manager."""
+        self.tis.mkdir(exist_ok=True)
+        await self.hwtpm.start()
+        await self.hwtpm.wait_ready()
+        await self.manager.start()
+        await self.manager.wait_ready()
+
+    def new_vtpm(self, guest: str = "g1", *options: str) -> Vtpm:
+        """Return a vtpm that is not started yet."""
+        vtpm = Vtpm(self, guest, *options)
+        self._daemons.insert(0, vtpm)
+        return vtpm
+
+    @asynccontextmanager
+    async def vtpm(
+        self, guest: str = "g1", *options: str, memory: int | None = None
+    ) -> AsyncIterator[Vtpm]:
+        """Give a vtpm that is ready and end it in order, unless the test has ended it itself.
+
+        Args:
+            guest: "g1" to "g9".
+            options: of its command line.
+            memory: memfd that it inherits; it stays the test's.
+        """
+        vtpm = self.new_vtpm(guest, *options)
+        await vtpm.start({} if memory is None else {"volatile": memory})
+        await vtpm.wait_ready()
+        yield vtpm
+        if vtpm.is_running:
+            code = await vtpm.stop()
+            assert code == 0, vtpm.stderr()
+
+    async def refused(self, guest: str = "g1", *options: str) -> str:
+        """Start a vtpm that must end with exit code 3; what it said."""
+        vtpm = self.new_vtpm(guest, *options)
+        before = len(vtpm.stderr())
+        await vtpm.start()
+        code = await vtpm.wait_end()
+        said = vtpm.stderr()[before:]
+        assert code == 3, said
+        return said
+
+    async def close(self) -> None:
+        """End what still runs."""
+        for daemon in self._daemons:
+            await daemon.kill()
+
+
+@asynccontextmanager
+async def open_lab(root: Path) -> AsyncIterator[Lab]:
+    """Give a lab; whatever still runs at the end is killed, and its log shown on failure."""
+    lab = Lab(root)
+    try:
+        yield lab
+    except BaseException:
+        for daemon in reversed(lab._daemons):
+            sys.stderr.write(f"--- {daemon.name} ---\n{daemon.stderr()}")
+        raise
+    finally:
+        with trio.CancelScope(shield=True):
+            await lab.close()
+
+
+@contextmanager
+def kept_memory() -> Iterator[int]:
+    """Give an empty memfd such as a supervisor keeps for a daemon."""
+    fd = os.memfd_create("kept", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        yield fd
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(fd)
