@@ -160,6 +160,7 @@ class Committer:
             DaemonError: `run` ended first; whether the change was made is not known.
         """
         if self._ended:
+            await trio.lowlevel.checkpoint_if_cancelled()
             raise DaemonError("the manager is ending")
         pending = _Pending(mutation)
         self._waiting.append(pending)
@@ -243,11 +244,10 @@ class Committer:
         """Apply and write a batch (in a thread). Outcomes are noted, not yet told."""
         transaction = self._ledger.transaction()
         for pending in batch:
-            mark = transaction.mark()
             try:
-                pending.outcome = pending.mutation.apply(transaction)
+                with transaction.attempt():
+                    pending.outcome = pending.mutation.apply(transaction)
             except CommandRefused as refusal:
-                transaction.reset(mark)
                 pending.outcome = refusal
         if transaction:
             self._ledger.commit(transaction)

@@ -29,6 +29,8 @@ from protocol.tis.driver import TisDriver, TisError, TisOptions, open_tis
 from protocol.tpmif.unix import BackendLimits, serve_backend
 from tpmcore.errors import TpmError
 
+_RECONNECT_S: Final = 10.0
+"""How long a command waits for a chip whose process is gone: as long as a save does."""
 _CONNECTIONS: Final = 4096
 _BACKLOG: Final = 512
 """vTPMs that connect at the same moment, after a restart of the manager."""
@@ -45,7 +47,7 @@ async def run(config: ManagerConfig, notifier: Notifier, log: Log) -> None:
     folder = await trio.to_thread.run_sync(StateFolder, config.state)
     with folder.lock():
         try:
-            options = TisOptions(interrupts=config.interrupts)
+            options = TisOptions(interrupts=config.interrupts, reconnect_s=_RECONNECT_S)
             async with open_tis(config.tis, config.locality, options) as driver:
                 await _manage(config, clients, driver, notifier, log)
         except (TisError, TpmError) as error:

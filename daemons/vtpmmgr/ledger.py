@@ -33,7 +33,6 @@ from daemons.vtpmmgr.records import (
     GroupRecord,
     Record,
     SqlValue,
-    Table,
     describe,
     encode_row,
     tree_key,
@@ -46,7 +45,7 @@ _COMMIT: Final = struct.Struct(">Q32s32s")
 _NAMED_ROWS: Final = 5
 """A refusal names at most so many rows."""
 
-_Slot = tuple[Table, bytes]
+_Slot = tuple[type[Record], bytes]
 
 
 class Tampered(DaemonError):
@@ -80,8 +79,9 @@ class Ledger:
         """
         ledger = cls(store, keys, CommitRow(0, EMPTY_ROOT, EMPTY_ROOT, b""), HashTree())
         transaction = ledger.transaction()
-        for record in records:
-            transaction.put(record)
+        with transaction.attempt():
+            for record in records:
+                transaction.put(record)
         ledger.commit(transaction)
         return ledger
 
@@ -167,7 +167,8 @@ class Ledger:
         """
         changes: list[RowChange] = []
         digests: dict[bytes, bytes | None] = {}
-        for (table, key), record in transaction.changes():
+        for (kind, key), record in transaction.changes():
+            table = kind.TABLE
             if record is None:
                 changes.append(RowChange(table, key, None))
                 digests[tree_key(table, key)] = None
@@ -197,55 +198,61 @@ class Transaction:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._overlay: dict[_Slot, Record | None] = {}
+        # What the attempt under way changed, on top of the overlay.
+        self._attempt: dict[_Slot, Record | None] = {}
+        # A change of a group was at least attempted; false on the path of every save.
+        self._groups_changed = False
 
     def __bool__(self) -> bool:
-        return bool(self._overlay)
+        return bool(self._overlay or self._attempt)
 
     @property
     def keys(self) -> KeyRing:
         """The manager's keys, for envelopes."""
         return self._ledger.keys
 
+    @contextlib.contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Surround changes that are forgotten together if one of them raises."""
+        try:
+            yield
+            self._overlay.update(self._attempt)
+        finally:
+            self._attempt = {}
+
     def get(self, kind: type[R], key: bytes) -> R | None:
         """Return a record as this transaction leaves it."""
-        slot = kind.TABLE, key
-        if slot not in self._overlay:
-            return self._ledger.get(kind, key)
-        record = self._overlay[slot]
-        return record if isinstance(record, kind) else None
+        slot = kind, key
+        for changed in (self._attempt, self._overlay):
+            if slot in changed:
+                record = changed[slot]
+                return record if isinstance(record, kind) else None
+        return self._ledger.get(kind, key)
 
     def group(self, number: int) -> GroupRecord | None:
         """Return the group with a number."""
-        for record in self._overlay.values():
+        if not self._groups_changed:
+            return self._ledger.group(number)
+        changed = {key: record for (kind, key), record in self.changes() if kind is GroupRecord}
+        for record in changed.values():
             if isinstance(record, GroupRecord) and record.number == number:
                 return record
         group = self._ledger.group(number)
-        # moved or removed in this transaction
-        return None if group is None else self._same(group)
+        return group if group is not None and group.uuid.bytes not in changed else None
 
     def put(self, record: Record) -> None:
         """Insert a record or replace the one with its key."""
-        self._overlay[record.TABLE, _key(record.row())] = record
+        self._groups_changed |= isinstance(record, GroupRecord)
+        self._attempt[type(record), _key(record.row())] = record
 
     def delete(self, kind: type[Record], key: bytes) -> None:
         """Remove a record."""
-        self._overlay[kind.TABLE, key] = None
+        self._groups_changed |= kind is GroupRecord
+        self._attempt[kind, key] = None
 
     def changes(self) -> Iterator[tuple[_Slot, Record | None]]:
-        """Return what changed, by table and key."""
-        yield from self._overlay.items()
-
-    def mark(self) -> dict[_Slot, Record | None]:
-        """Return a mark to which `reset` can go back."""
-        return dict(self._overlay)
-
-    def reset(self, mark: dict[_Slot, Record | None]) -> None:
-        """Forget what was changed since `mark`."""
-        self._overlay = dict(mark)
-
-    def _same(self, group: GroupRecord) -> GroupRecord | None:
-        now = self.get(GroupRecord, group.uuid.bytes)
-        return now if now is not None and now.number == group.number else None
+        """Return what changed, by kind and key; the attempt under way included."""
+        yield from {**self._overlay, **self._attempt}.items()
 
 
 def _encode_commit(commit: CommitRow) -> bytes:
