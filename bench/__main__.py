@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measures the whole chain against swtpm and prints what was promised beside what was found."""
+
+from __future__ import annotations
+
+import os
+import select
+from pathlib import Path
+
+import click
+
+from bench.operations import OPERATIONS, Fixture, Operation, provision
+from bench.peers import (
+    Peer,
+    connect,
+    our_socket,
+    our_stack,
+    swtpm,
+    swtpm_socket,
+    temporary_folder,
+    wait_ready,
+)
+from bench.report import Row, facts_table, make_row, table, write_files
+from bench.startup import memory, start_times
+
+PLACEMENTS = {
+    "client on core 0, daemons on core 1": (0, 1),
+    "everything on core 0": (0, 0),
+}
+WARM_UP = 3
+
+
+def _measure(operation: Operation, peers: dict[str, tuple[Peer, Fixture]], rounds: int) -> None:
+    """Let the peers take turns, batch by batch."""
+    for peer, fixture in peers.values():
+        for _ in range(min(WARM_UP, operation.batch)):
+            operation.run(peer, fixture)
+    for _ in range(rounds):
+        if operation.pause_s:
+            select.select([], [], [], operation.pause_s)
+        for peer, fixture in peers.values():
+            with peer.timing(operation.ordinal, operation.name):
+                for _ in range(operation.batch):
+                    operation.run(peer, fixture)
+
+
+def _placement(client_core: int, daemon_core: int, rounds: int) -> list[Row]:
+    os.sched_setaffinity(0, {client_core})
+    rows = []
+    with (
+        temporary_folder() as folder,
+        our_stack(folder, daemon_core) as process,
+        swtpm(folder, daemon_core),
+    ):
+        wait_ready(process)
+        ours = Peer("ours", connect(our_socket(folder)))
+        theirs = Peer("swtpm", connect(swtpm_socket(folder)))
+        with ours.connection, theirs.connection:
+            peers = {peer.name: (peer, provision(peer)) for peer in (ours, theirs)}
+            for operation in OPERATIONS:
+                _measure(operation, peers, rounds)
+                one_core = client_core == daemon_core
+                rows.append(
+                    make_row(
+                        operation.name,
+                        ours.samples_us[operation.name],
+                        theirs.samples_us[operation.name],
+                        operation.target_one_core if one_core else operation.target,
+                        operation.limit_ms,
+                    )
+                )
+    return rows
+
+
+@click.command()
+@click.option("--rounds", default=15, show_default=True, help="Turns of each peer per command.")
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("bench/results"),
+    show_default=True,
+    help="Folder for results.md and results.json.",
+)
+@click.option("--quick", is_flag=True, help="Leave out start-up times and memory.")
+def main(rounds: int, results: Path, quick: bool) -> None:
+    """Measure the whole chain and swtpm in one interleaved run.
+
+    Needs two cores and swtpm; nothing else should run on the machine.
+    """
+    allowed = os.sched_getaffinity(0)
+    placements = {}
+    for name, (client_core, daemon_core) in PLACEMENTS.items():
+        placements[name] = _placement(client_core, daemon_core, rounds)
+        os.sched_setaffinity(0, allowed)
+        click.echo(f"\n{name}\n\n{table(placements[name])}")
+    facts = {} if quick else start_times() | memory()
+    click.echo(f"\n{facts_table(facts)}")
+    write_files(results, placements, facts)
+    click.echo(f"written to {results}")
+
+
+if __name__ == "__main__":
+    main()
