@@ -312,7 +312,7 @@ def nv_define(index: int, size: int) -> bytes:
         + index.to_bytes(4, "big")
         + selection * 2
         + b"\x00\x17"  # TPM_TAG_NV_ATTRIBUTES
-        + (0x00000000).to_bytes(4, "big")
+        + bytes.fromhex("00020002")  # OWNERREAD, OWNERWRITE
         + b"\x00\x00\x00"  # read and write locks
         + size.to_bytes(4, "big")
     )
