@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 
@@ -15,7 +15,13 @@ import trio
 import trio.testing
 
 from protocol.tpmif.errors import BackendRefused, RequestCancelled
-from protocol.tpmif.unix import BackendDevice, open_frontend, peer_credentials, serve_backend
+from protocol.tpmif.unix import (
+    BackendDevice,
+    open_frontend,
+    peer_credentials,
+    serve_backend,
+    waiting,
+)
 from protocol.tpmif.unix.waiting import QuickWait
 from tests.integration.tpmif_peers import (
     BAD,
@@ -270,31 +276,72 @@ async def test_waiting_sees_cancellation_even_if_there_is_always_something_to_re
         assert scope.cancelled_caught
 
 
-async def test_an_idle_connection_is_not_spun_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    yields = 0
+class SpunClock:
+    """Stands still but for sched_yield, so that every arrival is quick on any machine."""
 
-    def count() -> None:
-        nonlocal yields
-        yields += 1
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.yields = 0
+        self.on_yield: Callable[[], object] = lambda: None
+        monkeypatch.setattr(waiting, "monotonic", lambda: self.yields * 0.00005)
+        monkeypatch.setattr(os, "sched_yield", self.sched_yield)
 
-    monkeypatch.setattr(os, "sched_yield", count)
+    def sched_yield(self) -> None:
+        self.yields += 1
+        self.on_yield()
+
+
+async def earn_credit(wait: QuickWait, here: socket.socket, there: socket.socket) -> None:
+    """Let data arrive soon after going to sleep."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait.wait_readable)
+        await trio.testing.wait_all_tasks_blocked()
+        there.send(b"x")
+    here.recv(1)
+
+
+async def test_data_that_comes_while_spinning_costs_no_checkpoint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = SpunClock(monkeypatch)
     here, there = socket.socketpair()
     with here, there:
         wait = QuickWait(here, spin=True)
-        # Quick data earns the right to spin.
+        await earn_credit(wait, here, there)
+        clock.on_yield = lambda: there.send(b"y")
+        with trio.testing.assert_no_checkpoints():
+            await wait.wait_readable()
+        assert here.recv(1) == b"y"
+        assert clock.yields == 1
+
+
+async def test_an_idle_connection_is_not_spun_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SpunClock(monkeypatch)
+    here, there = socket.socketpair()
+    with here, there:
+        wait = QuickWait(here, spin=True)
+
+        async def idle() -> int:
+            before = clock.yields
+            with trio.move_on_after(0.001):
+                await wait.wait_readable()
+            return clock.yields - before
+
+        assert await idle() == 0
+        await earn_credit(wait, here, there)
+        spent = [await idle() for _ in range(10)]
+        assert spent == [3, 3, 3, 3, 0, 0, 0, 0, 0, 0]
+        # Lost without a single arrival in time: the second time it takes two to earn it again.
+        await earn_credit(wait, here, there)
+        assert await idle() == 0
+        await earn_credit(wait, here, there)
+        assert await idle() == 3
+
+
+async def test_a_wait_that_may_not_spin_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SpunClock(monkeypatch)
+    here, there = socket.socketpair()
+    with here, there:
+        wait = QuickWait(here, spin=False)
         for _ in range(3):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(wait.wait_readable)
-                await trio.testing.wait_all_tasks_blocked()
-                there.send(b"x")
-            here.recv(1)
-        # Some misses lose it again, however long the silence lasts afterwards.
-        for _ in range(10):
-            with trio.move_on_after(0.001):
-                await wait.wait_readable()
-        spent = yields
-        assert spent
-        for _ in range(10):
-            with trio.move_on_after(0.001):
-                await wait.wait_readable()
-        assert yields == spent
+            await earn_credit(wait, here, there)
+        assert clock.yields == 0

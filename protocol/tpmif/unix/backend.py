@@ -101,7 +101,11 @@ class Handler(Protocol):
     """What a user of `serve_backend` provides."""
 
     async def opened(self, device: BackendDevice) -> None:
-        """A device was admitted; it is answered when this returns. May raise `Refused`."""
+        """A device was admitted; it is answered when this returns. May raise `Refused`.
+
+        `closed` follows exactly if this returns: not after an exception, nor if it was cancelled
+        because the handshake took too long or the backend stops.
+        """
 
     async def request(self, device: BackendDevice, request: bytes, locality: int) -> bytes | None:
         """Execute a request; None if it was cancelled and has no response.
