@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Annotated, Final
 
 from protocol.tpm12.constants import (
+    COUNT_ID_ILLEGAL,
+    COUNT_ID_NULL,
     Algorithm,
     CapabilityArea,
     CapabilityFlag,
@@ -108,6 +110,12 @@ def version_info(tpm: Tpm) -> CapVersionInfo:
     )
 
 
+def _active_counter(tpm: Tpm) -> int:
+    """Return the active countID; none also if the active one was released (25.4)."""
+    count_id = tpm.stclear.count_id
+    return COUNT_ID_NULL if count_id == COUNT_ID_ILLEGAL else count_id
+
+
 _PROPERTIES: Final[Mapping[int, Callable[[Tpm], bytes]]] = {
     CapabilityProperty.PCR: lambda tpm: _u32s(len(tpm.stclear.pcrs)),
     CapabilityProperty.DIR: lambda _tpm: _u32s(DIR_COUNT),
@@ -142,7 +150,7 @@ _PROPERTIES: Final[Mapping[int, Callable[[Tpm], bytes]]] = {
     ),
     CapabilityProperty.CMK_RESTRICTION: lambda tpm: _u32s(tpm.permanent.restrict_delegate),
     CapabilityProperty.DURATION: lambda tpm: _u32s(*tpm.profile.durations_us),
-    CapabilityProperty.ACTIVE_COUNTER: lambda tpm: _u32s(tpm.stclear.count_id),
+    CapabilityProperty.ACTIVE_COUNTER: lambda tpm: _u32s(_active_counter(tpm)),
     CapabilityProperty.MAX_NV_AVAILABLE: lambda tpm: _u32s(tpm.free_nv_bytes),
     CapabilityProperty.INPUT_BUFFER: lambda tpm: _u32s(tpm.profile.input_buffer_bytes),
 }

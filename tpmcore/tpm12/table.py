@@ -8,6 +8,7 @@ from typing import Final
 
 from tpmcore.tpm12 import (
     admin_test,
+    administrative,
     capability,
     certify,
     change_auth,
@@ -48,6 +49,7 @@ TABLE: Final[Mapping[int, Command]] = build_table(
         quotes.COMMANDS,
         change_auth.COMMANDS,
         admin_test.COMMANDS,
+        administrative.COMMANDS,
         nv.COMMANDS,
         counters.COMMANDS,
         session_management.COMMANDS,
