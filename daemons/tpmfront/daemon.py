@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 from functools import partial
+from typing import Final
 
 import trio
 
@@ -16,6 +17,9 @@ from daemons.runtime.sockets import listen_unix
 from daemons.tpmfront.clients import Clients
 from daemons.tpmfront.link import VtpmLink
 from daemons.tpmfront.options import Config
+
+BACKLOG: Final = 1024
+"""Above MAX_CLIENTS, so that a crowd waits rather than being turned away by the kernel."""
 
 
 async def serve(config: Config, notifier: Notifier, log: Log) -> None:
@@ -44,7 +48,9 @@ async def serve(config: Config, notifier: Notifier, log: Log) -> None:
     with contextlib.ExitStack() as listeners:
         bound = [
             (
-                listeners.enter_context(listen_unix(front.path, mode=config.socket_mode)),
+                listeners.enter_context(
+                    listen_unix(front.path, mode=config.socket_mode, backlog=BACKLOG)
+                ),
                 front.locality,
             )
             for front in config.sockets

@@ -12,10 +12,14 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+import trio
 
+from daemons.runtime.control import Json, control_request
+from daemons.vtpmctl.layout import Layout
 from protocol.tpm12.constants import Ordinal, ReturnCode, Tag
 from protocol.tpm12.framing import build_message, error_response
 from tests.integration.stack import Stack, running_stack, transact
@@ -40,7 +44,7 @@ def stack() -> Iterator[Stack]:
 @pytest.fixture(autouse=True)
 def _others_are_served(stack: Stack) -> Iterator[None]:
     """Hold a connection of a well-behaved client across each test; no daemon may die meanwhile."""
-    before = {row["daemon"]: row["pid"] for row in stack.status()["daemons"]}
+    before = _pids(stack)
     with stack.connect("g1") as client:
         _promptly(client)
         yield
@@ -48,7 +52,15 @@ def _others_are_served(stack: Stack) -> Iterator[None]:
     for guest in ("g1", "g2"):
         with stack.connect(guest) as client:
             _promptly(client)
-    assert {row["daemon"]: row["pid"] for row in stack.status()["daemons"]} == before
+    assert _pids(stack) == before
+
+
+def _pids(stack: Stack) -> list[Json]:
+    """Process ids of all daemons, from the supervisor's socket."""
+    ask = partial(control_request, Layout(stack.root).control_socket, "status")
+    daemons = trio.run(ask)["daemons"]
+    assert isinstance(daemons, list)
+    return [row["pid"] for row in daemons if isinstance(row, dict)]
 
 
 def _promptly(client: socket.socket) -> None:
