@@ -46,15 +46,10 @@ async def serve(config: Config, notifier: Notifier, log: Log) -> None:
         }
 
     with contextlib.ExitStack() as listeners:
-        bound = [
-            (
-                listeners.enter_context(
-                    listen_unix(front.path, mode=config.socket_mode, backlog=BACKLOG)
-                ),
-                front.locality,
-            )
-            for front in config.sockets
-        ]
+        bound = []
+        for front in config.sockets:
+            listener = listen_unix(front.path, mode=config.socket_mode, backlog=BACKLOG)
+            bound.append((listeners.enter_context(listener), front.locality))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(link.run)
             control = partial(serve_control, config.control, {"status": status}, log=log)
