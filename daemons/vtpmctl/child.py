@@ -24,7 +24,7 @@ from daemons.runtime.errors import ExitCode
 from daemons.runtime.inherited import VOLATILE
 from daemons.runtime.log import Log
 from daemons.vtpmctl.plan import ChildSpec
-from daemons.vtpmctl.process import ChildProcess
+from daemons.vtpmctl.process import ChildProcess, ForkServer
 
 _NOTIFICATION_LIMIT_BYTES = 4096
 
@@ -71,6 +71,7 @@ class Child:
         self,
         spec: ChildSpec,
         *,
+        forkserver: ForkServer,
         notify: Path,
         supervisor_fd: int,
         log: Log,
@@ -80,12 +81,14 @@ class Child:
 
         Args:
             spec: what to start.
+            forkserver: what starts it.
             notify: folder for its notify socket.
             supervisor_fd: end of a pipe that closes with this process; the daemon inherits it.
             log: of the supervisor.
             policy: see `RestartPolicy`.
         """
         self.spec = spec
+        self._forkserver = forkserver
         self.state = ChildState.STARTING  # see `_enter`
         self.pid: int | None = None  # while a process exists
         self.restarts = 0
@@ -159,24 +162,21 @@ class Child:
         self._enter(ChildState.STARTING)
         self.note = ""
         with _notify_socket(self._notify_path) as notifications:
-            try:
-                process = ChildProcess.spawn(
-                    self.spec.argv, fds=self._fds, notify=self._notify_path
-                )
-            except OSError as error:
-                self._log.error("cannot be started", reason=str(error))
-                return ExitCode.FAILED
+            process = await self._forkserver.spawn(
+                name=self.spec.name,
+                module=self.spec.module,
+                args=self.spec.args,
+                fds=self._fds,
+                notify=self._notify_path,
+            )
             self.pid = process.pid
             self._log.debug("started", pid=process.pid)
-            try:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._follow, notifications)
-                    nursery.start_soon(self._end_when_told, process)
-                    code = await process.wait()
-                    nursery.cancel_scope.cancel()
-            finally:
-                await process.kill()  # only if we are torn down ourselves
-                self.pid = None
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._follow, notifications)
+                nursery.start_soon(self._end_when_told, process)
+                code = await process.wait()
+                nursery.cancel_scope.cancel()
+            self.pid = None
         return code
 
     async def _follow(self, notifications: trio.socket.SocketType) -> None:

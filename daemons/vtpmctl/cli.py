@@ -18,7 +18,8 @@ from daemons.runtime.errors import DaemonError
 from daemons.runtime.log import Level, Log
 from daemons.runtime.secret import WELL_KNOWN, parse_auth
 from daemons.vtpmctl.layout import Layout, check_guest_name, default_root
-from daemons.vtpmctl.plan import UpConfig
+from daemons.vtpmctl.plan import MODULES, UpConfig
+from daemons.vtpmctl.process import ForkServer
 from daemons.vtpmctl.status import format_table, gather_status
 from daemons.vtpmctl.up import up
 
@@ -111,7 +112,10 @@ def up_command(
         loglevel=loglevel,
     )
     log = Log("vtpmctl", level=Level.named(loglevel))
-    run_daemon(partial(up, config, log=log, report=click.echo), log=log)
+    # Before the event loop, and before this process closes itself to debuggers and core files,
+    # which every daemon does for itself.
+    with ForkServer.start(MODULES) as forkserver:
+        run_daemon(partial(up, config, forkserver, log=log, report=click.echo), log=log)
 
 
 @main.command("status")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import enum
 import os
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +63,8 @@ class ChildSpec:
 
     Attributes:
         name: unique in the stack; also the name of its notify socket.
-        argv: program (a path) and arguments.
+        module: what to start: a module with a click command `main`.
+        args: its command line.
         stage: when it is stopped.
         guest: the guest that it serves; None serves all.
         volatile: it gets a memfd that outlives it.
@@ -72,7 +72,8 @@ class ChildSpec:
     """
 
     name: str
-    argv: tuple[str, ...]
+    module: str
+    args: tuple[str, ...] = field(repr=False)
     stage: Stage
     guest: Guest | None = None
     volatile: bool = False
@@ -86,17 +87,16 @@ def plan(config: UpConfig, guests: Iterable[Guest]) -> tuple[ChildSpec, ...]:
     children = [
         ChildSpec(
             name="hwtpm",
-            argv=_command(
-                "hwtpm", *level, "--state", layout.hwtpm_state, "--run", layout.hwtpm_run
-            ),
+            module=_module("hwtpm"),
+            args=_args(*level, "--state", layout.hwtpm_state, "--run", layout.hwtpm_run),
             stage=Stage.HARDWARE,
             volatile=True,
             control=layout.hwtpm_control_socket,
         ),
         ChildSpec(
             name="vtpmmgr",
-            argv=_command(
-                "vtpmmgr",
+            module=_module("vtpmmgr"),
+            args=_args(
                 *level,
                 *("--state", layout.vtpmmgr_state),
                 *("--socket", layout.vtpmmgr_socket),
@@ -117,8 +117,8 @@ def plan(config: UpConfig, guests: Iterable[Guest]) -> tuple[ChildSpec, ...]:
         children += [
             ChildSpec(
                 name=f"vtpm-{guest.name}",
-                argv=_command(
-                    "vtpm",
+                module=_module("vtpm"),
+                args=_args(
                     *level,
                     *identity,
                     *("--state", paths.state),
@@ -135,8 +135,8 @@ def plan(config: UpConfig, guests: Iterable[Guest]) -> tuple[ChildSpec, ...]:
             ),
             ChildSpec(
                 name=f"tpmfront-{guest.name}",
-                argv=_command(
-                    "tpmfront",
+                module=_module("tpmfront"),
+                args=_args(
                     *level,
                     *identity,
                     *("--tpm", paths.tpm_socket),
@@ -152,9 +152,16 @@ def plan(config: UpConfig, guests: Iterable[Guest]) -> tuple[ChildSpec, ...]:
     return tuple(children)
 
 
-def _command(daemon: str, *arguments: str | Path) -> tuple[str, ...]:
-    # -P: the folder in which `vtpmctl up` was typed is no place to import code from.
-    return (sys.executable, "-P", "-m", f"daemons.{daemon}", *map(str, arguments))
+def _module(daemon: str) -> str:
+    return f"daemons.{daemon}.cli"
+
+
+def _args(*words: str | Path) -> tuple[str, ...]:
+    return tuple(map(str, words))
+
+
+MODULES = tuple(_module(daemon) for daemon in ("hwtpm", "vtpmmgr", "vtpm", "tpmfront"))
+"""What the fork server imports."""
 
 
 def clients_table(guests: Iterable[Guest]) -> str:

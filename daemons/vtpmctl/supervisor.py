@@ -23,6 +23,7 @@ from daemons.runtime.errors import DaemonError
 from daemons.runtime.log import Log
 from daemons.vtpmctl.child import Child, RestartPolicy
 from daemons.vtpmctl.plan import ChildSpec, Guest, Stage
+from daemons.vtpmctl.process import ForkServer
 
 Probe = Callable[[Guest], Awaitable[None]]
 """Returns when the TPM of a guest has answered a command."""
@@ -49,6 +50,7 @@ class Supervisor:
         self,
         specs: Sequence[ChildSpec],
         *,
+        forkserver: ForkServer,
         notify: Path,
         log: Log,
         policy: RestartPolicy | None = None,
@@ -57,16 +59,19 @@ class Supervisor:
 
         Args:
             specs: the daemons, names all different.
+            forkserver: what starts them.
             notify: a private folder for the notify sockets.
             log: where starts, ends and refusals are reported.
             policy: see `RestartPolicy`.
         """
         self._log = log
-        # Inheritable by nobody but through an explicit copy: see `ChildProcess.spawn`.
+        self._forkserver = forkserver
+        # Made here, after the fork server, so that no other process has the write end.
         self._pipe = os.pipe2(os.O_CLOEXEC)
         self.children = tuple(
             Child(
                 spec,
+                forkserver=forkserver,
                 notify=notify,
                 supervisor_fd=self._pipe[0],
                 log=log,
@@ -89,6 +94,7 @@ class Supervisor:
         # Only the orderly way leads out: who cancels us calls `stop` first.
         with trio.CancelScope(shield=True):
             async with trio.open_nursery() as nursery:
+                await nursery.start(self._forkserver.run)
                 for child in self.children:
                     nursery.start_soon(child.run)
                     nursery.start_soon(self._stop_without, child)

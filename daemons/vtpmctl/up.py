@@ -21,6 +21,7 @@ from daemons.runtime.log import Log
 from daemons.vtpmctl.layout import Layout, guest_uuid
 from daemons.vtpmctl.plan import Guest, UpConfig, clients_table, plan
 from daemons.vtpmctl.probe import wait_tpm_answers
+from daemons.vtpmctl.process import ForkServer
 from daemons.vtpmctl.supervisor import Outcome, Supervisor
 
 _LOCK_WAIT_S = 15.0
@@ -29,11 +30,14 @@ _LOCK_WAIT_S = 15.0
 _LOCK_RETRY_S = 0.05
 
 
-async def up(config: UpConfig, *, log: Log, report: Callable[[str], None]) -> None:
+async def up(
+    config: UpConfig, forkserver: ForkServer, *, log: Log, report: Callable[[str], None]
+) -> None:
     """Run the stack until cancelled, then stop it in order.
 
     Args:
         config: what to run.
+        forkserver: what starts the daemons.
         log: of the supervisor; the daemons log to standard error themselves.
         report: takes the text that tells the user that the stack is ready.
 
@@ -49,7 +53,7 @@ async def up(config: UpConfig, *, log: Log, report: Callable[[str], None]) -> No
         state.replace(layout.clients.name, clients_table(guests).encode())
         specs = plan(config, guests)
         await _wait_unlocked(layout, guests, log)
-        supervisor = Supervisor(specs, notify=layout.notify, log=log)
+        supervisor = Supervisor(specs, forkserver=forkserver, notify=layout.notify, log=log)
 
         async def status(_args: Fields) -> Fields:
             return supervisor.describe()

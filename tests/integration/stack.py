@@ -80,7 +80,9 @@ class Stack:
                 raise StackError(f"not ready after {limit_s:g} s")
             chunk = os.read(fd, 4096).decode()
             if not chunk:
-                raise StackError(f"ended with exit code {self.process.wait()} before it was ready")
+                code = self.process.wait()
+                self.close()
+                raise StackError(f"ended with exit code {code} before it was ready")
             self.ready_text += chunk
         line = self.ready_text.partition("\n")[0]
         if not line.startswith("ready"):
@@ -95,7 +97,11 @@ class Stack:
         """Return a connection to the raw stream of a guest, with a timeout set."""
         client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         client.settimeout(ANSWER_LIMIT_S)
-        client.connect(os.fspath(self.tpm_socket(guest)))
+        try:
+            client.connect(os.fspath(self.tpm_socket(guest)))
+        except OSError:
+            client.close()
+            raise
         return client
 
     def transact(self, guest: str, command: bytes) -> bytes:
@@ -113,6 +119,17 @@ class Stack:
         row: dict[str, Any]
         (row,) = (row for row in self.status()["daemons"] if row["daemon"] == name)
         return row
+
+    def wait_daemon_ready(self, name: str, limit_s: float = START_LIMIT_S) -> None:
+        """Wait until a daemon is ready (again).
+
+        Raises:
+            StackError: it took longer.
+        """
+        deadline = time.monotonic() + limit_s
+        while self.daemon(name)["state"] != "ready":
+            if time.monotonic() > deadline:
+                raise StackError(f"{name} not ready after {limit_s:g} s")
 
     def pid(self, daemon: str) -> int:
         """Return the process id of a daemon, for signals.
@@ -155,16 +172,17 @@ class Stack:
             self.process.kill()
             return self.process.wait()
         finally:
-            self._close()
+            self.close()
 
     def kill(self) -> None:
         """End the supervisor by SIGKILL, as a crash does; its daemons end by themselves soon
         after."""
         self.process.kill()
         self.process.wait()
-        self._close()
+        self.close()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Give up its standard output; it has ended."""
         if self.process.stdout is not None:
             self.process.stdout.close()
 
@@ -215,7 +233,7 @@ def running_stack(
     finally:
         if stack.process.poll() is None:
             stack.stop()
-        stack._close()
+        stack.close()
 
 
 def _show(stack: Stack) -> None:

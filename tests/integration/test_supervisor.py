@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from uuid import UUID
 
@@ -21,40 +23,22 @@ from daemons.runtime.errors import DaemonError
 from daemons.runtime.log import Level, Log
 from daemons.vtpmctl.child import Child, ChildState, RestartPolicy
 from daemons.vtpmctl.plan import ChildSpec, Guest, Stage
+from daemons.vtpmctl.process import ForkServer
 from daemons.vtpmctl.supervisor import Supervisor
 
 G1 = Guest("g1", UUID(int=1))
 G2 = Guest("g2", UUID(int=2))
 LIMIT_S = 30.0
 
-# A daemon as the real ones are to the supervisor: takes its descriptors, says that it is ready,
-# ends on SIGTERM or when the supervisor is gone. `{}` is where a test puts more.
-DAEMON = """
-import os, select, signal, sys
-from daemons.runtime.inherited import inherited_fds
-from daemons.runtime.notify import Notifier
-fds = inherited_fds()
-notifier = Notifier.from_environ()
-def note(line):
-    fd = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(fd, (line + "\\n").encode())
-    os.close(fd)
-def stop(*_):
-    note("stop " + sys.argv[2])
-    raise SystemExit(0)
-signal.signal(signal.SIGTERM, stop)
-{}
-notifier.ready()
-select.select(fds["supervisor"], [], [])
-note("orphan " + sys.argv[2])
-"""
+SMALL_DAEMON = "tests.integration.small_daemon"
 
 
 class Lab:
     """Makes specs whose programs write to one journal."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, forkserver_socket: socket.socket) -> None:
         self.folder = folder
+        self.forkserver_socket = forkserver_socket
         self.journal_path = folder / "journal"
         self.journal_path.touch()
         self.log_lines: list[str] = []
@@ -69,13 +53,17 @@ class Lab:
         guest: Guest | None = None,
         volatile: bool = False,
     ) -> ChildSpec:
-        program = DAEMON.replace("{}", code)
-        argv = (sys.executable, "-c", program, str(self.journal_path), name)
-        return ChildSpec(name, argv, stage, guest=guest, volatile=volatile)
+        args = (code, str(self.journal_path))
+        return ChildSpec(name, SMALL_DAEMON, args, stage, guest=guest, volatile=volatile)
 
-    def supervisor(self, *specs: ChildSpec, stop_deadline_s: float = LIMIT_S) -> Supervisor:
-        policy = RestartPolicy(stop_deadline_s=stop_deadline_s)
-        return Supervisor(specs, notify=self.folder, log=self.log, policy=policy)
+    def supervisor(self, *specs: ChildSpec, policy: RestartPolicy | None = None) -> Supervisor:
+        return Supervisor(
+            specs,
+            forkserver=ForkServer(self.forkserver_socket),
+            notify=self.folder,
+            log=self.log,
+            policy=policy,
+        )
 
     @property
     def journal(self) -> list[str]:
@@ -83,8 +71,22 @@ class Lab:
 
 
 @pytest.fixture
-def lab(run_dir: Path) -> Lab:
-    return Lab(run_dir)
+def lab(run_dir: Path) -> Iterator[Lab]:
+    # Not forked off this process: the test runner has threads.
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    program = (
+        "import socket, sys\n"
+        "from daemons.vtpmctl.forkserver import serve\n"
+        "serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(theirs.fileno()), SMALL_DAEMON],
+        pass_fds=[theirs.fileno()],
+    ) as server:
+        theirs.close()
+        with ours:
+            yield Lab(run_dir, ours)
+        assert server.wait(LIMIT_S) == 0
 
 
 @asynccontextmanager
@@ -192,7 +194,8 @@ async def test_a_daemon_that_fails_again_and_again_is_started_with_growing_pause
 
 async def test_a_daemon_that_ignores_sigterm_is_killed_after_the_deadline(lab: Lab) -> None:
     deaf = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
-    supervisor = lab.supervisor(lab.spec("hwtpm", deaf), stop_deadline_s=0.2)
+    policy = RestartPolicy(stop_deadline_s=0.2)
+    supervisor = lab.supervisor(lab.spec("hwtpm", deaf), policy=policy)
     with pytest.raises(ExceptionGroup) as raised:
         async with running(supervisor) as children:
             await children["hwtpm"].ready.wait()
@@ -202,9 +205,7 @@ async def test_a_daemon_that_ignores_sigterm_is_killed_after_the_deadline(lab: L
 
 async def test_a_stop_during_a_pause_does_not_wait_for_it(lab: Lab) -> None:
     policy = RestartPolicy(first_pause_s=3600, longest_pause_s=3600)
-    supervisor = Supervisor(
-        [lab.spec("hwtpm", "sys.exit(1)")], notify=lab.folder, log=lab.log, policy=policy
-    )
+    supervisor = lab.supervisor(lab.spec("hwtpm", "sys.exit(1)"), policy=policy)
     async with running(supervisor) as children:
         child = children["hwtpm"]
         while child.restarts < 1:
@@ -233,35 +234,80 @@ notifier.status("taking ownership")
 
 
 def test_the_daemons_of_a_killed_supervisor_end(lab: Lab) -> None:
-    spec = lab.spec("hwtpm")
     program = f"""
 import sys, trio
 from pathlib import Path
 from daemons.runtime.log import Log
 from daemons.vtpmctl.plan import ChildSpec, Stage
+from daemons.vtpmctl.process import ForkServer
 from daemons.vtpmctl.supervisor import Supervisor
-async def main():
-    spec = ChildSpec("hwtpm", {spec.argv!r}, Stage.HARDWARE)
-    supervisor = Supervisor([spec], notify=Path({str(lab.folder)!r}), log=Log("vtpmctl"))
+async def main(forkserver):
+    spec = ChildSpec("hwtpm", "{SMALL_DAEMON}", ("", {str(lab.journal_path)!r}), Stage.HARDWARE)
+    folder = Path({str(lab.folder)!r})
+    supervisor = Supervisor([spec], forkserver=forkserver, notify=folder, log=Log("vtpmctl"))
     async with trio.open_nursery() as nursery:
         await nursery.start(supervisor.run)
         await supervisor.children[0].ready.wait()
         sys.stdout.write(f"{{supervisor.children[0].pid}}\\n")
         sys.stdout.flush()
         await trio.sleep_forever()
-trio.run(main)
+with ForkServer.start(["{SMALL_DAEMON}"]) as forkserver:
+    trio.run(main, forkserver)
 """
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         pid = int(process.stdout.readline())
-        pidfd = os.pidfd_open(pid)
-        process.kill()
-        process.wait()
-    trio.run(_wait_gone, pidfd)
-    os.close(pidfd)
+        with open_pidfd(pid) as pidfd:
+            process.kill()
+            process.wait()
+            assert select.select([pidfd], [], [], LIMIT_S)[0]
     assert lab.journal == ["orphan hwtpm"]
 
 
-async def _wait_gone(pidfd: int) -> None:
-    with trio.fail_after(LIMIT_S):
-        await trio.lowlevel.wait_readable(pidfd)
+def test_without_the_fork_server_the_stack_ends_and_says_why(lab: Lab) -> None:
+    lab.forkserver_socket.shutdown(socket.SHUT_RDWR)
+
+    async def main() -> None:
+        supervisor = lab.supervisor(lab.spec("hwtpm"))
+        with trio.fail_after(LIMIT_S):
+            await supervisor.run()
+
+    with pytest.raises(ExceptionGroup) as raised:
+        trio.run(main)
+    assert raised.group_contains(DaemonError, match="process that starts the daemons has ended")
+
+
+async def test_a_daemon_is_shown_under_its_name_and_has_nothing_open_but_its_own(lab: Lab) -> None:
+    shows = """
+note(open("/proc/self/comm").read().strip())
+note(open("/proc/self/cmdline").read().strip("\\0"))
+names = sorted(os.listdir("/proc/self/fd"))  # one of them was the listing itself
+note(" ".join(name for name in names if os.path.lexists("/proc/self/fd/" + name)))
+note(os.readlink("/proc/self/fd/0"))
+note(str(os.getpgid(0) == os.getpid()))
+"""
+    supervisor = lab.supervisor(
+        lab.spec("first"), lab.spec("vtpm-g1", shows, volatile=True), lab.spec("last")
+    )
+    async with running(supervisor) as children:
+        await children["vtpm-g1"].ready.wait()
+    assert lab.journal[:5] == ["vtpm-g1", "vtpm-g1", "0 1 2 3 4", "/dev/null", "True"]
+
+
+async def test_a_daemon_with_a_bug_ends_with_exit_code_1_and_its_traceback(
+    capfd: pytest.CaptureFixture[str], lab: Lab
+) -> None:
+    supervisor = lab.supervisor(lab.spec("hwtpm", "1 / 0"))
+    async with running(supervisor) as children:
+        await children["hwtpm"].wait_state(ChildState.PAUSED)
+    assert any('ended by="exit code 1"' in line for line in lab.log_lines)
+    assert "ZeroDivisionError" in capfd.readouterr().err
+
+
+@contextmanager
+def open_pidfd(pid: int) -> Iterator[int]:
+    pidfd = os.pidfd_open(pid)
+    try:
+        yield pidfd
+    finally:
+        os.close(pidfd)
