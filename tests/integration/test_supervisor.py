@@ -41,6 +41,7 @@ class Lab:
         self.forkserver_socket = forkserver_socket
         self.journal_path = folder / "journal"
         self.journal_path.touch()
+        self.stderr_path = folder / "stderr"
         self.log_lines: list[str] = []
         self.log = Log("vtpmctl", level=Level.DEBUG, sink=self.log_lines.append)
 
@@ -79,14 +80,20 @@ def lab(run_dir: Path) -> Iterator[Lab]:
         "from daemons.vtpmctl.forkserver import serve\n"
         "serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])\n"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", program, str(theirs.fileno()), SMALL_DAEMON],
-        pass_fds=[theirs.fileno()],
-    ) as server:
+    lab = Lab(run_dir, ours)
+    with (
+        lab.stderr_path.open("wb") as stderr,
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(theirs.fileno()), SMALL_DAEMON],
+            pass_fds=[theirs.fileno()],
+            stderr=stderr,
+        ) as server,
+    ):
         theirs.close()
         with ours:
-            yield Lab(run_dir, ours)
+            yield lab
         assert server.wait(LIMIT_S) == 0
+    sys.stderr.write(lab.stderr_path.read_text())
 
 
 @asynccontextmanager
@@ -295,13 +302,13 @@ note(str(os.getpgid(0) == os.getpid()))
 
 
 async def test_a_daemon_with_a_bug_ends_with_exit_code_1_and_its_traceback(
-    capfd: pytest.CaptureFixture[str], lab: Lab
+    lab: Lab,
 ) -> None:
     supervisor = lab.supervisor(lab.spec("hwtpm", "1 / 0"))
     async with running(supervisor) as children:
         await children["hwtpm"].wait_state(ChildState.PAUSED)
     assert any('ended by="exit code 1"' in line for line in lab.log_lines)
-    assert "ZeroDivisionError" in capfd.readouterr().err
+    assert "ZeroDivisionError" in lab.stderr_path.read_text()
 
 
 @contextmanager
