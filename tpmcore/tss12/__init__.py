@@ -164,6 +164,8 @@ from tpmcore.tss12.sessions import (
     osap_key,
     osap_owner,
     prove,
+    with_secret,
+    with_secrets,
 )
 from tpmcore.tss12.storage import (
     create_wrap_key,
@@ -313,4 +315,6 @@ __all__ = [
     "unseal",
     "verify_signature",
     "version_info",
+    "with_secret",
+    "with_secrets",
 ]
