@@ -8,6 +8,7 @@ time: a command that takes long, an access of locality 4 that is held by wait st
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Awaitable, Callable
 from typing import Protocol, assert_never
 
@@ -55,25 +56,39 @@ class TpmHost(Protocol):
         """Ask the command under way to end early."""
 
 
+class TpmView(Protocol):
+    """What the chip looks at in the engine (`Tpm12Engine`)."""
+
+    @property
+    def is_established(self) -> bool:
+        """Whether a dynamic launch has happened (tpmEstablished)."""
+
+    @property
+    def fault(self) -> Exception | None:
+        """What put the engine into failure mode, if it was a fault of its own."""
+
+
 class Chip:
     """One TPM with its registers. `run` must be running for anything beyond register reads."""
 
-    def __init__(
-        self, host: TpmHost, is_established: Callable[[], bool], startup: StartupType, log: Log
-    ) -> None:
+    def __init__(self, host: TpmHost, view: TpmView, startup: StartupType, log: Log) -> None:
         """Args:
         host: the TPM; nobody else uses it.
-        is_established: tpmEstablished of the TPM.
+        view: the same TPM, for looking at.
         startup: what firmware does at power-on.
         log: for power cycles and what goes wrong.
         """
         self._host = host
-        self._is_established = is_established
+        self._view = view
+        # Last fault that was logged.
+        self._fault: Exception | None = None
         self._startup = startup
         self._log = log
         self._device = TisDevice()
         # Who uses the engine: the task of `run`, or the platform (power cycle, control socket).
         self._engine = trio.Lock()
+        # One power cycle at a time.
+        self._power = trio.Lock()
         # What the registers gave the TPM to do; the register file never gives a second job before
         # the first is reported as finished.
         self._job: Job | None = None
@@ -164,7 +179,7 @@ class Chip:
                 # A power cycle may have come first: what was wanted before it is void.
                 if job is not None and cycle == self._cycle:
                     await self._perform(job)
-                    self._device.established = self._is_established()
+                    self._look()
             finally:
                 self._engine.release()
             self._settle()
@@ -212,16 +227,23 @@ class Chip:
     async def power_on(self) -> None:
         """Do what firmware does after TPM_Init, then open the registers."""
         async with self._engine:
-            await self._start()
+            await self._start(self._startup)
 
     async def resume(self) -> None:
         """Open the registers of a TPM that goes on where a predecessor of this process stopped."""
         async with self._engine:
             self._open()
 
-    async def cap(self) -> None:
-        """Extend PCRs 0-7 with the record that nobody knows any more what was measured."""
+    async def power_on_capped(self) -> None:
+        """As `power_on`, but extend PCRs 0-7 with the record that nobody knows any more what was
+        measured.
+
+        The TPM is started whatever was configured: TPM_Startup by somebody else would take the
+        record away again.
+        """
         async with self._engine:
+            startup = self._startup
+            await self._start(StartupType.CLEAR if startup is StartupType.NONE else startup)
             await self._host.handle(CapPcrs(firmware.LOST_MEMORY_DIGEST))
 
     async def power_cycle(self, disconnect: Callable[[], Awaitable[None]]) -> None:
@@ -231,16 +253,17 @@ class Chip:
             disconnect: ends every connection to the registers; called when no access has an effect
                 any more.
         """
-        self._device.power_off()
-        self._settle()
-        await disconnect()
-        async with self._engine:
-            self._job = None
-            self._cycle += 1
-            self._device.reset()
-            await self._host.handle(PowerOn())
-            await self._start()
-        self._waiting_for_idle.unpark_all()
+        async with self._power:
+            self._device.power_off()
+            self._settle()
+            await disconnect()
+            async with self._engine:
+                self._job = None
+                self._cycle += 1
+                self._device.reset()
+                await self._host.handle(PowerOn())
+                await self._start(self._startup)
+            self._waiting_for_idle.unpark_all()
         self._log.info("power cycle", startup=self._startup.value)
 
     async def set_physical_presence(self, *, asserted: bool) -> int:
@@ -253,17 +276,33 @@ class Chip:
         async with self._engine:
             command = firmware.reset_establishment_command()
             response = await self._host.execute(command, locality)
-            self._device.established = self._is_established()
+            self._look()
             return firmware.return_code(response)
 
-    async def _start(self) -> None:
+    async def _start(self, startup: StartupType) -> None:
         try:
-            await firmware.power_on(self._as_firmware, self._startup)
+            await firmware.power_on(self._as_firmware, startup)
         except firmware.StartupFailed as error:
             # As on a real machine: the chip stays there and tells software what is wrong with it.
             self._log.error("the TPM did not start", reason=str(error))
         self._open()
 
     def _open(self) -> None:
-        self._device.established = self._is_established()
+        self._look()
         self._device.initialised()
+
+    def _look(self) -> None:
+        """Take over what the TPM shows besides its responses."""
+        view = self._view
+        self._device.established = view.is_established
+        if view.fault is not self._fault:
+            self._fault = view.fault
+            if self._fault is not None:
+                self._log.error("the TPM went into failure mode", fault=_place(self._fault))
+
+
+def _place(fault: Exception) -> str:
+    """Say what was raised where. Not its message, which may quote what a command carried."""
+    frames = traceback.extract_tb(fault.__traceback__)
+    where = f" in {frames[-1].name}, line {frames[-1].lineno}" if frames else ""
+    return type(fault).__name__ + where

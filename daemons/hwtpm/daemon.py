@@ -98,7 +98,7 @@ async def _run_locked(
     volatile, was_inherited = _take_memory(inherited, log)
     engine, origin = _make_engine(store, world, volatile, was_inherited=was_inherited, log=log)
     host = EngineHost(engine, persist=store.persist, volatile=volatile)
-    chip = Chip(host, lambda: engine.is_established, config.startup, log)
+    chip = Chip(host, engine, config.startup, log)
     server = PageServer(chip, config.run, config.modes, log)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(host.wait_broken)
@@ -109,9 +109,8 @@ async def _run_locked(
             case _Origin.POWERED_OFF:
                 await chip.power_on()
             case _Origin.MEMORY_LOST:
-                await chip.power_on()
                 log.warning("volatile memory is gone: PCRs 0-7 are capped")
-                await chip.cap()
+                await chip.power_on_capped()
         # Only now: a chip killed before it was ready has measured nothing.
         store.mark_running()
         if not was_inherited:

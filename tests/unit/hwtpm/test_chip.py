@@ -14,7 +14,7 @@ from daemons.hwtpm.firmware import StartupType
 from daemons.runtime.log import Level, Log
 from protocol.tis.machine import State
 from protocol.tis.registers import Register
-from tpmcore.engine import Event, EventDone, HashData, HashEnd, HashStart, PowerOn
+from tpmcore.engine import CapPcrs, Event, EventDone, HashData, HashEnd, HashStart, PowerOn
 
 LOG = Log("hwtpm", level=Level.ERROR, sink=lambda line: None)
 OK = bytes.fromhex("00c40000000a00000000")
@@ -29,7 +29,8 @@ class FakeTpm:
         self.given: list[bytes | Event] = []
         self.cancels = 0
         self.go_on = trio.Event()
-        self.established = False
+        self.is_established = False
+        self.fault: Exception | None = None
         self.busy = False
 
     async def execute(self, command: bytes, locality: int) -> bytes:
@@ -44,7 +45,7 @@ class FakeTpm:
     async def handle(self, event: Event) -> EventDone:
         assert not self.busy
         self.given.append(event)
-        self.established |= isinstance(event, HashStart)
+        self.is_established |= isinstance(event, HashStart)
         return EventDone(0)
 
     def cancel(self) -> None:
@@ -54,7 +55,7 @@ class FakeTpm:
 @asynccontextmanager
 async def running() -> AsyncIterator[tuple[Chip, FakeTpm]]:
     tpm = FakeTpm()
-    chip = Chip(tpm, lambda: tpm.established, StartupType.CLEAR, LOG)
+    chip = Chip(tpm, tpm, StartupType.CLEAR, LOG)
     await chip.power_on()
     tpm.given.clear()
     async with trio.open_nursery() as nursery:
@@ -80,7 +81,7 @@ async def nothing() -> None:
 
 async def test_registers_are_closed_until_the_firmware_is_through() -> None:
     tpm = FakeTpm()
-    chip = Chip(tpm, lambda: False, StartupType.CLEAR, LOG)
+    chip = Chip(tpm, tpm, StartupType.CLEAR, LOG)
     assert chip.read(0, Register.ACCESS, 1) == b"\x01"
     await chip.power_on()
     assert chip.read(0, Register.ACCESS, 1) == b"\x81"
@@ -93,7 +94,7 @@ async def test_registers_are_closed_until_the_firmware_is_through() -> None:
 
 async def test_without_startup_the_tpm_is_left_alone() -> None:
     tpm = FakeTpm()
-    chip = Chip(tpm, lambda: False, StartupType.NONE, LOG)
+    chip = Chip(tpm, tpm, StartupType.NONE, LOG)
     await chip.power_on()
     assert tpm.given == []
     assert chip.read(0, Register.ACCESS, 1) == b"\x81"
@@ -180,3 +181,30 @@ async def test_a_command_given_just_before_a_power_cycle_is_void() -> None:
         await trio.testing.wait_all_tasks_blocked()
         assert not tpm.given.count(LIGHT) or tpm.given.index(LIGHT) < tpm.given.index(PowerOn())
         assert chip.device.state is State.IDLE
+
+
+async def test_power_cycles_wait_for_each_other() -> None:
+    async with running() as (chip, tpm):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(chip.power_cycle, nothing)
+            nursery.start_soon(chip.power_cycle, nothing)
+        assert tpm.given.count(PowerOn()) == 2
+        assert chip.read(0, Register.ACCESS, 1) == b"\x81"
+
+
+async def test_a_capped_power_on_starts_the_tpm_itself_so_that_nobody_can_undo_it() -> None:
+    tpm = FakeTpm()
+    chip = Chip(tpm, tpm, StartupType.NONE, LOG)
+    await chip.power_on_capped()
+    assert tpm.given[0] == bytes.fromhex("00c10000000c000000990001")
+    assert isinstance(tpm.given[-1], CapPcrs)
+
+
+async def test_a_fault_of_the_engine_is_logged_once_and_without_its_message() -> None:
+    lines: list[str] = []
+    tpm = FakeTpm()
+    chip = Chip(tpm, tpm, StartupType.NONE, Log("hwtpm", sink=lines.append))
+    tpm.fault = ValueError("a secret that the command carried")
+    await chip.power_on()
+    await chip.set_physical_presence(asserted=True)
+    assert ["ValueError" in line and "secret" not in line for line in lines] == [True]
