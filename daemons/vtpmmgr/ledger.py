@@ -144,6 +144,10 @@ class Ledger:
         """Copy the log into the main file; DaemonError if that failed, nothing is lost then."""
         self._store.checkpoint(keep_room=keep_room)
 
+    def make_durable(self) -> None:
+        """Make sure that the newest commit is on disk, also if the flush of it once failed."""
+        self._store.make_durable()
+
     def close(self) -> None:
         """Close the database; the log is copied first if the disk lets us."""
         with contextlib.suppress(DaemonError):

@@ -31,9 +31,9 @@ such a database has no vTPM in it, and removing an area takes the owner's secret
 The database is believed only as far as the chip and the keys vouch for it: the root secret must
 unseal (chip, PCRs, locality), the commit record must carry this manager's MAC, the tree over all
 rows must have the root of the commit record. Until all of that holds nothing is written anywhere. A
-state that is brought up to the NV area is first copied out of the log into the main file and
-flushed: a flush that failed before the crash may have left the newest commit in memory only, and
-the chip must never be ahead of the disk.
+state that is brought up to the NV area is first made durable once more (`Store.make_durable`): a
+flush that failed before the crash may have left the newest commit in memory only, and the chip must
+never be ahead of the disk.
 """
 
 from __future__ import annotations
@@ -302,7 +302,7 @@ async def _bind(
     if mark == Mark.of(newest):
         return freshness
     _check_behind_by_one(ledger, mark, where)
-    await _in_thread(ledger.checkpoint)
+    await _in_thread(ledger.make_durable)
     await freshness.bind(Mark.of(newest))
     log.info("brought the hardware TPM up to the database", sequence=newest.sequence)
     return freshness

@@ -234,6 +234,29 @@ class Store:
             ) from error
         self.log_pages = 0
 
+    def make_durable(self) -> None:
+        """Make sure that the newest commit is on disk, also if the flush of it once failed.
+
+        After a failed flush the system may show what it will never write, so flushing again proves
+        nothing: the pages are written anew, into the main file. And the log on disk may then end
+        earlier than the one that is seen, so that playing it back would undo those pages: a new
+        log is begun, whose first transaction, which changes nothing, makes the old one void.
+
+        Raises:
+            DaemonError: it failed.
+        """
+        self.checkpoint()
+        try:
+            for statement in (
+                "BEGIN IMMEDIATE",
+                "UPDATE commits SET sequence = sequence + 1",
+                "UPDATE commits SET sequence = sequence - 1",
+                "COMMIT",
+            ):
+                self._connection.execute(statement)
+        except apsw.Error as error:
+            raise DaemonError(f"database {self.path}: {_reason(error)}") from error
+
     def close(self) -> None:
         """Close the database, leaving its files as they are."""
         self._connection.close()

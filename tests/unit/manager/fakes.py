@@ -82,6 +82,8 @@ class _Pending:
 
     offset: int
     data: bytes | None
+    # A flush of it failed: the system shows it still and will never write it.
+    clean: bool = False
 
 
 @dataclass
@@ -100,7 +102,7 @@ class FaultyDisk(apsw.VFS):
         self.power = power
         # Out of space from this step of the power on.
         self.full_from: int | None = None
-        # No flush succeeds any more.
+        # No flush succeeds any more; what should have been flushed is only in the system's cache.
         self.broken = False
         self._files: dict[str, _Contents] = {}
         super().__init__(name, base="unix")
@@ -185,13 +187,17 @@ class FaultyFile(apsw.VFSFile):
     def xSync(self, flags: int) -> None:  # noqa: N802
         self._disk.power.step()
         if self._disk.broken:
+            for write in self._contents.pending:
+                write.clean = True
             raise apsw.IOError("the test's disk does not flush")
         for write in self._contents.pending:
+            if write.clean:
+                continue
             if write.data is None:
                 super().xTruncate(write.offset)
             else:
                 super().xWrite(write.data, write.offset)
-        self._contents.pending.clear()
+        self._contents.pending[:] = [write for write in self._contents.pending if write.clean]
         self._contents.durable = True
 
     def xFileSize(self) -> int:  # noqa: N802

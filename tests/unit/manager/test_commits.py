@@ -19,6 +19,7 @@ from tests.unit.manager.fakes import Chip, FakeHardware
 from tests.unit.manager.harness import (
     NV_INDEX,
     A,
+    B,
     Guest,
     Manager,
     client,
@@ -120,6 +121,9 @@ async def test_a_load_after_a_lost_connection_waits_for_the_save_under_way(tmp_p
             await hardware.at_gate.wait()
             first.device.gone = True
             nursery.start_soon(load, await manager.guest(A))
+            await wait_all_tasks_blocked()
+            # A load that did not wait would have been read before this one.
+            await manager.committer.read(B, lambda ledger: None)
             await wait_all_tasks_blocked()
             assert loaded == []
             hardware.gate.set()

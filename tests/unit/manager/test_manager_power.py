@@ -156,3 +156,27 @@ async def test_a_disk_error_in_a_commit_ends_the_manager_without_an_answer(
     async with managed(options(tmp_path), FakeHardware(chip)) as manager:
         found = await (await manager.guest(A)).load()
         assert found in (b"before".ljust(64, b"."), b"lost".ljust(64, b"."))
+
+
+async def test_the_chip_is_never_brought_ahead_of_the_disk(tmp_path: Path) -> None:
+    """A flush fails, the manager dies and returns, and then the power goes.
+
+    What the failed flush was about is in the system's cache when the manager returns, and nowhere
+    else; a later flush does not write it again.
+    """
+    chip, power = Chip(), Power(loss=Loss.ALL)
+    with faulty_disk(power) as disk:
+        start_options = options(tmp_path, vfs=disk.name)
+        with pytest.RaisesGroup(CommitUncertain, flatten_subgroups=True):
+            async with managed(start_options, FakeHardware(chip)) as manager:
+                guest = await manager.guest(A)
+                await guest.save(b"before".ljust(64, b"."))
+                disk.broken = True
+                await guest.save(b"doubtful".ljust(64, b"."))
+        disk.broken = False
+        async with managed(start_options, FakeHardware(chip)) as manager:
+            told = await (await manager.guest(A)).load()
+        disk.cut()
+    assert told == b"doubtful".ljust(64, b".")
+    async with managed(options(tmp_path), FakeHardware(chip)) as manager:
+        assert await (await manager.guest(A)).load() == told

@@ -144,6 +144,22 @@ async def test_a_fork_is_refused_in_both_directions(tmp_path: Path) -> None:
     await expect_refusal("fork", copy, chip)
 
 
+async def test_a_successor_of_a_forks_other_branch_is_refused(tmp_path: Path) -> None:
+    """One ahead of the chip by its number, but not grown out of what the chip has."""
+    chip = Chip()
+    folder, copy = tmp_path / "now", tmp_path / "copy"
+    folder.mkdir()
+    await served(folder, chip)
+    shutil.copytree(folder, copy)
+    older = chip.areas[NV_INDEX].data
+    await served(folder, chip, ONE)
+    newer = chip.areas[NV_INDEX].data
+    chip.areas[NV_INDEX].data = older
+    await served(copy, chip, TWO, THREE)
+    chip.areas[NV_INDEX].data = newer
+    await expect_refusal("has sequence 3 and does not follow on sequence 2", copy, chip)
+
+
 async def test_a_database_ahead_of_the_chip_by_two_is_refused(tmp_path: Path) -> None:
     chip = Chip()
     await served(tmp_path, chip)
