@@ -37,7 +37,7 @@ class KeyPool:
     ) -> None:
         """Args:
         bits: modulus length of the keys in stock.
-        size: how many are kept; a refill starts when more than half are gone.
+        size: how many are kept; a refill starts when half of them are gone.
         random: for keys that the library does not make (short ones, odd exponents); by default the
             kernel. The library's own keys come from OpenSSL's generator, seeded by the kernel.
         """

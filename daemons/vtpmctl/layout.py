@@ -191,9 +191,13 @@ class Layout:
             raise
         return locked
 
-    def closed_parents(self) -> list[Path]:
-        """Return the folders above `root` that other users may not pass through."""
-        return [path for path in self.root.parents if not path.stat().st_mode & _OTHERS_MAY_PASS]
+    def closed_parent(self) -> Path | None:
+        """Return the topmost folder above `root` that other users may not pass through, if any."""
+        # From the top down: the first that is closed decides, what is below need not be readable.
+        for path in reversed(self.root.parents):
+            if not path.stat().st_mode & _OTHERS_MAY_PASS:
+                return path
+        return None
 
 
 def _make_folder(path: Path, mode: int) -> None:

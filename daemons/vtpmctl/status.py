@@ -14,7 +14,7 @@ from daemons.runtime.errors import DaemonError
 from daemons.vtpmctl.layout import Layout
 
 _TIMEOUT_S = 5.0
-_COLUMNS = ("daemon", "pid", "state", "restarts", "guest", "uuid")
+_COLUMNS = ("daemon", "pid", "state", "restarts", "guest", "uuid", "note")
 
 
 async def gather_status(layout: Layout) -> Fields:
@@ -52,7 +52,7 @@ def format_table(status: Fields) -> str:
     rows: list[Sequence[str]] = [[column.upper() for column in _COLUMNS]]
     if isinstance(daemons, list):
         rows += [
-            ["-" if row.get(column) is None else str(row.get(column)) for column in _COLUMNS]
+            ["-" if row.get(column) in (None, "") else str(row[column]) for column in _COLUMNS]
             for row in daemons
             if isinstance(row, dict)
         ]

@@ -8,6 +8,7 @@ guest that is refused while others are served is reported and left alone; the st
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -47,6 +48,7 @@ async def up(
         OSError: a folder or file cannot be made.
     """
     layout = config.layout
+    _raise_descriptor_limit()
     layout.check_lengths(config.guests)
     with layout.prepare(config.guests) as state:
         guests = [Guest(name, guest_uuid(layout.guest(name))) for name in config.guests]
@@ -73,6 +75,12 @@ async def up(
                 await trio.sleep_forever()
             finally:
                 supervisor.stop()
+
+
+def _raise_descriptor_limit() -> None:
+    """Take what the system grants: each daemon costs this process three or four descriptors."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _wait_unlocked(layout: Layout, guests: Sequence[Guest], log: Log) -> None:
@@ -123,8 +131,7 @@ def describe_ready(layout: Layout, outcome: Outcome) -> str:
         "Every local user who can reach these sockets may use the TPMs. All daemons run as one",
         "user, which separates nothing between guests: for that there are the systemd units.",
     ]
-    lines += [
-        f"Closed to other users, such as tcsd's: {path} (see chmod o+x, or give another --dir)"
-        for path in layout.closed_parents()
-    ]
+    closed = layout.closed_parent()
+    if closed is not None:
+        lines.append(f"But {closed} is closed to other users, such as tcsd's: give another --dir.")
     return "\n".join(lines)

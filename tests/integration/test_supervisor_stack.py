@@ -238,7 +238,7 @@ def test_status_shows_every_daemon_with_its_guest(run_dir: Path) -> None:
     assert [row["uuid"] for row in rows] == [None, None, uuid, uuid]
     assert all("error" not in row["detail"] for row in rows)
     assert len(table) == 5
-    assert table[0].split() == ["DAEMON", "PID", "STATE", "RESTARTS", "GUEST", "UUID"]
+    assert table[0].split() == ["DAEMON", "PID", "STATE", "RESTARTS", "GUEST", "UUID", "NOTE"]
     assert all(str(row["pid"]) in line for row, line in zip(rows, table[1:], strict=True))
 
 
