@@ -39,6 +39,7 @@ class Machine:
             ["nsenter", "-t", str(self.pid), "-a", *command],
             capture_output=True,
             text=True,
+            errors="replace",  # tpm-tools write a stray byte now and then
             timeout=COMMAND_LIMIT_S,
             stdin=subprocess.DEVNULL,
         )
