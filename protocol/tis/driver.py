@@ -34,6 +34,7 @@ from protocol.tis.durations import (
 from protocol.tis.mmio import BusLost, MmioBus, locality_socket
 from protocol.tis.registers import (
     BUFFER_SIZE,
+    BURST_MASK,
     BURST_SHIFT,
     HEADER_SIZE,
     INT_GLOBAL_ENABLE,
@@ -500,14 +501,14 @@ class TisDriver:
 
     async def _burst(self, bus: MmioBus, sts: int) -> int:
         """Return burstCount of `sts`, or wait until it is not zero; timeout D. At most 255."""
-        burst = sts >> BURST_SHIFT & 0xFFFF
+        burst = sts >> BURST_SHIFT & BURST_MASK
         if not burst:
             with trio.move_on_after(self.timeouts.d_s):
                 pause_s = _FIRST_POLL_S
                 while not burst:
                     await trio.sleep(pause_s)
                     pause_s = min(2 * pause_s, _LONGEST_POLL_S)
-                    burst = self._held(await bus.read(_STS, 4)) >> BURST_SHIFT & 0xFFFF
+                    burst = self._held(await bus.read(_STS, 4)) >> BURST_SHIFT & BURST_MASK
         if not burst:
             raise _Trouble("burstCount stays 0")
         return min(burst, MAX_BURST)
