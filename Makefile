@@ -3,15 +3,16 @@
 
 SHELL := /bin/bash
 BIN := .venv/bin
-CODE := protocol tpmcore daemons tests $(patsubst %/__init__.py,%,$(wildcard bench/__init__.py))
+CODE := protocol tpmcore daemons tests bench
 
 # Where the commands and the units go when somebody installs them (make units).
 BINDIR ?= /opt/vtpm-suite/bin
 UNITS ?= build/systemd
 
-# What the tests start, as Debian package = command.
-TEST_PACKAGES := trousers=tcsd tpm-tools=tpm_version tpm-quote-tools=tpm_mkuuid swtpm=swtpm \
+# What the tests and the benchmarks start, as Debian package = command.
+TEST_PACKAGES := trousers=tcsd tpm-tools=tpm_version tpm-quote-tools=tpm_mkuuid \
     systemd=systemd-analyze util-linux=unshare
+BENCH_PACKAGES := swtpm=swtpm util-linux=taskset
 
 .PHONY: setup up test lint unit integration bench units lock packages
 
@@ -51,6 +52,7 @@ integration: setup packages
 	$(BIN)/pytest -q tests/integration
 
 bench: setup
+	@.ci/packages $(BENCH_PACKAGES)
 	$(BIN)/python -m bench $(ARGS)
 
 # The units with the folder of the commands filled in.
