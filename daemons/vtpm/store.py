@@ -166,8 +166,10 @@ class ImageStore:
                 state that nobody can load.
             ManagerRefused, ManagerLost: it does not say.
         """
+        if not self._loaded:
+            return  # `load` is about to ask, and knows what to make of a refusal
         record = await keeper.load_hash_key()
-        if self._loaded and not self._is_current(record) and not self._is_pending(record):
+        if not self._is_current(record) and not self._is_pending(record):
             raise self._foreign(record)
 
     async def save(self, state: bytes) -> PersistOutcome:

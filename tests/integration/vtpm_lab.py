@@ -14,6 +14,7 @@ Unlike a stack of `vtpmctl up` nothing is restarted here, and a test decides who
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import socket
@@ -28,7 +29,7 @@ from uuid import UUID
 import trio
 
 from daemons.runtime.control import Fields, control_request
-from daemons.vtpmctl.process import ChildProcess
+from daemons.runtime.inherited import FIRST_FD
 from protocol.tpmif.unix import FrontendDevice, open_frontend
 from tpmcore.tss12 import Conversation, converse
 
@@ -47,25 +48,42 @@ class Daemon:
         self._stderr_path = folder / f"{name}.stderr"
         self._notify_path = folder / f"{name}.notify"
         self._notify: trio.socket.SocketType | None = None
-        self._process: ChildProcess | None = None
+        self._pidfd: int | None = None
         self.pid = 0
 
     async def start(self, fds: Mapping[str, int] | None = None) -> None:
         """Start it; `wait_ready` waits."""
-        assert self._process is None
+        assert self._pidfd is None
         self._notify_path.unlink(missing_ok=True)
         notify = trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         await notify.bind(str(self._notify_path))
         self._notify = notify
         program = f"from daemons.{self.name.partition('-')[0]}.cli import main; main()"
         argv = (sys.executable, "-c", program, *self._arguments)
-        log_it = 'log=$1; shift; exec "$@" 2>>"$log"'
-        self._process = ChildProcess.spawn(
-            ("/bin/sh", "-c", log_it, "sh", str(self._stderr_path), *argv),
-            fds=fds or {},
-            notify=self._notify_path,
-        )
-        self.pid = self._process.pid
+        self.pid = self._spawn(argv, fds or {})
+        self._pidfd = os.pidfd_open(self.pid)
+
+    def _spawn(self, argv: tuple[str, ...], fds: Mapping[str, int]) -> int:
+        """Start a program as a supervisor does: descriptors from 3 on, by name."""
+        environ = {
+            **os.environ,
+            "NOTIFY_SOCKET": str(self._notify_path),
+            "LISTEN_FDS": str(len(fds)),
+            "LISTEN_FDNAMES": ":".join(fds),
+        }
+        log_flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        actions: list[tuple[int, int, int] | tuple[int, int, str, int, int]] = [
+            (os.POSIX_SPAWN_OPEN, 2, str(self._stderr_path), log_flags, 0o600)
+        ]
+        with contextlib.ExitStack() as moved:
+            for target, fd in enumerate(fds.values(), start=FIRST_FD):
+                # Above all targets, so that no copy hits a source.
+                source = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 256)
+                moved.callback(os.close, source)
+                actions.append((os.POSIX_SPAWN_DUP2, source, target))
+            # Nobody can tell a child its own process id; the shell becomes the daemon.
+            shell = ("/bin/sh", "-c", 'export LISTEN_PID=$$; exec "$@"', "sh", *argv)
+            return os.posix_spawn(shell[0], shell, environ, file_actions=actions)
 
     async def wait_ready(self) -> None:
         """Return when it has said READY=1."""
@@ -82,55 +100,56 @@ class Daemon:
             pass
 
     async def _fail_when_it_ends(self) -> None:
-        assert self._process is not None
-        code = await self._process.wait()
-        self._process = None
+        code = await self._wait()
         raise AssertionError(f"{self.name} ended with {code}:\n{self.stderr()}")
 
     async def wait_end(self) -> int:
         """Return its exit code when it has ended by itself."""
-        assert self._process is not None
         with trio.fail_after(READY_LIMIT_S):
-            code = await self._process.wait()
-        self._forget()
-        return code
+            return await self._wait()
+        raise AssertionError("unreachable")
 
     async def stop(self) -> int:
         """End it by SIGTERM and return its exit code."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGTERM)
+        self.signal(signal.SIGTERM)
         with trio.move_on_after(STOP_LIMIT_S):
-            code = await self._process.wait()
-            self._forget()
-            return code
+            return await self._wait()
         await self.kill()
         raise AssertionError(f"{self.name} does not end:\n{self.stderr()}")
 
     async def kill(self) -> None:
-        """End it by SIGKILL."""
-        if self._process is not None:
-            await self._process.kill()
-        self._forget()
+        """End it by SIGKILL, if it runs."""
+        if self._pidfd is not None:
+            self.signal(signal.SIGKILL)
+            await self._wait()
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal."""
-        assert self._process is not None
-        self._process.send_signal(number)
+        assert self._pidfd is not None
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, number)
 
     @property
     def is_running(self) -> bool:
-        """Whether it has been started and not ended by us."""
-        return self._process is not None
+        """Whether it has been started and nobody has seen its end."""
+        return self._pidfd is not None
+
+    async def _wait(self) -> int:
+        """Wait for its end; exit code, or minus the signal."""
+        assert self._pidfd is not None
+        await trio.lowlevel.wait_readable(self._pidfd)
+        result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+        assert result is not None
+        os.close(self._pidfd)
+        self._pidfd = None
+        if self._notify is not None:
+            self._notify.close()
+            self._notify = None
+        return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
 
     def stderr(self) -> str:
         """Return what it has logged."""
         return self._stderr_path.read_text(errors="replace") if self._stderr_path.exists() else ""
-
-    def _forget(self) -> None:
-        self._process = None
-        if self._notify is not None:
-            self._notify.close()
-            self._notify = None
 
 
 class Vtpm(Daemon):

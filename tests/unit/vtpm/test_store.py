@@ -261,6 +261,7 @@ async def test_a_reconnected_manager_with_our_record_is_the_same_manager() -> No
     keeper = FakeKeeper(machine.vault)
     store = machine.process(keeper)
     await store.check(keeper)
+    assert keeper.calls == []
     await store.load()
     await store.check(keeper)
     assert await store.save(b"one") is SAVED
