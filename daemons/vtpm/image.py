@@ -32,11 +32,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import struct
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
+import construct  # type: ignore[import-untyped]
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -47,8 +47,17 @@ MAGIC: Final = b"vTPMimg\n"
 VERSION_MAJOR: Final = 1
 VERSION_MINOR: Final = 0
 
-_HEADER: Final = struct.Struct(">8sHHI16sQ12sI")
-HEADER_BYTES: Final = _HEADER.size
+_HEADER: Final = construct.Struct(
+    "magic" / construct.Bytes(8),
+    "major" / construct.Int16ub,
+    "minor" / construct.Int16ub,
+    "flags" / construct.Int32ub,
+    "uuid" / construct.Bytes(16),
+    "sequence" / construct.Int64ub,
+    "nonce" / construct.Bytes(12),
+    "length" / construct.Int32ub,
+)
+HEADER_BYTES: Final[int] = _HEADER.sizeof()
 TAG_BYTES: Final = 16
 NONCE_BYTES: Final = 12
 KEY_BYTES: Final = 32
@@ -136,8 +145,17 @@ def seal_image(
     while not any(key[-_CUT_BY_LOADHASHKEY:]):
         key = random.random(KEY_BYTES)
     nonce = random.random(NONCE_BYTES)
-    header = _HEADER.pack(
-        MAGIC, VERSION_MAJOR, VERSION_MINOR, 0, uuid.bytes, sequence, nonce, len(state)
+    header: bytes = _HEADER.build(
+        {
+            "magic": MAGIC,
+            "major": VERSION_MAJOR,
+            "minor": VERSION_MINOR,
+            "flags": 0,
+            "uuid": uuid.bytes,
+            "sequence": sequence,
+            "nonce": nonce,
+            "length": len(state),
+        }
     )
     slot = header + AESGCM(key).encrypt(nonce, state, header)
     return slot, HashKey(hashlib.sha256(slot).digest(), key)
@@ -151,22 +169,23 @@ def parse_slot(slot: bytes) -> SlotHeader:
     """
     if len(slot) < HEADER_BYTES:
         raise WireError("slot header", 0, f"{len(slot)} bytes, a header has {HEADER_BYTES}")
-    magic, major, minor, flags, uuid, sequence, nonce, state_bytes = _HEADER.unpack_from(slot)
-    if magic != MAGIC:
-        raise WireError("magic", 0, f"{magic.hex()} is not that of a vTPM image")
-    if major != VERSION_MAJOR or minor > VERSION_MINOR:
-        raise WireError("version", 8, f"{major}.{minor}, known is {VERSION_MAJOR}.{VERSION_MINOR}")
-    if flags:
-        raise WireError("flags", 12, f"unknown flags {flags:#x}")
-    if sequence == 0:
+    found = _HEADER.parse(slot[:HEADER_BYTES])
+    if found.magic != MAGIC:
+        raise WireError("magic", 0, f"{found.magic.hex()} is not that of a vTPM image")
+    if found.major != VERSION_MAJOR or found.minor > VERSION_MINOR:
+        known = f"{VERSION_MAJOR}.{VERSION_MINOR}"
+        raise WireError("version", 8, f"{found.major}.{found.minor}, known is {known}")
+    if found.flags:
+        raise WireError("flags", 12, f"unknown flags {found.flags:#x}")
+    if found.sequence == 0:
         raise WireError("sequence", 32, "0, the first image has 1")
-    if state_bytes > MAX_STATE_BYTES:
-        raise WireError("length", 52, f"{state_bytes}, at most {MAX_STATE_BYTES}")
-    expected = HEADER_BYTES + state_bytes + TAG_BYTES
+    if found.length > MAX_STATE_BYTES:
+        raise WireError("length", 52, f"{found.length}, at most {MAX_STATE_BYTES}")
+    expected = HEADER_BYTES + found.length + TAG_BYTES
     if len(slot) != expected:
         kind = "truncated" if len(slot) < expected else "too long"
         raise WireError("slot", 0, f"{kind}: {len(slot)} bytes, the header says {expected}")
-    return SlotHeader(UUID(bytes=uuid), sequence, nonce, state_bytes)
+    return SlotHeader(UUID(bytes=found.uuid), found.sequence, found.nonce, found.length)
 
 
 def open_image(slot: bytes, key: bytes) -> bytes:
