@@ -14,7 +14,7 @@ from daemons.vtpmmgr.hardware import HardwareLost
 from daemons.vtpmmgr.tpm12hardware import Tpm12Hardware
 from protocol.tis.driver import TisError
 from protocol.tpm12 import Ordinal, ReturnCode
-from protocol.tpm12.constants import ResourceType
+from protocol.tpm12.constants import NvAttributes, ResourceType
 from tests.unit.manager.fakes import Lines
 from tests.unit.manager.harness import NV_INDEX, A, managed, options
 from tests.unit.tpm12.world import OWNER_AUTH, SRK_AUTH, Chip, SeededRandom, make_chip
@@ -260,3 +260,57 @@ async def test_the_root_secret_does_not_cross_the_wire_in_the_clear(tmp_path: Pa
     for command, response in chip.log:
         assert b"VMR1" not in command
         assert b"VMR1" not in response
+
+
+class Died(Exception):
+    """The manager was killed."""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_first_start_that_is_killed_at_any_command_comes_up_the_next_time(
+    tmp_path: Path, when: str
+) -> None:
+    def dies_at(number: int) -> Callable[[int], None]:
+        left = iter(range(number))
+
+        def fault(ordinal: int) -> None:
+            if next(left, None) is None:
+                raise Died
+
+        return fault
+
+    for number in range(100):
+        chip = make_chip(Profile(make_ek=False))
+        wire = Wire(chip)
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        setattr(wire, when, dies_at(number))
+        completed = False
+        try:
+            async with managed(options(folder), hardware_on(wire)):
+                completed = True
+        except Died:
+            pass
+        again = hardware_on(Wire(chip))
+        await again.prepare(Lines().log)
+        async with managed(options(folder), again) as manager:
+            guest = await manager.guest(A)
+            await guest.save(KEY)
+            assert await guest.load() == KEY
+        assert len(sessions(chip)) == 1
+        if completed:
+            break
+    assert number > 15
+
+
+async def test_nv_permissions_are_enforced_before_the_area_counts(tmp_path: Path) -> None:
+    chip = make_chip()
+    assert not chip.run(tss12.permanent_flags()).nv_locked
+    async with managed(options(tmp_path), hardware_on(Wire(chip))):
+        pass
+    assert chip.run(tss12.permanent_flags()).nv_locked
+    for conversation in (
+        tss12.nv_write_value(NV_INDEX, bytes(44)),
+        tss12.nv_define_space(NV_INDEX, 0, NvAttributes(0)),
+    ):
+        assert chip.code(conversation) != ReturnCode.SUCCESS
