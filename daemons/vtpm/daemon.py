@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
-from uuid import UUID
 
 import trio
 
@@ -34,7 +33,7 @@ from daemons.runtime.volatile import VolatileMemory
 from daemons.vtpm.factory import Tpm12Maker
 from daemons.vtpm.manager_client import ManagerCommands, ManagerLink
 from daemons.vtpm.options import Config
-from daemons.vtpm.service import GuestService
+from daemons.vtpm.service import Admission, GuestService
 from daemons.vtpm.startup import (
     Remains,
     read_hardware_pcrs,
@@ -47,8 +46,8 @@ from daemons.vtpm.store import ImageStore, ManagerLost
 from daemons.vtpm.volatility import RunMarker, read_boot_id, take_memory
 from protocol.manager.framing import ManagerRefused
 from protocol.tpm12 import ReturnCode
-from protocol.tpmif.errors import Refused, RequestCancelled
-from protocol.tpmif.unix import PeerCredentials, open_frontend, serve_backend
+from protocol.tpmif.errors import RequestCancelled
+from protocol.tpmif.unix import open_frontend, serve_backend
 from tpmcore.engine import Done, EffectResult, Failed, ParentQuote
 
 STOP_GRACE_S: Final = 5.0
@@ -203,13 +202,14 @@ class VtpmDaemon:
         config = self._config
         notifier = self._environment.notifier
         service = GuestService(host, self._link, config.locality_rules, self._log)
+        admit = Admission(config.front_uid, config.uuid, self._log).admit
         # Other users have to reach the socket if the front is one; `admit` decides.
         mode = 0o600 if config.front_uid == os.geteuid() else 0o666
         try:
             with listen_unix(config.socket, kind=socket.SOCK_SEQPACKET, mode=mode) as listener:
                 async with trio.open_nursery() as guests:
                     await guests.start(
-                        partial(serve_backend, listener, admit=self._admit, handler=service)
+                        partial(serve_backend, listener, admit=admit, handler=service)
                     )
                     self._host, self._service = host, service
                     self._condition.enter("serving")
@@ -218,21 +218,15 @@ class VtpmDaemon:
         except BaseException as error:
             notifier.stopping()
             if _is_stop(error):
-                marker.clear()
+                self._end_in_order(marker)
             raise
 
-    def _admit(self, peer: PeerCredentials, uuid: UUID) -> None:
-        """Decide who may be a front of this vTPM.
-
-        Raises:
-            Refused: it is not the configured one.
-        """
-        if peer.uid != self._config.front_uid:
-            self._log.warning("front refused", pid=peer.pid, uid=peer.uid)
-            raise Refused(f"uid {peer.uid} is not the front of this vTPM")
-        if uuid != self._config.uuid:
-            self._log.warning("front refused", pid=peer.pid, uuid=uuid)
-            raise Refused(f"this is not vTPM {uuid}")
+    def _end_in_order(self, marker: RunMarker) -> None:
+        try:
+            marker.clear()
+        except OSError as error:
+            # The next start will take this for a kill, and cap PCRs that were to be zero.
+            self._log.error("the marker of a running vTPM stays", reason=error)
 
     async def _hardware_pcrs(self) -> dict[int, bytes]:
         return await read_hardware_pcrs(self._manager, self._config.hw_init_pcrs, self._log)

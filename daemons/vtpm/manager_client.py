@@ -44,7 +44,7 @@ REFUSED_FOR_S: Final = 5.0
 """How long a refusal at start may be that of a predecessor's connection not yet noticed as gone."""
 
 _PAUSE_MIN_S: Final = 0.05
-_PAUSE_MAX_S: Final = 2.0
+_PAUSE_MAX_S: Final = 0.25
 _LOCALITY: Final = 0  # the manager ignores it
 _RANDOM_REQUEST_BYTES: Final = 64
 

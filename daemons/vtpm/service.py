@@ -20,6 +20,7 @@ outstanding, so each gets its turn. What goes to the manager does not hold up th
 from __future__ import annotations
 
 import enum
+from dataclasses import dataclass
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -34,7 +35,7 @@ from protocol.manager.constants import HEADER_BYTES, MAX_MESSAGE_BYTES, ManagerT
 from protocol.manager.framing import error_response as manager_error
 from protocol.manager.framing import error_tag
 from protocol.tpm12 import ReturnCode, Tag, error_response
-from protocol.tpmif.errors import RequestCancelled, TpmifError
+from protocol.tpmif.errors import Refused, RequestCancelled, TpmifError
 from protocol.tpmif.unix import PeerCredentials
 
 CONNECT_WAIT_S: Final = 5.0
@@ -70,6 +71,34 @@ def client_label(peer: PeerCredentials) -> str:
     if peer.label is not None and peer.label.count(":") >= 2:
         return peer.label
     return f"uid:{peer.uid}"
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Who may connect: fronts of one user, which ask for this vTPM.
+
+    Attributes:
+        uid: of the front, as the kernel reports it.
+        uuid: of this vTPM.
+        log: for refusals.
+    """
+
+    uid: int
+    uuid: UUID
+    log: Log
+
+    def admit(self, peer: PeerCredentials, uuid: UUID) -> None:
+        """Let a peer in.
+
+        Raises:
+            Refused: it is somebody else, or means another vTPM.
+        """
+        if peer.uid != self.uid:
+            self.log.warning("front refused", pid=peer.pid, uid=peer.uid)
+            raise Refused(f"uid {peer.uid} is not the front of this vTPM")
+        if uuid != self.uuid:
+            self.log.warning("front refused", pid=peer.pid, uuid=uuid)
+            raise Refused(f"this is not vTPM {uuid}")
 
 
 class _Stage(enum.Enum):

@@ -47,7 +47,7 @@ from protocol.manager.messages import NO_IMAGE
 from tpmcore.engine import RandomSource
 
 _PAUSE_MIN_S: Final = 0.05
-_PAUSE_MAX_S: Final = 2.0
+_PAUSE_MAX_S: Final = 0.25
 _OPEN_ELSEWHERE_S: Final = 5.0
 """How long the manager may take to notice that our predecessor's connection is gone."""
 

@@ -16,10 +16,11 @@ from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocke
 from daemons.runtime.host import EngineHost, PersistOutcome
 from daemons.vtpm.manager_client import ManagerLink
 from daemons.vtpm.options import parse_locality_rules
-from daemons.vtpm.service import GuestService, client_label
+from daemons.vtpm.service import Admission, GuestService, client_label
 from daemons.vtpm.store import KeyKeeper
+from protocol.tpmif.errors import Refused
 from protocol.tpmif.unix import PeerCredentials
-from tests.unit.vtpm.fakes import GUEST, Lines
+from tests.unit.vtpm.fakes import GUEST, OTHER_GUEST, Lines
 from tests.unit.vtpm.test_manager_client import FakeManager
 from tpmcore.engine import (
     Done,
@@ -331,6 +332,24 @@ async def test_a_broken_engine_gives_no_answer_and_is_fatal() -> None:
         assert await bench.service.request(device, PCR_READ, 0) is None
         with pytest.raises(Exception, match="bug"):
             await bench.host.wait_broken()
+
+
+# --- who may connect ---
+
+
+def test_a_front_of_the_configured_user_that_asks_for_this_vtpm_is_admitted() -> None:
+    Admission(1000, GUEST, Lines().log()).admit(PeerCredentials(1, 1000, 1, None), GUEST)
+
+
+@pytest.mark.parametrize(
+    ("uid", "uuid"), [(1001, GUEST), (0, GUEST), (1000, OTHER_GUEST), (1001, OTHER_GUEST)]
+)
+def test_anybody_else_is_refused_and_logged(uid: int, uuid: UUID) -> None:
+    lines = Lines()
+    admission = Admission(1000, GUEST, lines.log())
+    with pytest.raises(Refused):
+        admission.admit(PeerCredentials(1, uid, 1, None), uuid)
+    assert len(lines.lines) == 1
 
 
 # --- localities ---
