@@ -8,7 +8,8 @@ secrets `store`, `ledger`                   SQLite; the verified view of it with
 `turns`, `hardware`                 the way to the hardware TPM and what is asked of it `sealing`,
 `freshness`              the root secret; how the newest state is told from an older copy `startup`,
 `commits`                accepting or refusing a database at start; the order of a commit
-`identity`, `service`, `daemon`     who may be which vTPM; the commands; the process
+`identity`, `service`               who may be which vTPM; the commands
+`cli`, `config`, `daemon`           the process
 
 Start reading at `startup`, which lists what can be found at start and why.
 """
