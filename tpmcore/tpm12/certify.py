@@ -23,7 +23,6 @@ from protocol.tpm12.constants import (
 from protocol.tpm12.migration import CmkMigAuth
 from protocol.tpm12.pcr import PcrInfo, PcrInfoShort
 from protocol.tpm12.wire import DIGEST, SIZED, U32, Structure
-from tpmcore.engine import Duration
 from tpmcore.errors import TpmError
 from tpmcore.tpm12.command import AUTH_ANY, Command, Gate
 from tpmcore.tpm12.context import Context
@@ -216,7 +215,6 @@ COMMANDS: Final = (
         response=CertifyKeyResponse,
         handler=certify_key,
         handles_in=8,
-        duration=Duration.MEDIUM,
         volatile=False,
         key_bit=12,
     ),
@@ -229,7 +227,6 @@ COMMANDS: Final = (
         response=CertifyKey2Response,
         handler=certify_key2,
         handles_in=8,
-        duration=Duration.MEDIUM,
         volatile=False,
         key_bit=13,
     ),

@@ -12,7 +12,6 @@ from protocol.tpm12.constants import EntityType, Ordinal, PayloadType, ProtocolI
 from protocol.tpm12.keys import PAYLOADS_OF_LOADABLE_KEYS, StoreAsymKey
 from protocol.tpm12.stored import SealedData
 from protocol.tpm12.wire import DIGEST, SIZED, U16, U32, Structure
-from tpmcore.engine import Duration
 from tpmcore.errors import EngineFault, TpmError
 from tpmcore.tpm12.command import AUTH1, AUTH2, NOTHING, Command, Gate, Nothing
 from tpmcore.tpm12.context import OIAP_ONLY, OSAP_ONLY, Context, Entity
@@ -125,7 +124,6 @@ COMMANDS: Final = (
         response=ChangeAuthResponse,
         handler=change_auth,
         handles_in=4,
-        duration=Duration.MEDIUM,
         key_bit=6,
     ),
     Command(

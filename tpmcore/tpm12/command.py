@@ -50,6 +50,8 @@ class Command:
         request: its parameters; the first `handles_in` bytes are outside the parameter digest.
         response: type of what the handler returns; the first `handles_out` bytes are not digested.
         handler: gets the context and the request, returns the response or raises TpmError.
+        duration: where it runs, see Duration. A private-key operation is SHORT: a thread's two
+            switches cost 0.35 to 0.7 ms more, which is twice the operation itself.
         persists: may change the permanent state.
         volatile: may change volatile state even without authorization blocks.
         owner_bit, key_bit: delegation bits that a DSAP session needs (Part 2, 20.2).

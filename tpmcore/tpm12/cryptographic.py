@@ -11,7 +11,6 @@ from protocol.tpm12.attestation import SignInfo
 from protocol.tpm12.constants import KeyUsage, Ordinal, ReturnCode, SigScheme
 from protocol.tpm12.framing import HEADER_BYTES
 from protocol.tpm12.wire import DIGEST, DIGEST_BYTES, SIZED, U32, Structure
-from tpmcore.engine import Duration
 from tpmcore.errors import TpmError
 from tpmcore.tpm12.command import AUTH0_OR_1, NO_AUTH, NOTHING, Command, Gate, Nothing
 from tpmcore.tpm12.context import Context
@@ -240,7 +239,6 @@ COMMANDS: Final = (
         response=SignResponse,
         handler=sign,
         handles_in=4,
-        duration=Duration.MEDIUM,
         volatile=False,
         key_bit=14,
     ),

@@ -169,7 +169,6 @@ COMMANDS: Final = (
         response=ActivateIdentityResponse,
         handler=activate_identity,
         handles_in=4,
-        duration=Duration.MEDIUM,
         owner_bit=10,
         key_bit=16,
         audited=True,

@@ -11,7 +11,6 @@ from protocol.tpm12.attestation import QuoteInfo, QuoteInfo2
 from protocol.tpm12.constants import KeyUsage, Ordinal, ReturnCode, SigScheme
 from protocol.tpm12.pcr import PcrInfoShort, PcrSelection, composite_hash
 from protocol.tpm12.wire import BOOL, DIGEST, SIZED, U32, Structure
-from tpmcore.engine import Duration
 from tpmcore.errors import TpmError
 from tpmcore.tpm12.capability import version_info
 from tpmcore.tpm12.command import AUTH0_OR_1, Command, Gate
@@ -102,7 +101,6 @@ COMMANDS: Final = (
         response=QuoteResponse,
         handler=quote,
         handles_in=4,
-        duration=Duration.MEDIUM,
         volatile=False,
         key_bit=3,
     ),
@@ -115,7 +113,6 @@ COMMANDS: Final = (
         response=Quote2Response,
         handler=quote2,
         handles_in=4,
-        duration=Duration.MEDIUM,
         volatile=False,
         key_bit=19,
     ),

@@ -13,7 +13,6 @@ from protocol.tpm12.constants import KeyFlags, KeyUsage, Ordinal, ResourceType, 
 from protocol.tpm12.keys import PubKey
 from protocol.tpm12.resources import ContextBlob
 from protocol.tpm12.wire import BOOL, SIZED, U32, FixedBytes, Structure
-from tpmcore.engine import Duration
 from tpmcore.errors import TpmError
 from tpmcore.tpm12 import context_blobs
 from tpmcore.tpm12.command import AUTH1, NO_AUTH, NOTHING, Command, Gate, Nothing
@@ -234,7 +233,6 @@ COMMANDS = (
         response=BlobResponse,
         handler=save_context,
         handles_in=4,
-        duration=Duration.MEDIUM,
     ),
     Command(
         Ordinal.LOAD_CONTEXT,
@@ -246,7 +244,6 @@ COMMANDS = (
         handler=load_context,
         handles_in=4,
         handles_out=4,
-        duration=Duration.MEDIUM,
     ),
     Command(
         Ordinal.SAVE_KEY_CONTEXT,
@@ -257,7 +254,6 @@ COMMANDS = (
         response=BlobResponse,
         handler=save_key_context,
         handles_in=4,
-        duration=Duration.MEDIUM,
     ),
     Command(
         Ordinal.LOAD_KEY_CONTEXT,
@@ -278,7 +274,6 @@ COMMANDS = (
         response=BlobResponse,
         handler=save_auth_context,
         handles_in=4,
-        duration=Duration.MEDIUM,
     ),
     Command(
         Ordinal.LOAD_AUTH_CONTEXT,
@@ -289,6 +284,5 @@ COMMANDS = (
         response=HandleResponse,
         handler=load_auth_context,
         handles_out=4,
-        duration=Duration.MEDIUM,
     ),
 )

@@ -286,7 +286,6 @@ COMMANDS: Final = (
         response=SealResponse,
         handler=seal,
         handles_in=4,
-        duration=Duration.MEDIUM,
         key_bit=1,
     ),
     Command(
@@ -298,7 +297,6 @@ COMMANDS: Final = (
         response=UnsealResponse,
         handler=unseal,
         handles_in=4,
-        duration=Duration.MEDIUM,
         key_bit=2,
     ),
     Command(
@@ -337,7 +335,6 @@ COMMANDS: Final = (
         handler=load_key,
         handles_in=4,
         handles_out=4,
-        duration=Duration.MEDIUM,
         key_bit=22,
     ),
     Command(
@@ -350,7 +347,6 @@ COMMANDS: Final = (
         response=LoadKeyResponse,
         handler=load_key,
         handles_in=4,
-        duration=Duration.MEDIUM,
         key_bit=0,
     ),
     Command(
@@ -374,7 +370,6 @@ COMMANDS: Final = (
         response=SealResponse,
         handler=sealx,
         handles_in=4,
-        duration=Duration.MEDIUM,
         key_bit=18,
     ),
 )

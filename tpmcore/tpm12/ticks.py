@@ -11,7 +11,6 @@ from protocol.tpm12.attestation import SignInfo
 from protocol.tpm12.constants import KeyUsage, Ordinal, ReturnCode, SigScheme
 from protocol.tpm12.resources import CurrentTicks
 from protocol.tpm12.wire import DIGEST, SIZED, U32, Structure
-from tpmcore.engine import Duration
 from tpmcore.errors import TpmError
 from tpmcore.tpm12.command import AUTH0_OR_1, NO_AUTH, Command, Gate, Nothing
 from tpmcore.tpm12.context import Context
@@ -92,7 +91,6 @@ COMMANDS = (
         response=TickStampBlobResponse,
         handler=tick_stamp_blob,
         handles_in=4,
-        duration=Duration.MEDIUM,
         volatile=False,
         key_bit=27,
     ),
