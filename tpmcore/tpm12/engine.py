@@ -48,7 +48,7 @@ CAPPED_PCRS = range(8)
 _AUTH_BLOCK_BYTES = 45
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class _Pending:
     """A command or event whose state is being made durable.
 
@@ -117,12 +117,14 @@ class Tpm12Engine:
         self._refuse_overlap()
         tpm = self._tpm
         row = self._dispatcher.row(command)
+        tested = tpm.self_test
         if not (row is not None and row.persists) and not tpm.permanent.saved_state:
             try:
                 response = self._dispatcher.run(command, locality)
             except Exception as fault:
                 return self._fail(fault)
-            if row is not None and (row.volatile or command[1] != Tag.RQU_COMMAND & 0xFF):
+            changes = row is not None and (row.volatile or command[1] != Tag.RQU_COMMAND & 0xFF)
+            if changes or tpm.self_test is not tested:
                 self._volatile_version += 1
             return response
         return self._step(lambda: self._dispatcher.run(command, locality), _named_sessions(command))
@@ -130,7 +132,8 @@ class Tpm12Engine:
     def handle(self, event: Event) -> Step:
         """Take an event; see `tpmcore.engine.Engine.handle`."""
         self._refuse_overlap()
-        return self._step(lambda: self._run_event(event), ())
+        step = self._step(lambda: self._run_event(event), ())
+        return EventDone(ReturnCode.FAILEDSELFTEST) if isinstance(step, bytes) else step
 
     def resume(self, result: EffectResult) -> Step:
         """Go on after an effect; see `tpmcore.engine.Engine.resume`."""
@@ -144,7 +147,8 @@ class Tpm12Engine:
                 return pending.answer
             case Failed():
                 self._roll_back(pending)
-                code = ReturnCode.IOERROR if result.code is None else result.code
+                # Nor may a code of 0 make a success of what was undone.
+                code = result.code or ReturnCode.IOERROR
                 if isinstance(pending.answer, EventDone):
                     return EventDone(code)
                 return error_response(code)
@@ -203,6 +207,7 @@ class Tpm12Engine:
         now_us = tpm.world.ticks.ticks_us()
         _adopt(tpm, decode_volatile(pending.volatile_before, tpm.permanent, now_us))
         tpm.sha1_thread = None
+        tpm.hash_sequence = None
         for handle in pending.session_handles:
             tpm.stany.sessions.pop(handle, None)
         self._volatile_version += 1

@@ -141,7 +141,7 @@ def hash_start(tpm: Tpm) -> None:
     tpm.stany.tos_present = True
     for index in HASH_SEQUENCE_PCRS:
         tpm.stclear.pcrs[index] = ZERO_DIGEST
-    tpm.hash_sequence = bytearray()
+    tpm.hash_sequence = hashlib.sha1()
 
 
 def hash_data(tpm: Tpm, data: bytes) -> None:
@@ -153,7 +153,7 @@ def hash_data(tpm: Tpm, data: bytes) -> None:
     if tpm.hash_sequence is None:
         tpm.self_test = SelfTest.FAILED
         raise TpmError(ReturnCode.SHA_THREAD)
-    tpm.hash_sequence += data
+    tpm.hash_sequence.update(data)
 
 
 def hash_end(tpm: Tpm) -> None:
@@ -165,7 +165,7 @@ def hash_end(tpm: Tpm) -> None:
     if tpm.hash_sequence is None:
         tpm.self_test = SelfTest.FAILED
         raise TpmError(ReturnCode.SHA_THREAD)
-    digest = hashlib.sha1(tpm.hash_sequence).digest()
+    digest = tpm.hash_sequence.digest()
     tpm.hash_sequence = None
     tpm.stclear.pcrs[D_CRTM_PCR] = hashlib.sha1(ZERO_DIGEST + digest).digest()
 

@@ -40,7 +40,7 @@ def startup(ctx: Context, request: StartupRequest) -> Nothing:
     """Take the TPM out of postInitialise (3.2)."""
     tpm = ctx.tpm
     if tpm.self_test is SelfTest.FAILED:
-        raise TpmError(ReturnCode.FAILEDSELFTEST)
+        raise _failed(tpm)
     if request.startup_type == StartupType.CLEAR:
         _clear(tpm)
     elif request.startup_type == StartupType.STATE:
@@ -55,6 +55,13 @@ def startup(ctx: Context, request: StartupRequest) -> Nothing:
     tpm.stany.post_initialise = False
     tpm.permanent.saved_state = b""
     return NOTHING
+
+
+def _failed(tpm: Tpm) -> TpmError:
+    """Enter failure mode, started up, so that GetTestResult and GetCapability answer (4.16)."""
+    tpm.self_test = SelfTest.FAILED
+    tpm.stany.post_initialise = False
+    return TpmError(ReturnCode.FAILEDSELFTEST)
 
 
 def _clear(tpm: Tpm) -> None:
@@ -72,15 +79,13 @@ def _restore_saved(tpm: Tpm) -> None:
     """Startup(ST_STATE): what SaveState kept, with resettable PCRs at their initial values."""
     before = tpm.stany
     if not tpm.permanent.saved_state:
-        tpm.self_test = SelfTest.FAILED
-        raise TpmError(ReturnCode.FAILEDSELFTEST)
+        raise _failed(tpm)
     try:
         state = decode_volatile(
             tpm.permanent.saved_state, tpm.permanent, tpm.world.ticks.ticks_us()
         )
     except WireError:
-        tpm.self_test = SelfTest.FAILED
-        raise TpmError(ReturnCode.FAILEDSELFTEST) from None
+        raise _failed(tpm) from None
     tpm.stclear, tpm.stany = state.stclear, state.stany
     tpm.stany.tick_nonce, tpm.stany.tick_base_us = before.tick_nonce, before.tick_base_us
     initial = initial_pcrs()

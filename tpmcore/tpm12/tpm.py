@@ -33,7 +33,7 @@ class Tpm:
         hardware_presence: the platform's signal of physical presence.
         sha1_thread: the hash between SHA1Start and SHA1Complete, or None. It is no part of any
             saved state: after a restart the client is told SHA_THREAD and begins anew.
-        hash_sequence: data so far of the hash sequence of locality 4, or None.
+        hash_sequence: the open hash of the hash sequence of locality 4, or None.
     """
 
     def __init__(self, world: World, profile: Profile, permanent: PermanentState) -> None:
@@ -45,7 +45,7 @@ class Tpm:
         self.self_test = SelfTest.LIMITED
         self.hardware_presence = False
         self.sha1_thread: hashlib._Hash | None = None
-        self.hash_sequence: bytearray | None = None
+        self.hash_sequence: hashlib._Hash | None = None
         self.lockout = Lockout(self)
 
     def random(self, size_bytes: int) -> bytes:

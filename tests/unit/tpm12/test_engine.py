@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import tracemalloc
 
 import pytest
 
@@ -33,6 +34,7 @@ from tpmcore.engine import (
     SetPcr,
 )
 from tpmcore.errors import EngineFault, TpmError
+from tpmcore.tpm12 import pcrs
 from tpmcore.tpm12.engine import Tpm12Engine
 from tpmcore.tpm12.world import Profile
 
@@ -218,6 +220,7 @@ def test_hash_start_before_startup_is_failure_mode() -> None:
     chip = make_chip(startup=None)
     assert chip.handle(HashStart()) == ReturnCode.INVALID_POSTINIT
     assert chip.code(tss12.startup()) == ReturnCode.FAILEDSELFTEST
+    assert chip.code(tss12.get_test_result()) == ReturnCode.SUCCESS
 
 
 def test_a_failed_persist_of_an_event_undoes_it() -> None:
@@ -228,6 +231,57 @@ def test_a_failed_persist_of_an_event_undoes_it() -> None:
     assert chip.engine.resume(Failed()) == EventDone(ReturnCode.IOERROR)
     assert not chip.engine.is_established
     assert chip.run(tss12.pcr_read(17)) == b"\xff" * 20
+
+
+def test_a_hash_sequence_whose_start_was_undone_takes_no_data() -> None:
+    chip = make_chip()
+    chip.persist_result = Failed()
+    assert chip.handle(HashStart()) == ReturnCode.IOERROR
+    chip.persist_result = Done()
+    assert chip.handle(HashData(b"code")) == ReturnCode.SHA_THREAD
+
+
+def test_a_hash_sequence_of_any_length_takes_no_memory() -> None:
+    chip = make_chip()
+    assert chip.handle(HashStart()) == 0
+    chunk = HashData(bytes(1 << 20))
+    tracemalloc.start()
+    for _ in range(8):
+        assert chip.handle(chunk) == 0
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 1 << 20
+    assert chip.handle(HashEnd()) == 0
+    measured = hashlib.sha1(bytes(8 << 20)).digest()
+    assert chip.run(tss12.pcr_read(17)) == hashlib.sha1(bytes(20) + measured).digest()
+
+
+def test_a_bug_in_an_event_ends_the_event_in_failure_mode(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chip = make_chip()
+
+    def broken(_tpm: object, _data: bytes) -> None:
+        raise RuntimeError("a bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pcrs, "hash_data", broken)
+        assert chip.engine.handle(HashData(b"x")) == EventDone(ReturnCode.FAILEDSELFTEST)
+    assert isinstance(chip.engine.fault, RuntimeError)
+    assert chip.code(tss12.pcr_read(0)) == ReturnCode.FAILEDSELFTEST
+
+
+def test_a_failed_effect_is_no_success_whatever_code_the_daemon_gives() -> None:
+    chip = make_chip()
+    assert isinstance(chip.engine.execute(ENABLE_PRESENCE, 0), Persist)
+    assert chip.engine.resume(Failed(0)) == error_response(ReturnCode.IOERROR)
+    assert not chip.run(tss12.permanent_flags()).physical_presence_cmd_enable
+
+
+def test_a_state_that_is_being_persisted_does_not_show_in_representations() -> None:
+    chip = make_chip()
+    assert isinstance(chip.engine.execute(ENABLE_PRESENCE, 0), Persist)
+    assert "VTPM12" not in repr(chip.engine._pending)
 
 
 def test_the_platforms_presence_counts_once_hardware_presence_is_enabled() -> None:
@@ -241,11 +295,20 @@ def test_the_platforms_presence_counts_once_hardware_presence_is_enabled() -> No
 
 def test_volatile_version_moves_with_changes_and_rests_with_reads() -> None:
     chip = make_chip()
+    chip.run(tss12.self_test_full())
     version = chip.engine.volatile_version
     chip.run(tss12.pcr_read(1))
     chip.run(tss12.manufacturer())
     assert chip.engine.volatile_version == version
     chip.run(tss12.extend(1, bytes(20)))
+    assert chip.engine.volatile_version > version
+
+
+def test_volatile_version_moves_with_the_outcome_of_self_tests() -> None:
+    chip = make_chip()
+    version = chip.engine.volatile_version
+    unknown = build_message(0x00C1, 0x00FFFFFF)
+    assert chip.send(unknown) == error_response(ReturnCode.BAD_ORDINAL)
     assert chip.engine.volatile_version > version
 
 
@@ -274,6 +337,10 @@ def test_any_command_after_save_state_drops_the_saved_state() -> None:
         chip.run(tss12.startup(StartupType.STATE))
     assert error.value.code == ReturnCode.FAILEDSELFTEST
     assert chip.code(tss12.pcr_read(0)) == ReturnCode.FAILEDSELFTEST
+    # In failure mode the chip says who it is and what is wrong, and only TPM_Init helps.
+    assert chip.code(tss12.manufacturer()) == ReturnCode.SUCCESS
+    assert chip.code(tss12.get_test_result()) == ReturnCode.SUCCESS
+    assert chip.code(tss12.startup()) == ReturnCode.INVALID_POSTINIT
 
 
 def test_restore_refuses_bytes_that_are_no_state() -> None:
