@@ -6,11 +6,12 @@ transaction, one write to the hardware TPM, however many vTPMs saved. The order 
 TPM, answers:
 
     before the transaction   the chip must be reachable; if it is not within a deadline, all that
-                             wait are told TPM_IOERROR, and nothing has happened transaction fails
-                             for lack of space: told TPM_FAIL, nothing has happened; otherwise the
-                             process ends after the transaction    no error is told any more: the
-                             mark is written again and again, or the process ends unanswered. The
-                             next start finds the database one ahead of the chip and accepts that.
+                             wait are told TPM_IOERROR, and nothing has happened
+    transaction fails        for lack of space: told TPM_FAIL, nothing has happened; otherwise the
+                             process ends
+    after the transaction    no error is told any more: the mark is written again and again, or
+                             the process ends unanswered. The next start finds the database one
+                             ahead of the chip and accepts that.
 
 A vTPM whose connection breaks while its save waits does not take the save back; when it asks again
 which data is stored, `read` waits until that save is settled, so the answer is final.

@@ -69,8 +69,7 @@ class ManagerConfig:
 
 
 def parse_pcrs(text: str) -> tuple[int, ...]:
-    """Return the PCRs that a list names, ascending: `none`, `all`, or numbers and ranges with
-    commas.
+    """Return the PCRs of a list, ascending: `none`, `all`, or N and N-M with commas.
 
     Raises:
         DaemonError: not such a list, a PCR above 23, or swapped bounds.

@@ -41,9 +41,7 @@ class Hardware(Protocol):
         """Say whether somebody has taken ownership."""
 
     async def take_ownership(self) -> None:
-        """Take ownership with the configured secrets; makes the endorsement key if there is
-        none.
-        """
+        """Take ownership with the configured secrets; make the endorsement key if need be."""
 
     async def ek_digest(self) -> bytes:
         """Return SHA-256 of the modulus of the endorsement key, which names this chip.

@@ -107,9 +107,7 @@ class HashTree:
 
     @classmethod
     def build(cls, items: Iterable[tuple[bytes, bytes]]) -> HashTree:
-        """Return the tree over (key, digest) pairs, any order; a key that comes twice is a
-        ValueError.
-        """
+        """Return the tree over (key, digest) pairs in any order; ValueError if a key comes twice."""
         leaves = sorted((_Leaf(key, digest) for key, digest in items), key=lambda leaf: leaf.key)
         for one, other in itertools.pairwise(leaves):
             if one.key == other.key:
@@ -130,9 +128,7 @@ class HashTree:
         return tree.digest if tree is not None and tree.key == key else None
 
     def with_changes(self, changes: Mapping[bytes, bytes | None]) -> HashTree:
-        """Return the tree in which each key of `changes` has its digest, or is gone where that is
-        None.
-        """
+        """Return the tree with each key of `changes` at its digest, or gone where that is None."""
         top = self._top
         for key, digest in changes.items():
             top = _remove(top, key, 0) if digest is None else _put(top, _Leaf(key, digest), 0)

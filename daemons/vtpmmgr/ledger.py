@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verified view of the database: nothing comes out of it that is not covered by the root of the
-hash tree.
+"""The verified view of the database: nothing in it that the hash tree does not cover.
 
 `Ledger.load` reads every row once, builds the tree and compares; afterwards a row that is read
 again must still have the digest that the tree holds, so a file changed under a running manager is
@@ -277,9 +276,7 @@ def _digests(store: Store) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _what_differs(store: Store, keys: KeyRing, commit: CommitRow) -> str:
-    """Name the rows that are not as written; if all are, the set of them is not that of the
-    commit.
-    """
+    """Name the rows that are not as written; if all are, say that their set is not."""
     foreign: list[str] = []
     for kind in RECORD_TYPES:
         for row, mac in store.scan(kind.TABLE):

@@ -145,9 +145,7 @@ class ManagerService:
         self._log.info("vTPM gone", uuid=device.uuid)
 
     def cancel(self, device: BackendDevice) -> None:
-        """Give up a command that still waits for the hardware TPM; nothing else can be taken
-        back.
-        """
+        """Give up a command that still waits for the hardware TPM; no other can be taken back."""
         self._hardware.withdraw(device.serial)
 
     async def request(self, device: BackendDevice, request: bytes, locality: int) -> bytes | None:

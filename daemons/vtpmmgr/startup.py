@@ -4,25 +4,30 @@
 The first start does these steps; each is durable before the next begins, so a crash leaves one of
 the states below.
 
-    1  endorsement key made            in the chip 2  ownership taken                 in the chip 3
-    database file made, no tables   on disk 4  first commit, sequence 1        on disk: manager,
-    group 0, root secret sealed by the chip 5  NV area defined                 in the chip, with the
-    authorization value from the root secret 6  mark of sequence 1 written      in the NV area 7
-    clients are served
+    1  endorsement key made            in the chip
+    2  ownership taken                 in the chip
+    3  database file made, no tables   on disk
+    4  first commit, sequence 1        on disk: manager, group 0, root secret sealed by the chip
+    5  NV area defined                 in the chip, its secret being in the root secret
+    6  mark of sequence 1 written      in the NV area
+    7  clients are served
 
 Every later commit n+1 is written to the database, then to the NV area, then answered.
 
-    database        NV area           what it means                           what is done
-    --------------  ----------------  --------------------------------------
-    ------------------------------ none or empty   none              new, or died before step 4 was
-    durable  found (steps not yet done) none or empty   there             the database is lost
-    refuse sequence 1      none              died between 4 and 5                    define, write
-    the mark sequence 1      never written     died between 5 and 6                    write the
-    mark sequence n      mark n, its root  orderly                                 serve sequence
-    n+1    mark n, root of   died between database and NV area       write mark n+1, then serve its
-    predecessor sequence n      mark m > n        an older copy of the database           refuse
-    sequence n      mark n or less,   a fork, or an older state of the chip   refuse another root
-    sequence n > 1  none, never       the area was removed                    refuse written
+    database       NV area           what it means                       what is done
+    -------------  ----------------  ----------------------------------  ---------------------
+    none or empty  none              new, or died before 4 was durable   found: what is not done
+    none or empty  there             the database is lost                refuse
+    sequence 1     none              died between 4 and 5                define, write the mark
+    sequence 1     never written     died between 5 and 6                write the mark
+    sequence n     mark n, its root  orderly                             serve
+    sequence n+1   mark n, root of   died between database and NV area   write the mark n+1
+                   its predecessor
+    sequence n     mark m > n        an older copy of the database       refuse
+    sequence n     mark <= n,        a fork, or an older state of the    refuse
+                   another root      chip
+    sequence n>1   none, or never    the area was removed                refuse
+                   written
 
 A chip that already has an owner when there is no database is used if the configured secrets open it
 (step 2 was done, or the machine's owner did it). "Sequence 1 and no area" trusts no more than that:

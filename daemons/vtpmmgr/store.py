@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The SQLite database: rows in, rows out, one transaction for each commit. Knows no keys and
-verifies nothing.
+"""The SQLite database: rows in, rows out, one transaction for each commit.
 
-WAL with `synchronous=FULL`: a commit is one flush of the log. `locking_mode=EXCLUSIVE`: nobody else
-opens the database while the manager runs, and no shared-memory file exists. The log is copied into
-the main file when the manager says so (`checkpoint`), never inside a commit and never while a
-database is only being looked at: a database that is refused stays byte for byte as it was found.
+It knows no keys and verifies nothing. WAL with `synchronous=FULL`: a commit is one flush of the
+log. `locking_mode=EXCLUSIVE`: nobody else opens the database while the manager runs, and no
+shared-memory file exists. The log is copied into the main file when the manager says so
+(`checkpoint`), never inside a commit and never while a database is only being looked at: a database
+that is refused stays byte for byte as it was found.
 
 Everything here blocks and must be called from one thread at a time.
 """
@@ -97,8 +97,7 @@ class Store:
 
     @classmethod
     def open(cls, path: Path, vfs: str | None = None) -> Self | None:
-        """Open an existing database for reading and writing, changing nothing; None if there is
-        none.
+        """Open an existing database, changing nothing; None if there is none.
 
         None also stands for a file without any table, which a crash in `create` leaves.
 

@@ -87,8 +87,7 @@ class Tpm12Hardware:
         return self._locality
 
     async def prepare(self, log: Log) -> None:
-        """Look who is there and flush what a predecessor left loaded; failures to flush are
-        tolerated.
+        """Look who is there and flush what a predecessor left loaded, as far as it can be.
 
         Raises:
             HardwareLost, TpmError: the chip does not even tell its version.
@@ -108,9 +107,7 @@ class Tpm12Hardware:
         return await self.converse(tss12.is_owned())
 
     async def take_ownership(self) -> None:
-        """Take ownership with the configured secrets; makes the endorsement key if there is
-        none.
-        """
+        """Take ownership with the configured secrets; make the endorsement key if need be."""
         try:
             pubek = await self.converse(tss12.read_pubek(random=self._random))
         except TpmError as error:

@@ -81,8 +81,7 @@ class ManagementOrdinal(enum.IntEnum):
 
 
 class ManagerCode(enum.IntEnum):
-    """Return codes that the manager makes itself; codes of the hardware TPM pass through as
-    numbers.
+    """Return codes that the manager makes itself; those of the hardware pass as numbers.
 
     An enumeration of its own because INVALID_REQUEST has the number of TPM_CLEAR_DISABLED; all
     others mean what TPM 1.2 says.

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The power goes at step n, for every n: what was acknowledged is there, everything else is
-whole."""
+"""The power goes at step n, for every n: what was acknowledged is there, and whole."""
 
 from __future__ import annotations
 

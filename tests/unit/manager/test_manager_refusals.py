@@ -22,8 +22,7 @@ ONE, TWO, THREE = (mark.ljust(64, b".") for mark in (b"one", b"two", b"three"))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file by name; SQLite makes an empty log when it opens a database, which says
-    nothing."""
+    """Every file by name, without the empty log that SQLite makes when it only looks."""
     files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
     return {name: data for name, data in files.items() if data or not name.endswith("-wal")}
 
@@ -127,8 +126,7 @@ async def test_an_older_database_is_refused_with_both_sequence_numbers(tmp_path:
 
 
 async def test_a_fork_is_refused_in_both_directions(tmp_path: Path) -> None:
-    """Save, bring the older copy back while the chip is fooled, save again, bring the first
-    back."""
+    """Save, go back to a copy while the chip is fooled, save again, bring the first back."""
     chip = Chip()
     folder, copy = tmp_path / "now", tmp_path / "copy"
     folder.mkdir()
