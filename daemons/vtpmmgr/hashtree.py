@@ -107,7 +107,7 @@ class HashTree:
 
     @classmethod
     def build(cls, items: Iterable[tuple[bytes, bytes]]) -> HashTree:
-        """Return the tree over (key, digest) pairs in any order; ValueError if a key comes twice."""
+        """Return the tree over (key, digest) pairs in any order; ValueError if one comes twice."""
         leaves = sorted((_Leaf(key, digest) for key, digest in items), key=lambda leaf: leaf.key)
         for one, other in itertools.pairwise(leaves):
             if one.key == other.key:
