@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Annotated, Final
 
 from protocol.errors import WireError
-from protocol.tpm12.constants import AdipScheme, ProtocolId
+from protocol.tpm12.constants import COUNT_ID_ILLEGAL, COUNT_ID_NULL, AdipScheme, ProtocolId
 from protocol.tpm12.keys import Key, KeyParms
 from protocol.tpm12.resources import NvDataPublic
 from protocol.tpm12.wire import (
@@ -35,6 +35,7 @@ from protocol.tpm12.wire import (
 )
 from tpmcore.tpm12.rsa import PrivateKey
 from tpmcore.tpm12.state import (
+    ZERO_DIGEST,
     Counter,
     EndorsementKey,
     EntityKind,
@@ -569,31 +570,52 @@ def decode_volatile(data: bytes, permanent: PermanentState, now_us: int) -> Vola
     if len(pcrs) != 20 * len(stclear.pcrs):
         raise WireError("pcrs", 0, f"{len(pcrs)} bytes")
     stclear.pcrs = [pcrs[i : i + 20] for i in range(0, len(pcrs), 20)]
-    stclear.keys = dict(permanent.owner_evict_keys)
-    keys = _read_keys(sections[_V_KEYS], owner_evict=False) if _V_KEYS in sections else {}
-    sessions = _read_sessions(sections.get(_V_SESSIONS, b""))
-    contexts = _read_contexts(sections.get(_V_CONTEXTS))
-    if clock.owner_period != _owner_period(permanent):
-        keys, sessions, contexts = {}, {}, []
-    stclear.keys |= keys
+    if _V_KEYS in sections:
+        stclear.keys = _read_keys(sections[_V_KEYS], owner_evict=False)
     any_record = _StanyRecord.decode(sections[_V_STANY])
     stany = StanyState(
         any_record.post_initialise,
         tos_present=any_record.tos_present,
         context_nonce_session=any_record.context_nonce_session,
         context_count=any_record.context_count,
-        context_list=contexts,
+        context_list=_read_contexts(sections.get(_V_CONTEXTS)),
         audit_digest=any_record.audit_digest,
-        sessions=sessions,
+        sessions=_read_sessions(sections.get(_V_SESSIONS, b"")),
         tick_nonce=any_record.tick_nonce,
         tick_base_us=_signed(any_record.tick_base_us) + shift_us,
     )
+    if clock.owner_period != _owner_period(permanent):
+        _forget_owner_period(stclear, stany)
+    _catch_up(stclear, permanent)
     _apply_locks(sections.get(_V_NV_LOCKS), permanent)
     try:
         self_test = SelfTest(clock.self_test)
     except ValueError as error:
         raise WireError("selfTest", 0, str(error)) from error
     return VolatileState(stclear, stany, self_test, clock.hardware_presence)
+
+
+def _forget_owner_period(stclear: StclearState, stany: StanyState) -> None:
+    """Do to a volatile state what the clear actions do (4.14): the permanent one is past them."""
+    stclear.keys.clear()
+    stclear.context_nonce_key = ZERO_DIGEST
+    stclear.count_id = COUNT_ID_NULL
+    stclear.deferred_physical_presence = 0
+    stclear.failure_count = stclear.lockout_until_us = 0
+    stclear.disable_reset_lock = False
+    stany.sessions.clear()
+    stany.context_list.clear()
+    stany.context_nonce_session = ZERO_DIGEST
+    stany.audit_digest = ZERO_DIGEST
+
+
+def _catch_up(stclear: StclearState, permanent: PermanentState) -> None:
+    """Undo contradictions to a permanent state that is one command ahead."""
+    # Pinned since: the volatile state still has the key as one that anybody may evict.
+    stclear.keys |= permanent.owner_evict_keys
+    counters, count_id = permanent.counters, stclear.count_id
+    if count_id < len(counters) and not counters[count_id].valid:
+        stclear.count_id = COUNT_ID_ILLEGAL
 
 
 def _signed(value: int) -> int:

@@ -24,6 +24,7 @@ from protocol.tpm12.resources import ContextBlob
 from tests.unit.tpm12.test_eviction import KEY_AUTH, SIGNING, load, make_key, sessions
 from tests.unit.tpm12.world import OWNER_AUTH, SRK_AUTH, Chip, make_owned_chip
 from tpmcore import tss12
+from tpmcore.tpm12.engine import Tpm12Engine
 from tpmcore.tpm12.world import Profile
 from tpmcore.tss12 import Conversation, Session
 from tpmcore.tss12.conversation import nothing
@@ -80,6 +81,16 @@ class TestOwnerEvict:
         assert keys(chip) == [handle]
         chip.power_cycle()
         assert keys(chip) == []
+
+    def test_a_key_whose_pinning_was_saved_is_pinned_after_a_kill(self, chip: Chip) -> None:
+        key = make_key(chip)
+        handle = load(chip, key)
+        before = chip.engine.volatile_state()
+        chip.run(pin(chip, handle, key))
+        # Killed after the permanent state was saved and before the volatile one was kept.
+        chip.engine = Tpm12Engine.restore(chip._world(), chip.profile, chip.durable, before)
+        flushed = chip.code(tss12.flush_specific(handle, ResourceType.KEY))
+        assert flushed == ReturnCode.KEY_OWNER_CONTROL
 
     def test_setting_what_is_set_is_a_success(self, chip: Chip) -> None:
         key = make_key(chip)

@@ -6,11 +6,25 @@ from __future__ import annotations
 import pytest
 
 from protocol.errors import WireError
-from protocol.tpm12.constants import EncScheme, KeyUsage, NvAttributes, ReservedHandle, SigScheme
+from protocol.tpm12.constants import (
+    COUNT_ID_ILLEGAL,
+    EncScheme,
+    KeyUsage,
+    NvAttributes,
+    ReservedHandle,
+    ResourceType,
+    ReturnCode,
+    SigScheme,
+)
 from protocol.tpm12.keys import Key
 from tests.unit.tpm12.world import OWNER_AUTH, SRK_AUTH, Chip, make_chip, make_owned_chip
 from tpmcore import tss12
-from tpmcore.tpm12.stateformat import decode_permanent, decode_volatile, encode_permanent
+from tpmcore.tpm12.stateformat import (
+    decode_permanent,
+    decode_volatile,
+    encode_permanent,
+    encode_volatile,
+)
 
 SIGNING_KEY = Key.template(
     KeyUsage.SIGNING, enc_scheme=EncScheme.NONE, sig_scheme=SigScheme.RSASSAPKCS1V15_SHA1
@@ -133,6 +147,43 @@ def test_keys_and_sessions_of_another_owner_do_not_come_back_with_a_volatile_sta
     assert state.stclear.keys == {}
     assert state.stany.sessions == {}
     assert state.stclear.pcrs[3] != bytes(20)
+
+
+def test_a_clear_that_was_saved_reaches_the_volatile_state_from_before_it() -> None:
+    chip = make_owned_chip()
+    auth = b"counter-secret-test!"
+    made = chip.run(
+        tss12.create_counter(
+            owner_auth=OWNER_AUTH, counter_auth=auth, label=b"test", random=chip.client_random
+        )
+    )
+    chip.run(tss12.increment_counter(made.count_id, counter_auth=auth, random=chip.client_random))
+    session = chip.run(tss12.oiap())
+    chip.run(tss12.save_context(session.handle, ResourceType.AUTH))
+    wrong = tss12.owner_set_disable(True, owner_auth=bytes(20), random=chip.client_random)
+    assert chip.code(wrong) == ReturnCode.AUTHFAIL
+    before_the_clear = chip.engine.volatile_state()
+    chip.run(tss12.owner_clear(owner_auth=OWNER_AUTH, random=chip.client_random))
+    permanent = decode_permanent(chip.durable)
+    state = decode_volatile(before_the_clear, permanent, chip.ticks.now_us)
+    after_the_clear = chip.engine.volatile_state()
+    # The count of saved contexts goes on, and the tick session.
+    assert encode_volatile(state, permanent, chip.ticks.now_us) == after_the_clear
+
+
+def test_a_released_counter_stays_the_last_of_its_boot_after_a_kill() -> None:
+    chip = make_owned_chip()
+    auth = b"counter-secret-test!"
+    made = chip.run(
+        tss12.create_counter(
+            owner_auth=OWNER_AUTH, counter_auth=auth, label=b"test", random=chip.client_random
+        )
+    )
+    chip.run(tss12.increment_counter(made.count_id, counter_auth=auth, random=chip.client_random))
+    before = chip.engine.volatile_state()
+    chip.run(tss12.release_counter(made.count_id, counter_auth=auth, random=chip.client_random))
+    state = decode_volatile(before, decode_permanent(chip.durable), chip.ticks.now_us)
+    assert state.stclear.count_id == COUNT_ID_ILLEGAL
 
 
 def test_a_volatile_lock_of_an_area_that_was_deleted_is_forgotten() -> None:
