@@ -182,6 +182,9 @@ class StateFolder:
         self.path = path
         self._files: Files = OsFiles() if files is None else files
         self._lock: FileHandle | None = None
+        # Names whose entry in the folder this process has made durable. Of a file that it found it
+        # does not know: its maker may have been killed before the folder was flushed.
+        self._anchored: set[str] = set()
         self._files.make_folder(path)
 
     def lock(self) -> Self:
@@ -266,6 +269,9 @@ class StateFolder:
         """Write a file in place, for slots whose old content nobody needs any more; on return it is
         durable.
 
+        The folder is flushed when the file is new to this process, and not each time: nothing in it
+        changes, and on ext4 the flush of a folder costs 4 ms where that of the data costs 0.1.
+
         Raises:
             WriteFailed: `certain` is True only if nothing was written; otherwise this file may hold
                 anything.
@@ -284,7 +290,9 @@ class StateFolder:
                 self._files.sync(handle)
             finally:
                 self._files.close(handle)
-            self._files.sync_folder(self.path)
+            if name not in self._anchored:
+                self._files.sync_folder(self.path)
+                self._anchored.add(name)
         except OSError as error:
             raise WriteFailed(path, error, certain=False) from error
 
@@ -295,6 +303,7 @@ class StateFolder:
             WriteFailed: `certain` is False if it may be gone.
         """
         path = self._path(name)
+        self._anchored.discard(name)
         try:
             self._files.unlink(path)
         except FileNotFoundError:
