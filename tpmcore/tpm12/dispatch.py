@@ -22,6 +22,7 @@ from tpmcore.tpm12 import selftest
 from tpmcore.tpm12.command import Command, Gate
 from tpmcore.tpm12.context import AuthBlock, Context
 from tpmcore.tpm12.parsing import parse_code
+from tpmcore.tpm12.rsa import RsaError
 from tpmcore.tpm12.state import SelfTest
 from tpmcore.tpm12.tpm import Tpm
 
@@ -129,6 +130,10 @@ class Dispatcher:
         except TpmError as error:
             self._end_named_sessions(auths, error.code)
             return error_response(error.code)
+        except RsaError:
+            # A loaded key whose factors are no primes: its maker's fault and no broken invariant.
+            self._end_named_sessions(auths, ReturnCode.BAD_KEY_PROPERTY)
+            return error_response(ReturnCode.BAD_KEY_PROPERTY)
         return self._respond(row, ordinal, body, auths)
 
     def _check_gate(self, row: Command, tag: int) -> None:
@@ -168,6 +173,10 @@ class Dispatcher:
         if not auths:
             return build_message(Tag.RSP_COMMAND, ReturnCode.SUCCESS, body)
         out_param_digest = hashlib.sha1(bytes(4) + _U32(ordinal) + body[row.handles_out :]).digest()
+        if len(auths) == 2 and auths[0].handle == auths[1].handle:
+            # One session for both: it goes on only if both blocks say so, and with the last nonce.
+            continues = auths[0].continue_session and auths[1].continue_session
+            auths[0].continue_session = auths[1].continue_session = continues
         parts = [body]
         for block in auths:
             session = block.session

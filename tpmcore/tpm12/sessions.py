@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hmac
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Final
 
 from protocol.tpm12.constants import (
     AdipScheme,
@@ -20,6 +20,8 @@ from tpmcore.errors import TpmError
 from tpmcore.tpm12.command import NO_AUTH, Command, Gate, Nothing
 from tpmcore.tpm12.context import Context, Entity
 from tpmcore.tpm12.state import EntityKind, Session
+
+_OWNERLESS_ENTITIES: Final = frozenset({EntityType.NV, EntityType.COUNTER})
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +60,19 @@ class OsapResponse(Structure):
 def osap(ctx: Context, request: OsapRequest) -> OsapResponse:
     """Open a session bound to one entity (18.2)."""
     tpm = ctx.tpm
-    entity = _entity(ctx, request.entity_type & 0xFF, request.entity_value)
+    entity_type = request.entity_type & 0xFF
+    # Key, owner and SRK need an owner; NV areas and counters may exist without one.
+    if not tpm.is_owned and entity_type not in _OWNERLESS_ENTITIES:
+        raise TpmError(ReturnCode.NOSRK)
+    if tpm.free_session_slots <= 0:
+        raise TpmError(ReturnCode.RESOURCES)
     try:
         adip = AdipScheme(request.entity_type >> 8)
     except ValueError:
         raise TpmError(ReturnCode.INAPPROPRIATE_ENC) from None
     if adip is AdipScheme.XOR and tpm.permanent.flags.fips:
         raise TpmError(ReturnCode.INAPPROPRIATE_ENC)
+    entity = _entity(ctx, entity_type, request.entity_value)
     nonce_even_osap = tpm.new_nonce()
     shared_secret = hmac.digest(entity.secret, nonce_even_osap + request.nonce_odd_osap, "sha1")
     assert entity.digest is not None
@@ -95,15 +103,14 @@ def _entity(ctx: Context, entity_type: int, value: int) -> Entity:
         if value >= len(counters) or not counters[value].valid:
             raise TpmError(ReturnCode.BAD_COUNTER)
         return Entity(EntityKind.COUNTER, counters[value].auth, counters[value].entity_digest)
-    # Key, owner and SRK need an owner; NV areas and counters may exist without one.
-    if not tpm.is_owned:
-        raise TpmError(ReturnCode.NOSRK)
     if entity_type == EntityType.OWNER:
         return tpm.owner_entity()
     if entity_type == EntityType.SRK:
         value = ReservedHandle.SRK
     elif entity_type != EntityType.KEYHANDLE:
         raise TpmError(ReturnCode.BAD_PARAMETER)
+    elif value == ReservedHandle.OPERATOR:
+        raise TpmError(ReturnCode.BAD_HANDLE)
     key = ctx.find_key(value)
     return Entity(EntityKind.KEY, key.usage_auth, key.digest)
 

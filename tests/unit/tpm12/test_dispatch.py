@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 
 from protocol.tpm12.constants import Ordinal, ResourceType, ReturnCode, Tag
 from protocol.tpm12.framing import HEADER_BYTES, build_message, error_response, parse_header
+from protocol.tpm12.pcr import PcrSelection
+from tests.unit.tpm12.keychain import USAGE_AUTH, make_and_load, signing_key
 from tests.unit.tpm12.world import OWNER_AUTH, Chip, make_chip, make_owned_chip
 from tpmcore import tss12
 from tpmcore.tpm12.command import Command, Gate
+from tpmcore.tpm12.rsa import PrivateKey, RsaError
 from tpmcore.tpm12.table import TABLE
 
 PCR_READ_0 = bytes.fromhex("00c1 0000000e 00000015 00000000")
@@ -152,6 +155,31 @@ def test_a_session_that_is_not_continued_is_gone() -> None:
     block = _auth_block(chip, b"\x00", Ordinal.OWNER_SET_DISABLE)
     chip.send(build_message(Tag.RQU_AUTH1_COMMAND, Ordinal.OWNER_SET_DISABLE, b"\x00" + block))
     assert _sessions(chip) == []
+
+
+def test_a_key_that_cannot_sign_is_an_error_and_no_failure_mode(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chip = make_owned_chip()
+    _, handle = make_and_load(chip, signing_key())
+
+    def refuse(_key: PrivateKey, _digest: bytes) -> bytes:
+        # What the library says, now and then, of a key whose factors are no primes.
+        raise RsaError("digest does not fit the key")
+
+    quote = tss12.quote(
+        handle,
+        external_data=bytes(20),
+        selection=PcrSelection.of([1]),
+        key_auth=USAGE_AUTH,
+        random=chip.client_random,
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(PrivateKey, "sign_sha1_digest", refuse)
+        assert chip.code(quote) == ReturnCode.BAD_KEY_PROPERTY
+    assert _sessions(chip) == []
+    assert chip.engine.fault is None
+    assert chip.code(tss12.pcr_read(0)) == ReturnCode.SUCCESS
 
 
 def test_disabled_deactivated_and_ownerless_are_refused_by_name() -> None:

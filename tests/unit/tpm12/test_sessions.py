@@ -8,9 +8,9 @@ import hmac
 
 import pytest
 
-from protocol.tpm12.constants import Ordinal, ResourceType, ReturnCode, Tag
+from protocol.tpm12.constants import Ordinal, ReservedHandle, ResourceType, ReturnCode, Tag
 from protocol.tpm12.framing import build_message
-from tests.unit.tpm12.world import OWNER_AUTH, Chip, make_chip, make_owned_chip
+from tests.unit.tpm12.world import OWNER_AUTH, SRK_AUTH, Chip, make_chip, make_owned_chip
 from tpmcore import tss12
 from tpmcore.tpm12.world import Profile
 
@@ -46,6 +46,7 @@ def test_osap_without_an_owner_is_nosrk() -> None:
         (0x00FF, 0, ReturnCode.BAD_PARAMETER),
         (0x0001, 0x1234, ReturnCode.INVALID_KEYHANDLE),
         (0x0001, 0x40000001, ReturnCode.INVALID_RESOURCE),
+        (0x0001, 0x40000004, ReturnCode.BAD_HANDLE),
         (0x0001, 0x40000006, ReturnCode.KEYNOTFOUND),
         (0x000B, 0x10, ReturnCode.BADINDEX),
         (0x000A, 0, ReturnCode.BAD_COUNTER),
@@ -79,3 +80,62 @@ def test_a_session_on_the_srk_is_none_on_the_owner() -> None:
     body = b"\x00" + response[10:14] + bytes(20) + b"\x00" + bytes(20)
     answer = chip.send(build_message(Tag.RQU_AUTH1_COMMAND, Ordinal.OWNER_SET_DISABLE, body))
     assert _code(answer) == ReturnCode.AUTHFAIL
+
+
+def test_osap_is_judged_in_the_reference_order() -> None:
+    chip = make_owned_chip(Profile(max_sessions=1))
+    assert _code(_osap(chip, 0x0101, 0x1234)) == ReturnCode.INAPPROPRIATE_ENC
+    chip.run(tss12.oiap())
+    assert _code(_osap(chip, 0x0101, 0x1234)) == ReturnCode.RESOURCES
+
+
+DATA_AUTH = b"secret-of-some-data!"
+
+
+def _unseal(chip: Chip, sealed: bytes, session: tss12.Session, keep: tuple[bool, bool]) -> bytes:
+    """Unseal with one OIAP session for the storage root key and for the data."""
+    digest = hashlib.sha1(Ordinal.UNSEAL.to_bytes(4, "big") + sealed).digest()
+    body = ReservedHandle.SRK.to_bytes(4, "big") + sealed
+    for secret, nonce_odd, continues in zip(
+        (SRK_AUTH, DATA_AUTH), (b"1" * 20, b"2" * 20), keep, strict=True
+    ):
+        flag = b"\x01" if continues else b"\x00"
+        mac = hmac.digest(secret, digest + session.nonce_even + nonce_odd + flag, "sha1")
+        body += session.handle.to_bytes(4, "big") + nonce_odd + flag + mac
+    return chip.send(build_message(Tag.RQU_AUTH2_COMMAND, Ordinal.UNSEAL, body))
+
+
+@pytest.mark.parametrize("keep", [(True, True), (True, False), (False, True), (False, False)])
+def test_one_session_in_both_blocks_goes_on_if_both_say_so_and_with_the_last_nonce(
+    keep: tuple[bool, bool],
+) -> None:
+    chip = make_owned_chip()
+    sealed = chip.run(
+        tss12.seal(
+            ReservedHandle.SRK,
+            parent_auth=SRK_AUTH,
+            blob_auth=DATA_AUTH,
+            data=b"data",
+            pcr_info=None,
+            random=chip.client_random,
+        )
+    ).encode()
+    session = chip.run(tss12.oiap())
+    response = _unseal(chip, sealed, session, keep)
+    assert _code(response) == ReturnCode.SUCCESS
+    digest = hashlib.sha1(bytes(4) + Ordinal.UNSEAL.to_bytes(4, "big") + response[10:18]).digest()
+    flag = b"\x01" if all(keep) else b"\x00"
+    blocks = (response[18:59], response[59:100])
+    for block, secret, nonce_odd in zip(
+        blocks, (SRK_AUTH, DATA_AUTH), (b"1" * 20, b"2" * 20), strict=True
+    ):
+        assert block[20:21] == flag
+        expected = hmac.digest(secret, digest + block[:20] + nonce_odd + flag, "sha1")
+        assert block[21:] == expected
+    assert chip.run(tss12.handles(ResourceType.AUTH)) == ([session.handle] if all(keep) else [])
+    if all(keep):
+        session.nonce_even = blocks[1][:20]
+        assert _code(_unseal(chip, sealed, session, keep)) == ReturnCode.SUCCESS
+        # The error of one block ends the session for both.
+        assert _code(_unseal(chip, sealed, session, keep)) == ReturnCode.AUTHFAIL
+        assert chip.run(tss12.handles(ResourceType.AUTH)) == []
