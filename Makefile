@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# make up | test | bench | lint | setup | units | lock
+# make up | test | bench | lint | setup | units | man | lock
 
 SHELL := /bin/bash
 BIN := .venv/bin
@@ -14,7 +14,7 @@ TEST_PACKAGES := trousers=tcsd tpm-tools=tpm_version tpm-quote-tools=tpm_mkuuid 
     systemd=systemd-analyze util-linux=unshare
 BENCH_PACKAGES := swtpm=swtpm util-linux=taskset
 
-.PHONY: setup up test lint unit integration bench units lock packages
+.PHONY: setup up test lint unit integration bench units man lock packages
 
 setup: .venv/.installed
 	@:
@@ -61,6 +61,10 @@ units:
 	for unit in systemd/*.service systemd/*.target systemd/*.sysusers; do \
 	    sed 's|@bindir@|$(BINDIR)|g' "$$unit" > "$(UNITS)/$$(basename "$$unit")"; \
 	done
+
+# The manual pages, from the commands' own help.
+man: setup
+	$(BIN)/python -m docs.manpages
 
 # Newer versions of everything: look at the difference, run the tests, commit.
 lock: setup

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the manual pages from the commands' own help: `make man`.
+
+Options and descriptions are click's, so that page and `--help` cannot differ; what `--help` has no
+place for (files, environment, exit status) is here.
+"""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import click
+
+from daemons.hwtpm.cli import main as hwtpm
+from daemons.tpmfront.cli import main as tpmfront
+from daemons.vtpm.cli import main as vtpm
+from daemons.vtpmctl.cli import main as vtpmctl
+from daemons.vtpmmgr.cli import main as vtpmmgr
+
+FOLDER: Final = Path(__file__).resolve().parents[1] / "man"
+
+_STOP: Final = ("0", "Stopped in order, by SIGTERM, SIGINT or SIGHUP.")
+_FAILED: Final = ("1", "Failed: a socket is taken, a peer or the disk is of no use.")
+_USAGE: Final = ("2", "Usage.")
+_REFUSED: Final = (
+    "3",
+    "Refused to start: what it found does not verify or is in use. Nothing was changed.",
+)
+_SUPERVISION: Final = (
+    ("NOTIFY_SOCKET", "Readiness and status are told there, see sd_notify(3)."),
+    (
+        "LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES",
+        'Inherited descriptors, see sd_listen_fds(3): "supervisor", a pipe whose end of file '
+        'stops the daemon, and for hwtpm and vtpm "volatile", the memory that keeps PCRs and '
+        "sessions while the daemon is dead.",
+    ),
+)
+_XDG: Final = ("XDG_STATE_HOME", "Where the default folder lies; by default ~/.local/state.")
+
+Items = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A manual page.
+
+    Attributes:
+        command: whose help it is made from.
+        purpose: behind the name, as apropos(1) shows it.
+        files: path and what is in it.
+        environment: variable and what it does.
+        status: exit codes.
+    """
+
+    command: click.Command
+    purpose: str
+    files: Items
+    environment: Items = _SUPERVISION
+    status: Items = (_STOP, _FAILED, _USAGE, _REFUSED)
+
+
+PAGES: Final[Mapping[str, Page]] = {
+    "hwtpm": Page(
+        hwtpm,
+        "emulated hardware TPM with a register interface",
+        (
+            ("STATE/chip.state", "The chip's permanent state; its secrets are in the clear."),
+            ("STATE/running", "Left while it serves; tells a kill from an orderly stop."),
+            ("RUN/locality0.sock ... locality4.sock", "Registers, a socket for each locality."),
+            ("RUN/control.sock", "For vtpmctl(1)."),
+        ),
+        (_XDG, *_SUPERVISION),
+    ),
+    "vtpmmgr": Page(
+        vtpmmgr,
+        "keeper of the keys of all vTPMs of a machine",
+        (
+            ("STATE/manager.db, manager.db-wal", "The database, SQLite; secrets are encrypted."),
+            ("--clients", "TOML: a [[client]] with uuid, uid, label, group, admin for each vTPM."),
+        ),
+    ),
+    "vtpm": Page(
+        vtpm,
+        "virtual TPM of one guest",
+        (
+            ("STATE/slot0, slot1", "Encrypted images; the manager knows which one counts."),
+            ("STATE/running", "Left while it serves; tells a kill from an orderly stop."),
+        ),
+    ),
+    "tpmfront": Page(
+        tpmfront,
+        "socket of a guest's TPM software",
+        (("--tpm", "Raw TPM byte stream, made at the start and removed at the end."),),
+    ),
+    "vtpmctl": Page(
+        vtpmctl,
+        "run a stack of vTPMs and look after it",
+        (
+            ("DIR/state/hwtpm, vtpmmgr, guests/NAME", "What the daemons keep; private."),
+            ("DIR/state/clients.toml", "Who may be which vTPM; written at each start."),
+            ("DIR/run/guests/NAME/tpm.sock", "Raw TPM byte stream of a guest."),
+            ("DIR/run/hwtpm, vtpmmgr.sock", "Sockets between the daemons; private."),
+        ),
+        (_XDG,),
+        (
+            ("0", "Done; for up: stopped in order, everything saved."),
+            ("1", "Failed; for up also: a daemon had to be killed at the end."),
+            _USAGE,
+            ("3", "No guest can be served because a daemon refuses, or DIR is in use."),
+        ),
+    ),
+}
+
+
+def page_text(name: str) -> str:
+    """Return the page of a command as roff (man(7) macros)."""
+    page = PAGES[name]
+    lines = [
+        '.\\" SPDX-License-Identifier: Apache-2.0',
+        '.\\" Written by docs/manpages.py from the help of the command.',
+        f'.TH {name.upper()} 1 "" "vtpm-suite" "User Commands"',
+        ".SH NAME",
+        f"{name} \\- {_escape(page.purpose)}",
+        ".SH SYNOPSIS",
+        *_synopsis(name, page.command),
+        ".SH DESCRIPTION",
+        *_paragraphs(page.command.help or ""),
+    ]
+    if isinstance(page.command, click.Group):
+        lines += [".SH COMMANDS", *_commands(page.command, name)]
+    lines += [".SH OPTIONS", *_options(page.command, name)]
+    if page.command.epilog:
+        lines += [".SH EXAMPLE", *_paragraphs(page.command.epilog.replace("Example:\n", ""))]
+    lines += [".SH FILES", *_items(page.files)]
+    lines += [".SH ENVIRONMENT", *_items(page.environment)]
+    lines += [".SH EXIT STATUS", *_items(page.status)]
+    others = [f"{other}(1)" for other in PAGES if other != name]
+    return "\n".join([*lines, ".SH SEE ALSO", ", ".join(others), ""])
+
+
+def _synopsis(name: str, command: click.Command) -> list[str]:
+    if isinstance(command, click.Group):
+        return [f".B {name}", "command [options]"]
+    context = click.Context(command, info_name=name)
+    required = [
+        f"\\fB{_escape(option.opts[-1])}\\fR {_escape(option.make_metavar(context))}"
+        for option in command.params
+        if isinstance(option, click.Option) and option.required
+    ]
+    return [f".B {name}", " ".join([*required, "[options]"])]
+
+
+def _commands(group: click.Group, path: str) -> Iterator[str]:
+    context = click.Context(group, info_name=path)
+    for name in sorted(group.list_commands(context)):
+        command = group.commands[name]
+        if isinstance(command, click.Group):
+            yield from _commands(command, f"{path} {name}")
+            continue
+        arguments = [
+            str(parameter.make_metavar(context))
+            for parameter in command.params
+            if isinstance(parameter, click.Argument)
+        ]
+        words = [path, name, *arguments]
+        yield f".SS {_escape(' '.join(words))}"
+        yield from _paragraphs(command.help or "")
+        yield from _options(command, f"{path} {name}")
+
+
+def _options(command: click.Command, path: str) -> Iterator[str]:
+    context = click.Context(command, info_name=path, **command.context_settings)
+    for parameter in command.get_params(context):
+        record = parameter.get_help_record(context)
+        if isinstance(parameter, click.Option) and record is not None:
+            names, text = record
+            yield ".TP"
+            yield f".B {_escape(names)}"
+            yield _escape(" ".join(text.split())) or "\\&"
+
+
+def _paragraphs(text: str) -> Iterator[str]:
+    """Give paragraphs; one that begins with click's \\b mark keeps its lines."""
+    for paragraph in text.strip().split("\n\n"):
+        yield ".PP"
+        mark, *lines = paragraph.strip().splitlines()
+        if mark == "\b":
+            kept = textwrap.dedent("\n".join(lines)).splitlines()
+            yield from (".nf", *[_escape(line) for line in kept], ".fi")
+        else:
+            yield _escape(" ".join([line.strip() for line in (mark, *lines)]))
+
+
+def _items(items: Items) -> Iterator[str]:
+    for name, text in items:
+        yield from (".TP", f".B {_escape(name)}", _escape(text))
+
+
+def _escape(text: str) -> str:
+    escaped = text.replace("\\", "\\e").replace("-", "\\-")
+    return f"\\&{escaped}" if escaped.startswith((".", "'")) else escaped
+
+
+def main() -> None:
+    """Write all pages."""
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
+    folder.mkdir(exist_ok=True)
+    for name in PAGES:
+        (folder / f"{name}.1").write_text(page_text(name))
+
+
+if __name__ == "__main__":
+    main()
