@@ -8,9 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import assert_never
 
-from protocol.tpm12.constants import PCR_COUNT, EncScheme, ReturnCode, Tag
+from protocol.tpm12.constants import PCR_COUNT, ReturnCode, Tag
 from protocol.tpm12.framing import HEADER_BYTES, error_response, parse_header
-from protocol.tpm12.keys import DEFAULT_EXPONENT, KeyParms
 from tpmcore.engine import (
     CapPcrs,
     Done,
@@ -29,10 +28,9 @@ from tpmcore.engine import (
     Step,
 )
 from tpmcore.errors import EngineFault, TpmError
-from tpmcore.tpm12 import pcrs, startup
+from tpmcore.tpm12 import endorsement, pcrs, startup
 from tpmcore.tpm12.dispatch import Dispatcher
-from tpmcore.tpm12.rsa import PrivateKey
-from tpmcore.tpm12.state import Counter, EndorsementKey, PermanentFlags, PermanentState, SelfTest
+from tpmcore.tpm12.state import Counter, PermanentFlags, PermanentState, SelfTest
 from tpmcore.tpm12.stateformat import (
     VolatileState,
     decode_permanent,
@@ -92,7 +90,7 @@ class Tpm12Engine:
         )
         tpm = Tpm(world, profile, permanent)
         if profile.make_ek:
-            _make_endorsement_key(tpm)
+            endorsement.make_default_ek(tpm)
         startup.power_on(tpm)
         return cls(tpm, encode_permanent(permanent))
 
@@ -249,15 +247,6 @@ class Tpm12Engine:
         tpm.self_test = SelfTest.FAILED
         self._volatile_version += 1
         return error_response(ReturnCode.FAILEDSELFTEST)
-
-
-def _make_endorsement_key(tpm: Tpm) -> None:
-    """Make the EK as a manufacturer does: not by the user's command, and not revocable."""
-    parms = KeyParms.for_rsa(enc_scheme=EncScheme.RSAESOAEP_SHA1_MGF1)
-    private = PrivateKey.generate(tpm.world.keys, parms.rsa.key_length, DEFAULT_EXPONENT)
-    tpm.permanent.ek = EndorsementKey(private, parms)
-    tpm.permanent.flags.cekp_used = False
-    tpm.permanent.flags.enable_revoke_ek = False
 
 
 def _adopt(tpm: Tpm, state: VolatileState) -> None:

@@ -41,7 +41,7 @@ _SOME_WRITE: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class NvDefineSpaceRequest(Structure):
     """pubInfo TPM_NV_DATA_PUBLIC, encAuth 20."""
 
@@ -152,7 +152,7 @@ def _check_definition(public: NvDataPublic) -> None:
         raise TpmError(ReturnCode.BAD_PARAM_SIZE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class NvWriteValueRequest(Structure):
     """nvIndex u32, offset u32, data sized."""
 
@@ -281,7 +281,7 @@ class NvReadValueRequest(Structure):
     data_size: Annotated[int, U32]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class NvReadValueResponse(Structure):
     """data sized."""
 

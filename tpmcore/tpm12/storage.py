@@ -56,7 +56,7 @@ def _require_sealing_key(key: KeyBody) -> None:
         raise TpmError(ReturnCode.INVALID_KEYUSAGE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class SealRequest(Structure):
     """keyHandle u32, encAuth 20, pcrInfo sized, inData sized."""
 

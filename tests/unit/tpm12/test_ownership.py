@@ -165,3 +165,19 @@ def test_clearing_without_an_owner_by_force_succeeds() -> None:
     chip = make_chip()
     chip.assert_presence()
     assert chip.code(tss12.force_clear()) == ReturnCode.SUCCESS
+
+
+def test_a_clear_leaves_no_secret_of_the_owners_counters() -> None:
+    chip = make_owned_chip()
+    counter_auth = b"counter-secret-test!"
+    chip.run(
+        tss12.create_counter(
+            owner_auth=OWNER_AUTH,
+            counter_auth=counter_auth,
+            label=b"test",
+            random=chip.client_random,
+        )
+    )
+    assert counter_auth in chip.engine.permanent_state()
+    chip.run(tss12.owner_clear(owner_auth=OWNER_AUTH, random=chip.client_random))
+    assert counter_auth not in chip.engine.permanent_state()

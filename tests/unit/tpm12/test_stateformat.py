@@ -17,15 +17,23 @@ from protocol.tpm12.constants import (
     SigScheme,
 )
 from protocol.tpm12.keys import Key
+from protocol.tpm12.resources import NvDataPublic
+from protocol.tpm12.wire import Structure
 from tests.unit.tpm12.world import OWNER_AUTH, SRK_AUTH, Chip, make_chip, make_owned_chip
 from tpmcore import tss12
+from tpmcore.tpm12.nv import NvDefineSpaceRequest, NvReadValueResponse, NvWriteValueRequest
 from tpmcore.tpm12.stateformat import (
     decode_permanent,
     decode_volatile,
     encode_permanent,
     encode_volatile,
 )
+from tpmcore.tpm12.storage import SealRequest
 
+NV_PUBLIC = (
+    "0018 00010000 0003000000 1f" + "00" * 20 + "0003000000 1f" + "00" * 20 + "0017 00000001"
+    "000000 00000004"
+)
 SIGNING_KEY = Key.template(
     KeyUsage.SIGNING, enc_scheme=EncScheme.NONE, sig_scheme=SigScheme.RSASSAPKCS1V15_SHA1
 )
@@ -121,6 +129,23 @@ def test_secrets_do_not_show_in_representations() -> None:
     shown = repr(permanent) + repr(permanent.srk) + repr(permanent.ek)
     assert permanent.owner_auth.decode() not in shown
     assert str(permanent.srk and permanent.srk.private.p) not in shown
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        SealRequest(0, bytes(20), b"", b"in the clear"),
+        NvWriteValueRequest(0, 0, b"in the clear"),
+        NvReadValueResponse(b"in the clear"),
+        NvDefineSpaceRequest(
+            NvDataPublic.decode(bytes.fromhex(NV_PUBLIC)), b"secret in the clear!"
+        ),
+    ],
+    ids=lambda shown: type(shown).__name__,
+)
+def test_what_clients_keep_secret_does_not_show_in_representations(shown: Structure) -> None:
+    assert b"in the clear" in shown.encode()
+    assert "in the clear" not in repr(shown)
 
 
 def test_keys_and_sessions_of_another_owner_do_not_come_back_with_a_volatile_state() -> None:
