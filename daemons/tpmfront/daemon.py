@@ -54,7 +54,7 @@ async def serve(config: Config, notifier: Notifier, log: Log) -> None:
             nursery.start_soon(link.run)
             control = partial(serve_control, config.control, {"status": status}, log=log)
             await nursery.start(control)
-            for listener, locality in bound:
-                nursery.start_soon(clients.serve, listener, locality)
+            for bound_socket, locality in bound:
+                nursery.start_soon(clients.serve, bound_socket, locality)
             log.info("listening", sockets=len(bound))
             notifier.ready()

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the pages say is what the code does: layouts in docs/formats.md, options in the manual."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from daemons.hwtpm.store import encode_record
+from daemons.runtime.secret import Secret
+from daemons.runtime.volatile import CAPACITY_BYTES, VolatileMemory
+from daemons.vtpm.image import HEADER_BYTES as SLOT_HEADER_BYTES
+from daemons.vtpm.image import MAX_STATE_BYTES
+from daemons.vtpmmgr import envelope
+from daemons.vtpmmgr.config import DEFAULT_NV_INDEX
+from daemons.vtpmmgr.freshness import NV_BYTES
+from daemons.vtpmmgr.identity import load_clients
+from daemons.vtpmmgr.records import RECORD_TYPES
+from daemons.vtpmmgr.sealing import RootSecret
+from daemons.vtpmmgr.store import APPLICATION_ID, SCHEMA_VERSION
+from docs.manpages import FOLDER, PAGES, page_text
+from protocol.manager.constants import HEADER_BYTES as MANAGER_HEADER_BYTES
+from protocol.tis.framing import REPLY_HEADER, REQUEST_HEADER
+from protocol.tpmif.messages import DATAGRAM_LIMIT, Key
+from protocol.tpmif.page import HEADER_SIZE, PageState, capacity_bytes
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = ROOT / "tests/golden/1.0"
+FORMATS = (ROOT / "docs/formats.md").read_text()
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+
+
+# --- docs/formats.md -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A table of offsets.
+
+    Attributes:
+        title: its heading.
+        size: the bytes in its heading; None if it names none.
+        rows: offset and size of each row, as text.
+    """
+
+    title: str
+    size: int | None
+    rows: list[tuple[str, str]]
+
+
+def _layouts() -> Iterator[Layout]:
+    for section in re.split(r"^#+ ", FORMATS, flags=re.MULTILINE)[1:]:
+        heading = section.partition("\n")[0]
+        table = re.search(r"^\| offset \|.*\n\|[-|]+\n((?:\|.*\n)+)", section, re.MULTILINE)
+        if table is None:
+            continue
+        sized = re.fullmatch(r"(.*) \((\d+) bytes\)", heading)
+        title, size = (sized[1], int(sized[2])) if sized else (heading, None)
+        cells = [[cell.strip() for cell in row.split("|")] for row in table[1].splitlines()]
+        yield Layout(title, size, [(row[1], row[2]) for row in cells])
+
+
+def _state_sections(name: str) -> dict[int, bytes]:
+    state = (GOLDEN / name).read_bytes()
+    found = {}
+    offset = 12
+    while offset < len(state):
+        number = int.from_bytes(state[offset : offset + 2], "big")
+        length = int.from_bytes(state[offset + 2 : offset + 6], "big")
+        found[number] = state[offset + 6 : offset + 6 + length]
+        offset += 6 + length
+    return found
+
+
+def _sizes_in_the_code() -> dict[str, int]:
+    permanent, volatile = _state_sections("permanent"), _state_sections("volatile")
+    counters = permanent[6]
+    key = Secret(bytes(envelope.KEY_BYTES))
+    return {
+        "State head": (GOLDEN / "permanent").read_bytes().index(b"\x00\x01\x00\x00\x00\x16"),
+        "Secrets": len(permanent[2]),
+        "Data": len(permanent[5]),
+        "Counter record": (len(counters) - 2) // int.from_bytes(counters[:2], "big"),
+        "Until Startup(CLEAR)": len(volatile[1]),
+        "Until any Startup": len(volatile[2]),
+        "Clock": len(volatile[3]),
+        # The golden TPM has two sessions open.
+        "Session record": len(volatile[5]) // 2,
+        "Chip header": len(encode_record(b"")),
+        "Slot header": SLOT_HEADER_BYTES,
+        "Envelope head": len(envelope.wrap(key, b"row", b"")) - 16,
+        "Root secret": len(RootSecret.new(DEFAULT_NV_INDEX).encode()),
+        "Freshness area": NV_BYTES,
+        "Half header": _half_header_bytes(),
+        "Page header": HEADER_SIZE,
+        "Manager header": MANAGER_HEADER_BYTES,
+        "Access": REQUEST_HEADER.size,
+        "Reply": REPLY_HEADER.size,
+    }
+
+
+def _half_header_bytes() -> int:
+    memory = VolatileMemory.create("documentation", capacity_bytes=64)
+    try:
+        memory.store(b"the data of half 0")
+        return os.pread(memory.fd, 8192, 0).index(b"the data of half 0") - 4096
+    finally:
+        memory.close()
+
+
+def test_each_structure_is_as_long_as_the_code_makes_it() -> None:
+    documented = {layout.title: layout.size for layout in _layouts() if layout.size is not None}
+    assert documented == _sizes_in_the_code()
+
+
+def test_no_table_of_offsets_has_a_gap_or_an_overlap() -> None:
+    for layout in _layouts():
+        end: int | None = 0
+        for offset, size in layout.rows:
+            if offset.isdecimal():
+                assert end == int(offset), f"{layout.title}: offset {offset}"
+                end = int(offset) + int(size) if size.isdecimal() else None
+            else:
+                end = None
+        assert layout.size in (None, end), layout.title
+
+
+def test_every_section_of_the_states_has_its_row() -> None:
+    for heading, name in (
+        ("## Permanent state", "permanent"),
+        ("## Volatile state", "volatile"),
+    ):
+        chapter = FORMATS.partition(heading)[2].partition("\n## ")[0]
+        table = chapter.partition("| number |")[2].partition("\n\n")[0]
+        rows = re.findall(r"^\| (\d+) \|", table, re.MULTILINE)
+        assert [int(row) for row in rows] == list(_state_sections(name)), heading
+
+
+def test_every_table_and_column_of_the_database_is_named() -> None:
+    chapter = FORMATS.partition("## The manager's database")[2].partition("\n### ")[0]
+    for kind in RECORD_TYPES:
+        row = re.search(rf"^\| `{kind.TABLE.name}` \|.*$", chapter, re.MULTILINE)
+        assert row is not None, kind.TABLE.name
+        columns = re.findall(r"`(\w+)` (BLOB|INTEGER)", row[0])
+        assert columns == list(kind.TABLE.columns)
+    assert f"{APPLICATION_ID:#010X}".replace("X", "x") in chapter
+    assert f"`user_version` {SCHEMA_VERSION}" in chapter
+    assert f"{DEFAULT_NV_INDEX:#010x}" in FORMATS
+
+
+def test_every_key_and_state_of_the_split_driver_is_named() -> None:
+    chapter = FORMATS.partition("## Split driver")[2].partition("\n## ")[0]
+    named = re.findall(r"^\| `([a-z0-9-]+)` \| (?:frontend|backend|both)", chapter, re.MULTILINE)
+    assert named == [key.value for key in Key]
+    assert ", ".join(f"{state.value} {state.name}" for state in PageState) in chapter
+    assert f"at most {DATAGRAM_LIMIT} bytes" in chapter
+    assert f"{capacity_bytes(0)} bytes without any" in chapter
+
+
+def test_limits_in_the_text_are_those_of_the_code() -> None:
+    assert f"n, at most {MAX_STATE_BYTES} |" in FORMATS
+    assert f"C, bytes that a half carries; {CAPACITY_BYTES} |" in FORMATS
+
+
+def test_the_example_of_the_clients_table_is_accepted(tmp_path: Path) -> None:
+    example = re.search(r"```toml\n(.*?)```", FORMATS, re.DOTALL)
+    assert example is not None
+    path = tmp_path / "clients.toml"
+    path.write_text(example[1])
+    assert len(load_clients(path)) == 1
+    chapter = FORMATS.partition("## The clients table")[2].partition("\n## ")[0]
+    documented = set(re.findall(r"^\| `(\w+)` \|", chapter, re.MULTILINE))
+    assert documented == tomllib.loads(example[1])["client"][0].keys()
+
+
+# --- manual pages --------------------------------------------------------------------------------
+
+
+def _helps(command: click.Command, words: tuple[str, ...] = ()) -> Iterator[str]:
+    """Give the --help of a command and of all below it."""
+    result = CliRunner().invoke(command, ["--help"], prog_name=" ".join(words))
+    assert result.exit_code == 0
+    yield result.output
+    if isinstance(command, click.Group):
+        for name, below in command.commands.items():
+            yield from _helps(below, (*words, name))
+
+
+@pytest.fixture(params=sorted(PAGES))
+def name(request: pytest.FixtureRequest) -> str:
+    """Each command in turn."""
+    return str(request.param)
+
+
+def test_every_command_has_a_page_and_no_page_is_without() -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert {path.stem for path in FOLDER.glob("*.1")} == set(scripts) == set(PAGES)
+
+
+def test_the_page_has_the_options_of_the_help_and_no_others(name: str) -> None:
+    page = (FOLDER / f"{name}.1").read_text()
+    tagged = re.findall(r"^\.TP\n\.B (\\-.*)$", page, re.MULTILINE)
+    in_page = {option for line in tagged for option in OPTION.findall(line.replace("\\-", "-"))}
+    listed = re.compile(r"^  (?:-\w, )?(--[a-z][a-z-]*)", re.MULTILINE)
+    in_help = {option for text in _helps(PAGES[name].command) for option in listed.findall(text)}
+    assert in_page == in_help
+
+
+def test_the_page_is_what_make_man_writes(name: str) -> None:
+    assert (FOLDER / f"{name}.1").read_text() == page_text(name), "run make man"
+
+
+def test_every_command_below_vtpmctl_has_a_section() -> None:
+    page = (FOLDER / "vtpmctl.1").read_text().replace("\\-", "-")
+    assert re.findall(r"^\.SS (.*)$", page, re.MULTILINE) == [
+        "vtpmctl guest reset NAME",
+        "vtpmctl hwtpm power-cycle",
+        "vtpmctl status",
+        "vtpmctl up",
+    ]
