@@ -16,7 +16,13 @@ from dataclasses import dataclass
 from typing import Annotated, Final
 
 from protocol.errors import WireError
-from protocol.tpm12.constants import COUNT_ID_ILLEGAL, COUNT_ID_NULL, AdipScheme, ProtocolId
+from protocol.tpm12.constants import (
+    COUNT_ID_ILLEGAL,
+    COUNT_ID_NULL,
+    AdipScheme,
+    ProtocolId,
+    StructureTag,
+)
 from protocol.tpm12.keys import Key, KeyParms
 from protocol.tpm12.resources import NvDataPublic
 from protocol.tpm12.wire import (

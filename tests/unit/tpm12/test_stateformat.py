@@ -220,3 +220,18 @@ def test_a_volatile_lock_of_an_area_that_was_deleted_is_forgotten() -> None:
     chip.run(tss12.nv_delete_space(0x10030))
     state = decode_volatile(with_lock, decode_permanent(chip.durable), chip.ticks.now_us)
     assert state.stclear.pcrs[0] == bytes(20)
+
+
+def test_the_volatile_state_is_canonical() -> None:
+    """What is written in one stroke is what the declared layouts read."""
+    chip = _full_chip()
+    chip.assert_presence()
+    chip.run(tss12.disable_force_clear())
+    chip.code(tss12.owner_clear(owner_auth=b"w" * 20, random=chip.client_random))
+    chip.run(tss12.oiap())
+    written = chip.engine.volatile_state()
+    permanent = decode_permanent(chip.engine.permanent_state())
+    read = decode_volatile(written, permanent, chip.ticks.now_us)
+    assert encode_volatile(read, permanent, chip.ticks.now_us) == written
+    assert read.stclear.flags.disable_force_clear
+    assert read.stclear.failure_count == 1
