@@ -40,6 +40,8 @@ _KEY_BITS_STEP: Final = 16
 _FIPS_MIN_BITS: Final = 1024
 _EXPONENTS: Final = frozenset({3, 5, 7, 17, 257, DEFAULT_EXPONENT})
 """Public exponents of libtpms."""
+_MAX_EXPONENT_BYTES: Final = 8
+"""Room for padding to a machine word; more would let a public key outgrow every response."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,7 @@ def check_rsa_parms(parms: KeyParms) -> RsaKeyParms:
         rsa.num_primes != 2
         or not MIN_KEY_BITS <= rsa.key_length <= MAX_KEY_BITS
         or rsa.key_length % _KEY_BITS_STEP
+        or len(rsa.exponent) > _MAX_EXPONENT_BYTES
         or rsa.exponent_value not in _EXPONENTS
     ):
         raise TpmError(ReturnCode.BAD_KEY_PROPERTY)

@@ -66,6 +66,14 @@ def test_key_is_told_as_it_was_asked_for_with_a_checksum_over_the_nonce(exponent
     assert _send(chip, Ordinal.READ_PUBEK, NONCE)[10:] == response[10:]
 
 
+def test_key_that_no_response_could_tell_is_not_made() -> None:
+    chip = make_chip(NO_EK)
+    parms = KeyParms.for_rsa(enc_scheme=OAEP, exponent=b"\x01\x00\x01".ljust(4000, b"\x00"))
+    code = _create_code(chip, parms, Ordinal.CREATE_ENDORSEMENT_KEY_PAIR)
+    assert code == ReturnCode.BAD_KEY_PROPERTY
+    assert _code(_send(chip, Ordinal.READ_PUBEK, NONCE)) == ReturnCode.NO_ENDORSEMENT
+
+
 def test_key_of_the_factory_is_like_one_that_was_asked_for() -> None:
     made, bought = make_chip(NO_EK), make_chip()
     made.run(tss12.create_endorsement_key_pair(random=made.client_random))
