@@ -125,11 +125,19 @@ class Chip:
     client_random: SeededRandom = field(default_factory=lambda: SeededRandom("client"))
 
     def send(self, command: bytes) -> bytes:
-        """Execute one command at `locality` and perform its effects."""
+        """Execute one command at `locality` and perform its effects.
+
+        Every command of every test is held against what the engine promises of its two states: no
+        permanent change without a Persist, no volatile one without a new version.
+        """
+        version, volatile = self.engine.volatile_version, self.engine.volatile_state()
         step = self.engine.execute(command, self.locality)
         while isinstance(step, Persist):
             step = self._persist(step)
         assert isinstance(step, bytes)
+        assert self.engine.permanent_state() == self.durable
+        if self.engine.volatile_version == version:
+            assert self.engine.volatile_state() == volatile
         self.log.append((command, step))
         return step
 
