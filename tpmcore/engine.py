@@ -204,5 +204,10 @@ class Engine(Protocol):
         """Return what must survive a restart of the daemon: PCRs, flags, sessions, loaded keys."""
 
     @property
+    def fault(self) -> Exception | None:
+        """What put the engine into failure mode, if a fault of its own did; for the daemon's log,
+        without its message, which may quote a command."""
+
+    @property
     def volatile_version(self) -> int:
         """A number that grows whenever `volatile_state` may have changed."""

@@ -8,8 +8,8 @@ time: a command that takes long, an access of locality 4 that is held by wait st
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from typing import Protocol, assert_never
 
 import trio
@@ -52,6 +52,9 @@ class TpmHost(Protocol):
     async def handle(self, event: Event) -> EventDone:
         """Run one event."""
 
+    def indivisible(self) -> AbstractContextManager[None]:
+        """Surround commands and events that mean something only together."""
+
     def cancel(self) -> None:
         """Ask the command under way to end early."""
 
@@ -62,10 +65,6 @@ class TpmView(Protocol):
     @property
     def is_established(self) -> bool:
         """Whether a dynamic launch has happened (tpmEstablished)."""
-
-    @property
-    def fault(self) -> Exception | None:
-        """What put the engine into failure mode, if it was a fault of its own."""
 
 
 class Chip:
@@ -80,8 +79,6 @@ class Chip:
         """
         self._host = host
         self._view = view
-        # Last fault that was logged.
-        self._fault: Exception | None = None
         self._startup = startup
         self._log = log
         self._device = TisDevice()
@@ -227,7 +224,9 @@ class Chip:
     async def power_on(self) -> None:
         """Do what firmware does after TPM_Init, then open the registers."""
         async with self._engine:
-            await self._start(self._startup)
+            with self._host.indivisible():
+                await self._start(self._startup)
+            self._open()
 
     async def resume(self) -> None:
         """Open the registers of a TPM that goes on where a predecessor of this process stopped."""
@@ -243,8 +242,10 @@ class Chip:
         """
         async with self._engine:
             startup = self._startup
-            await self._start(StartupType.CLEAR if startup is StartupType.NONE else startup)
-            await self._host.handle(CapPcrs(firmware.LOST_MEMORY_DIGEST))
+            with self._host.indivisible():
+                await self._start(StartupType.CLEAR if startup is StartupType.NONE else startup)
+                await self._host.handle(CapPcrs(firmware.LOST_MEMORY_DIGEST))
+            self._open()
 
     async def power_cycle(self, disconnect: Callable[[], Awaitable[None]]) -> None:
         """Reset the TPM as a power cycle of the machine does.
@@ -261,8 +262,10 @@ class Chip:
                 self._job = None
                 self._cycle += 1
                 self._device.reset()
-                await self._host.handle(PowerOn())
-                await self._start(self._startup)
+                with self._host.indivisible():
+                    await self._host.handle(PowerOn())
+                    await self._start(self._startup)
+                self._open()
             self._waiting_for_idle.unpark_all()
         self._log.info("power cycle", startup=self._startup.value)
 
@@ -285,7 +288,6 @@ class Chip:
         except firmware.StartupFailed as error:
             # As on a real machine: the chip stays there and tells software what is wrong with it.
             self._log.error("the TPM did not start", reason=str(error))
-        self._open()
 
     def _open(self) -> None:
         self._look()
@@ -293,16 +295,4 @@ class Chip:
 
     def _look(self) -> None:
         """Take over what the TPM shows besides its responses."""
-        view = self._view
-        self._device.established = view.is_established
-        if view.fault is not self._fault:
-            self._fault = view.fault
-            if self._fault is not None:
-                self._log.error("the TPM went into failure mode", fault=_place(self._fault))
-
-
-def _place(fault: Exception) -> str:
-    """Say what was raised where. Not its message, which may quote what a command carried."""
-    frames = traceback.extract_tb(fault.__traceback__)
-    where = f" in {frames[-1].name}, line {frames[-1].lineno}" if frames else ""
-    return type(fault).__name__ + where
+        self._device.established = self._view.is_established

@@ -97,7 +97,7 @@ async def _run_locked(
     world = World(SeededRandom(b"hwtpm"), MonotonicTicks(), pool)
     volatile, was_inherited = _take_memory(inherited, log)
     engine, origin = _make_engine(store, world, volatile, was_inherited=was_inherited, log=log)
-    host = EngineHost(engine, persist=store.persist, volatile=volatile)
+    host = EngineHost(engine, persist=store.persist, volatile=volatile, log=log)
     chip = Chip(host, engine, config.startup, log)
     server = PageServer(chip, config.run, config.modes, log)
     async with trio.open_nursery() as nursery:

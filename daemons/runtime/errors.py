@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import enum
+import traceback
 from typing import ClassVar
 
 
@@ -36,3 +37,13 @@ class RefusedToStart(DaemonError):
     """
 
     exit_code: ClassVar[ExitCode] = ExitCode.REFUSED
+
+
+def place(error: BaseException) -> str:
+    """Say what was raised where, for the log.
+
+    Not its message: that of an unexpected exception may quote what a command carried.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" in {frames[-1].name}, line {frames[-1].lineno}" if frames else ""
+    return type(error).__name__ + where

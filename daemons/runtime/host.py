@@ -9,13 +9,15 @@ waiting is shielded.
 
 from __future__ import annotations
 
+import contextlib
 import enum
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVarTuple, assert_never
 
 import trio
 
-from daemons.runtime.errors import DaemonError
+from daemons.runtime.errors import DaemonError, place
+from daemons.runtime.log import Log
 from daemons.runtime.volatile import VolatileMemory
 from tpmcore.engine import (
     Done,
@@ -63,6 +65,7 @@ class EngineHost:
         *,
         persist: Persister,
         volatile: VolatileMemory | None,
+        log: Log,
         parent: ParentQuoter | None = None,
         effect_deadline_s: float = 120.0,
     ) -> None:
@@ -72,14 +75,21 @@ class EngineHost:
             engine: used by nobody else from now on, but for `cancel`.
             persist: see `Persister`.
             volatile: where the volatile state is kept before a response leaves; None keeps it
-                nowhere. parent: see `ParentQuoter`; None fails every such effect.
-                effect_deadline_s: an effect that takes longer ends the daemon.
+                nowhere.
+            log: told when the engine goes into failure mode.
+            parent: see `ParentQuoter`; None fails every such effect.
+            effect_deadline_s: an effect that takes longer ends the daemon.
         """
         self._engine = engine
         self._persist = persist
         self._parent = parent
         self._volatile = volatile
+        self._log = log
         self._effect_deadline_s = effect_deadline_s
+        # Last fault of the engine that was logged; None if it is well.
+        self._fault: Exception | None = None
+        # In `indivisible`: nothing goes into `volatile`.
+        self._held = False
         # What `volatile` holds, by the engine's count; None: nothing of this engine yet.
         self._stored_version: int | None = None
         self._busy = False
@@ -114,6 +124,8 @@ class EngineHost:
                     step = await self._finish(step, inline=False)
             if engine.volatile_version != self._stored_version:
                 self._store()
+            if engine.fault is not self._fault:
+                self._note_fault()
             if not isinstance(step, bytes):
                 raise TypeError(f"a command ended in {type(step).__name__}")
         except BaseException as error:
@@ -134,6 +146,8 @@ class EngineHost:
                 step = await self._finish(step, inline=True)
             if self._engine.volatile_version != self._stored_version:
                 self._store()
+            if self._engine.fault is not self._fault:
+                self._note_fault()
             if not isinstance(step, EventDone):
                 raise TypeError(f"an event ended in {type(step).__name__}")
         except BaseException as error:
@@ -144,6 +158,25 @@ class EngineHost:
         finally:
             self._busy = False
         return step
+
+    @contextlib.contextmanager
+    def indivisible(self) -> Iterator[None]:
+        """Surround commands and events that mean something only together, such as a power-on.
+
+        The volatile state is stored once, after the last of them: whoever is killed in between
+        starts again from what was before the first. An error in between breaks the engine, for what
+        it holds then is neither.
+        """
+        self._held = True
+        try:
+            yield
+        except Exception as error:
+            self._break(error)
+            raise
+        finally:
+            self._held = False
+        if self._engine.volatile_version != self._stored_version:
+            self._store()
 
     def cancel(self) -> None:
         """Ask the command under way to end early; it may complete all the same."""
@@ -167,13 +200,25 @@ class EngineHost:
         self._busy = True
 
     def _break(self, error: BaseException) -> None:
-        self._broken = error
-        self._broke.set()
+        if self._broken is None:
+            self._broken = error
+            self._broke.set()
 
     def _reason(self) -> str:
-        return f"the engine stopped: {type(self._broken).__name__}: {self._broken}"
+        # Ours and the system's messages are for the operator. Any other may quote what the command
+        # carried, so it is told where it happened instead.
+        error = self._broken
+        told = isinstance(error, DaemonError | OSError)
+        return f"the engine stopped: {error if told or error is None else place(error)}"
+
+    def _note_fault(self) -> None:
+        self._fault = self._engine.fault
+        if self._fault is not None:
+            self._log.error("the TPM went into failure mode", fault=place(self._fault))
 
     def _store(self) -> None:
+        if self._held:
+            return
         if self._volatile is not None:
             self._volatile.store(self._engine.volatile_state())
         self._stored_version = self._engine.volatile_version

@@ -188,6 +188,7 @@ class VtpmDaemon:
                 waking.engine,
                 persist=store.save,
                 volatile=memory,
+                log=self._log,
                 parent=self._quote,
                 effect_deadline_s=math.inf,  # a save waits as long as its outcome is not certain
             )

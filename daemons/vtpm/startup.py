@@ -156,32 +156,38 @@ async def start_up(
     Raises:
         DaemonError: the TPM refuses.
     """
-    match origin:
-        case Origin.RESUMED:
-            pass
-        case Origin.CAPPED:
-            await _startup(host, kind, log)
-            await _event(host, CapPcrs(CAP_DIGEST))
-        case Origin.NEW:
-            # Nothing was saved in a TPM that has just been made.
-            await _startup(host, _without_save(kind), log)
-            await _set_pcrs(host, hardware_pcrs)
-        case Origin.POWERED_ON:
-            await _startup(host, kind, log)
-            await _set_pcrs(host, hardware_pcrs)
+    # A process killed in between must not leave, for the next one to resume, a TPM that is started
+    # up and whose PCRs are not capped or set.
+    with host.indivisible():
+        match origin:
+            case Origin.RESUMED:
+                pass
+            case Origin.CAPPED:
+                await _startup(host, kind, log)
+                await _event(host, CapPcrs(CAP_DIGEST))
+            case Origin.NEW:
+                # Nothing was saved in a TPM that has just been made.
+                await _startup(host, _without_save(kind), log)
+                await _set_pcrs(host, hardware_pcrs)
+            case Origin.POWERED_ON:
+                await _startup(host, kind, log)
+                await _set_pcrs(host, hardware_pcrs)
     log.info("TPM started", origin=origin.value)
 
 
 async def reset(host: EngineHost, hardware_pcrs: Mapping[int, bytes], log: Log) -> None:
     """Do what a reset of the guest's machine does: power-on and TPM_Startup(ST_CLEAR).
 
-    The caller has the engine for itself.
+    The caller has the engine for itself. Who is killed meanwhile has not reset it.
 
     Raises:
         DaemonError: the TPM refuses.
     """
-    await _event(host, PowerOn())
-    await start_up(host, Origin.POWERED_ON, StartupKind.CLEAR, hardware_pcrs, log)
+    with host.indivisible():
+        await _event(host, PowerOn())
+        await _startup(host, StartupKind.CLEAR, log)
+        await _set_pcrs(host, hardware_pcrs)
+    log.info("TPM reset")
 
 
 async def read_hardware_pcrs(

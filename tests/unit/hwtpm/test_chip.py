@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import trio
 import trio.testing
@@ -30,7 +30,8 @@ class FakeTpm:
         self.cancels = 0
         self.go_on = trio.Event()
         self.is_established = False
-        self.fault: Exception | None = None
+        # What was given in each `indivisible`.
+        self.groups: list[list[bytes | Event]] = []
         self.busy = False
 
     async def execute(self, command: bytes, locality: int) -> bytes:
@@ -47,6 +48,12 @@ class FakeTpm:
         self.given.append(event)
         self.is_established |= isinstance(event, HashStart)
         return EventDone(0)
+
+    @contextmanager
+    def indivisible(self) -> Iterator[None]:
+        start = len(self.given)
+        yield
+        self.groups.append(self.given[start:])
 
     def cancel(self) -> None:
         self.cancels += 1
@@ -200,11 +207,13 @@ async def test_a_capped_power_on_starts_the_tpm_itself_so_that_nobody_can_undo_i
     assert isinstance(tpm.given[-1], CapPcrs)
 
 
-async def test_a_fault_of_the_engine_is_logged_once_and_without_its_message() -> None:
-    lines: list[str] = []
-    tpm = FakeTpm()
-    chip = Chip(tpm, tpm, StartupType.NONE, Log("hwtpm", sink=lines.append))
-    tpm.fault = ValueError("a secret that the command carried")
-    await chip.power_on()
-    await chip.set_physical_presence(asserted=True)
-    assert ["ValueError" in line and "secret" not in line for line in lines] == [True]
+async def test_a_chip_killed_while_it_powers_on_has_not_begun() -> None:
+    for startup in (StartupType.CLEAR, StartupType.NONE):
+        tpm = FakeTpm()
+        await Chip(tpm, tpm, startup, LOG).power_on_capped()
+        assert tpm.groups == [tpm.given]
+    async with running() as (chip, tpm):
+        tpm.groups.clear()
+        await chip.power_cycle(nothing)
+        assert tpm.groups == [tpm.given]
+        assert isinstance(tpm.given[0], PowerOn)

@@ -144,7 +144,7 @@ async def test_a_save_of_which_nobody_knows_whether_it_happened_ends_the_process
 async def test_a_command_on_a_full_disk_fails_with_a_tpm_error_and_changes_nothing() -> None:
     engine = Tpm12Engine.manufacture(world(), PROFILE)
     disk = FaultyDisk.holding({FILE: encode_record(engine.permanent_state())})
-    host = EngineHost(engine, persist=store_on(disk).persist, volatile=None)
+    host = EngineHost(engine, persist=store_on(disk).persist, volatile=None, log=LOG)
     await host.execute(STARTUP, 0)
     await host.execute(nv_define(4), 0)
     await host.execute(nv_write(b"old!"), 0)
@@ -161,7 +161,7 @@ async def test_a_command_on_a_full_disk_fails_with_a_tpm_error_and_changes_nothi
 async def test_an_uncertain_save_breaks_the_host_before_the_client_is_told_anything() -> None:
     engine = Tpm12Engine.manufacture(world(), PROFILE)
     disk = FaultyDisk.holding({FILE: encode_record(engine.permanent_state())})
-    host = EngineHost(engine, persist=store_on(disk).persist, volatile=None)
+    host = EngineHost(engine, persist=store_on(disk).persist, volatile=None, log=LOG)
     await host.execute(STARTUP, 0)
     disk.fail_at(5, errno.EIO)
     with pytest.raises(EngineBroken):
@@ -179,7 +179,7 @@ def test_no_power_cut_takes_what_was_answered() -> None:
         state = store.load()
         assert state is not None
         engine = Tpm12Engine.restore(world(), PROFILE, state)
-        host = EngineHost(engine, persist=store.persist, volatile=None)
+        host = EngineHost(engine, persist=store.persist, volatile=None, log=LOG)
         await host.execute(STARTUP, 0)
         for message in (nv_define(4), nv_write(b"one!"), nv_write(b"two!")):
             response = await host.execute(message, 0)
@@ -194,6 +194,7 @@ def test_no_power_cut_takes_what_was_answered() -> None:
             Tpm12Engine.restore(world(), PROFILE, state),
             persist=store_on(FaultyDisk()).persist,
             volatile=None,
+            log=LOG,
         )
         await host.execute(STARTUP, 0)
         response = await host.execute(nv_read(4), 0)

@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from daemons.runtime.host import EngineBroken, EngineHost, PersistOutcome
+from daemons.runtime.log import Log
 from daemons.runtime.volatile import VolatileMemory
 from tpmcore.engine import (
     Done,
@@ -40,6 +41,7 @@ class ToyEngine:
         self.gate = threading.Event()
         self.threads: list[int] = []
         self.cancelled = False
+        self.fault: Exception | None = None
         self._rest = b""
         self._said = b""
 
@@ -65,6 +67,7 @@ class ToyEngine:
             case _:
                 assert_never(result)
         if self._said == b"done":
+            self._said = b""
             self.journal.append("event done")
             return EventDone(0)
         return self._go_on()
@@ -117,6 +120,7 @@ class Lab:
     ) -> None:
         self.journal: list[str] = []
         self.engine = ToyEngine(self.journal)
+        self.lines: list[str] = []
         self.memory = VolatileMemory.create("test")
         self.outcome = outcome
         self.saving = trio.Event()
@@ -126,6 +130,7 @@ class Lab:
             self.engine,
             persist=self._persist,
             volatile=self.memory,
+            log=Log("test", sink=self.lines.append),
             parent=parent,
             effect_deadline_s=effect_deadline_s,
         )
@@ -220,7 +225,7 @@ async def test_cancel_reaches_the_command_under_way() -> None:
 @pytest.mark.parametrize("command", [b"+x", b"t+x", b"+px"])
 async def test_a_bug_in_the_engine_ends_the_daemon_and_stores_nothing(command: bytes) -> None:
     lab = Lab()
-    with pytest.raises(EngineBroken, match="ZeroDivisionError: a bug"):
+    with pytest.raises(EngineBroken, match="ZeroDivisionError in _go_on"):
         await lab.host.execute(command, 0)
     assert lab.memory.load() is None
     with pytest.raises(EngineBroken):
@@ -261,3 +266,58 @@ async def test_an_event_is_durable_before_it_is_over() -> None:
     lab = Lab()
     assert await lab.host.handle(PowerOn()) == EventDone(0)
     assert lab.journal == ["saved on", "event done", "volatile 0"]
+
+
+async def test_a_process_killed_among_commands_that_belong_together_has_done_none_of_them() -> None:
+    lab = Lab()
+    await lab.host.execute(b"+", 0)
+    with lab.host.indivisible():
+        await lab.host.handle(PowerOn())
+        await lab.host.execute(b"++", 0)
+        assert lab.memory.load() == b"1"
+    assert lab.memory.load() == b"2"
+
+
+async def test_an_error_among_commands_that_belong_together_ends_the_daemon() -> None:
+    lab = Lab()
+    await lab.host.execute(b"+", 0)
+
+    async def half() -> None:
+        with lab.host.indivisible():
+            await lab.host.handle(PowerOn())
+            raise ValueError("refused")
+
+    with pytest.raises(ValueError, match="refused"):
+        await half()
+    assert lab.memory.load() == b"1"
+    with pytest.raises(EngineBroken):
+        await lab.host.wait_broken()
+
+
+@pytest.mark.parametrize("is_event", [False, True])
+async def test_a_fault_of_the_engine_is_logged_once_and_without_its_message(is_event: bool) -> None:
+    lab = Lab()
+    await lab.host.execute(b"+", 0)
+    assert lab.lines == []
+    lab.engine.fault = ValueError("a secret that the command carried")
+    for _ in range(2):
+        if is_event:
+            await lab.host.handle(PowerOn())
+        else:
+            await lab.host.execute(b"+", 0)
+    assert len(lab.lines) == 1
+    assert "error: the TPM went into failure mode" in lab.lines[0]
+    assert "ValueError" in lab.lines[0]
+    assert "secret" not in lab.lines[0]
+    lab.engine.fault = None
+    await lab.host.execute(b"+", 0)
+    lab.engine.fault = KeyError(1)
+    await lab.host.execute(b"+", 0)
+    assert len(lab.lines) == 2
+
+
+async def test_the_message_of_a_bug_is_not_told() -> None:
+    lab = Lab(outcome=ValueError("a secret that the state holds"))
+    with pytest.raises(EngineBroken, match="ValueError in _persist") as broken:
+        await lab.host.execute(b"p", 0)
+    assert "secret" not in str(broken.value)

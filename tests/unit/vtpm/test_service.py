@@ -46,6 +46,7 @@ class FakeEngine:
     cancelled: int = 0
     pending: bytes = b""
     volatile_version: int = 0
+    fault: Exception | None = None
     fails: bool = False
 
     def execute(self, command: bytes, locality: int) -> Step:
@@ -124,13 +125,15 @@ async def _bench(
         return PersistOutcome.SAVED
 
     engine, manager, log = FakeEngine(), FakeManager(answer=answer), Lines().log()
-    host = EngineHost(engine, persist=persist, volatile=None)
+    host = EngineHost(engine, persist=persist, volatile=None, log=log)
     link = ManagerLink(manager.open, log)
     service = GuestService(host, link, parse_locality_rules(rules), log)
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(link.run, _accept))
-        yield Bench(engine, manager, service, link, host, may_save)
-        link.close()
+        try:
+            yield Bench(engine, manager, service, link, host, may_save)
+        finally:
+            link.close()
 
 
 async def _echo(request: bytes) -> bytes:
@@ -330,7 +333,7 @@ async def test_a_broken_engine_gives_no_answer_and_is_fatal() -> None:
         device = await bench.front()
         bench.engine.fails = True
         assert await bench.service.request(device, PCR_READ, 0) is None
-        with pytest.raises(Exception, match="bug"):
+        with pytest.raises(Exception, match="RuntimeError in execute"):
             await bench.host.wait_broken()
 
 

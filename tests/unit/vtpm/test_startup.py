@@ -16,7 +16,7 @@ from trio.testing import MockClock
 
 from daemons.runtime.errors import DaemonError, RefusedToStart
 from daemons.runtime.files import StateFolder
-from daemons.runtime.host import EngineHost
+from daemons.runtime.host import EngineHost, PersistOutcome
 from daemons.runtime.notify import Notifier
 from daemons.runtime.volatile import VolatileMemory
 from daemons.vtpm.factory import Tpm12Maker
@@ -37,7 +37,7 @@ from protocol.tpm12 import Ordinal, Tag, build_message, parse_header
 from tests.faulty_disk import FaultyDisk
 from tests.unit.tpm12.world import SeededRandom
 from tests.unit.vtpm.fakes import GUEST, CountingRandom, FakeKeeper, Lines, Vault
-from tpmcore.engine import Engine
+from tpmcore.engine import Engine, Event, EventDone
 
 FOLDER = Path("/state")
 FRESH = Remains(None, was_killed=False)
@@ -108,9 +108,34 @@ class Guest:
             lambda _: None,
         )
         waking = await wake(GUEST, store, _maker(f"process {self.count}"), remains, log)
-        host = EngineHost(waking.engine, persist=store.save, volatile=None)
+        host = EngineHost(waking.engine, persist=store.save, volatile=None, log=log)
         await start_up(host, waking.origin, kind, pcrs or {}, log)
         return Started(host, waking.engine, waking.origin)
+
+
+class WatchedHost(EngineHost):
+    """Notes what a kill would leave in the memory, before and after each step."""
+
+    def __init__(self, engine: Engine, memory: VolatileMemory, lines: Lines) -> None:
+        async def save(_state: bytes) -> PersistOutcome:
+            await trio.lowlevel.checkpoint()
+            return PersistOutcome.SAVED
+
+        super().__init__(engine, persist=save, volatile=memory, log=lines.log())
+        self._memory = memory
+        self.left: list[bytes | None] = []
+
+    async def execute(self, command: bytes, locality: int) -> bytes:
+        self.left.append(self._memory.load())
+        response = await super().execute(command, locality)
+        self.left.append(self._memory.load())
+        return response
+
+    async def handle(self, event: Event) -> EventDone:
+        self.left.append(self._memory.load())
+        done = await super().handle(event)
+        self.left.append(self._memory.load())
+        return done
 
 
 def _extended(value: bytes, digest: bytes) -> bytes:
@@ -166,6 +191,28 @@ async def test_when_the_memory_is_gone_pcrs_0_to_7_are_capped_and_no_others() ->
         assert await capped.pcr(index) == _extended(ZEROS, CAP_DIGEST)
     for index in range(8, 16):
         assert await capped.pcr(index) == ZEROS
+
+
+@pytest.mark.parametrize("origin", [Origin.NEW, Origin.POWERED_ON, Origin.CAPPED])
+async def test_a_process_killed_during_its_start_leaves_nothing_to_resume(origin: Origin) -> None:
+    memory, lines = VolatileMemory.create("test"), Lines()
+    host = WatchedHost(_maker("seed").manufacture(), memory, lines)
+    await start_up(host, origin, StartupKind.CLEAR, {3: b"\x33" * 20}, lines.log())
+    assert len(host.left) >= 4
+    assert set(host.left) == {None}
+    assert memory.load() is not None
+
+
+async def test_a_process_killed_during_a_reset_has_not_reset_the_tpm() -> None:
+    memory, lines = VolatileMemory.create("test"), Lines()
+    host = WatchedHost(_maker("seed").manufacture(), memory, lines)
+    await start_up(host, Origin.NEW, StartupKind.CLEAR, {}, lines.log())
+    before = memory.load()
+    host.left.clear()
+    await reset(host, {3: b"\x33" * 20}, lines.log())
+    assert len(host.left) >= 4
+    assert set(host.left) == {before}
+    assert memory.load() != before
 
 
 async def test_a_volatile_state_that_cannot_be_read_is_capped_too() -> None:
