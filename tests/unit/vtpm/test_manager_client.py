@@ -131,8 +131,10 @@ async def _linked(
     link = ManagerLink(manager.open, Lines().log())
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(link.run, check))
-        yield link
-        link.close()
+        try:
+            yield link
+        finally:
+            link.close()
 
 
 async def _forever(request: bytes) -> bytes:
@@ -260,6 +262,21 @@ async def test_a_waiting_request_whose_sender_is_gone_is_never_sent() -> None:
             inner.cancel_scope.cancel()
         outer.cancel_scope.cancel()
     assert manager.received == [b"long"]
+
+
+async def test_an_unsent_request_whose_sender_is_gone_is_not_sent_on_the_next_connection(
+    autojump_clock: MockClock,
+) -> None:
+    manager = FakeManager()
+    async with _linked(manager) as link:
+        await link.transact(b"one")
+        manager.die()
+        manager.refusal = ConnectionRefusedError(errno.ECONNREFUSED, "refused")
+        with trio.move_on_after(5):
+            await link.transact(b"unwanted")
+        manager.refusal = None
+        assert await link.transact(b"wanted") == ECHO
+    assert manager.received == [b"one", b"wanted"]
 
 
 async def test_a_foreign_manager_ends_the_link_before_anything_is_sent_to_it(
