@@ -76,9 +76,11 @@ async def _supervised(main: Callable[[], Awaitable[None]], supervisor_fds: Seque
 async def _stop_on_signal(
     scope: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    stops = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-    # Ignored from outside: by nohup, by a shell that starts it in the background.
-    stops = {number for number in stops if signal.getsignal(number) is not signal.SIG_IGN}
+    stops = {signal.SIGTERM, signal.SIGINT}
+    # Not if nohup ignored it. An ignored SIGINT, as a script's background jobs have it, is taken
+    # back: whoever sends one means us.
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        stops.add(signal.SIGHUP)
     with trio.open_signal_receiver(*stops) as signals:
         task_status.started()
         async for _ in signals:

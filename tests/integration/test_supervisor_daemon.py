@@ -59,6 +59,23 @@ def test_a_signal_stops_it_in_order_with_exit_code_0(number: signal.Signals) -> 
     assert finish(process) == (0, "saved\n", "")
 
 
+def test_a_background_job_of_a_script_stops_on_sigint_too() -> None:
+    """A shell starts it with SIGINT ignored; the process takes that back."""
+    code = "signal.signal(signal.SIGINT, signal.SIG_IGN)"
+    program = PROGRAM.replace("{}", "await serve()")
+    program = program.replace("async def main", f"{code}\nasync def main")
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import signal\n" + program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(signal.SIGINT)
+    assert finish(process) == (0, "saved\n", "")
+
+
 def test_the_end_of_the_supervisor_stops_it_in_order() -> None:
     reader, writer = os.pipe()
     process = start("await serve()", reader)
