@@ -6,11 +6,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import tracemalloc
+from collections.abc import Callable
 
 import pytest
 
 from protocol.errors import WireError
 from protocol.tpm12.constants import (
+    EntityType,
+    NvAttributes,
     Ordinal,
     PhysicalPresenceFlags,
     ResourceType,
@@ -18,7 +21,8 @@ from protocol.tpm12.constants import (
     StartupType,
 )
 from protocol.tpm12.framing import build_message, error_response
-from tests.unit.tpm12.world import OWNER_AUTH, make_chip, make_owned_chip
+from tests.unit.tpm12.keychain import make_and_load, signing_key
+from tests.unit.tpm12.world import OWNER_AUTH, Chip, make_chip, make_owned_chip
 from tpmcore import tss12
 from tpmcore.engine import (
     CapPcrs,
@@ -36,7 +40,9 @@ from tpmcore.engine import (
 from tpmcore.errors import EngineFault, TpmError
 from tpmcore.tpm12 import pcrs
 from tpmcore.tpm12.engine import Tpm12Engine
+from tpmcore.tpm12.stateformat import decode_permanent, decode_volatile
 from tpmcore.tpm12.world import Profile
+from tpmcore.tss12 import Conversation
 
 ENABLE_PRESENCE = build_message(
     0x00C1, Ordinal.TSC_PHYSICAL_PRESENCE, PhysicalPresenceFlags.CMD_ENABLE.to_bytes(2, "big")
@@ -87,6 +93,87 @@ def test_a_failed_persist_is_an_error_and_restores_both_states() -> None:
     chip.persist_result = Done()
     chip.run(tss12.owner_clear(owner_auth=OWNER_AUTH, random=chip.client_random))
     assert not chip.run(tss12.is_owned())
+
+
+COUNTER_AUTH = b"counter-secret-test!"
+NV_INDEX = 0x00010000
+
+
+def _owner_clear(chip: Chip) -> Conversation[object]:
+    return tss12.owner_clear(owner_auth=OWNER_AUTH, random=chip.client_random)
+
+
+def _create_counter(chip: Chip) -> Conversation[object]:
+    return tss12.create_counter(
+        owner_auth=OWNER_AUTH, counter_auth=COUNTER_AUTH, label=b"more", random=chip.client_random
+    )
+
+
+def _increment_counter(chip: Chip) -> Conversation[object]:
+    return tss12.increment_counter(0, counter_auth=COUNTER_AUTH, random=chip.client_random)
+
+
+def _release_counter(chip: Chip) -> Conversation[object]:
+    return tss12.release_counter(0, counter_auth=COUNTER_AUTH, random=chip.client_random)
+
+
+def _pin_key(chip: Chip) -> Conversation[object]:
+    [key] = decode_volatile(
+        chip.engine.volatile_state(), decode_permanent(chip.durable), 0
+    ).stclear.keys.values()
+    return tss12.key_control_owner(
+        key.handle,
+        key.body.public.public_key,
+        True,
+        owner_auth=OWNER_AUTH,
+        random=chip.client_random,
+    )
+
+
+def _lock_area(_chip: Chip) -> Conversation[object]:
+    return tss12.nv_write_value(NV_INDEX, b"")
+
+
+def _delete_area(_chip: Chip) -> Conversation[object]:
+    return tss12.nv_delete_space(NV_INDEX)
+
+
+def _force_clear(_chip: Chip) -> Conversation[object]:
+    return tss12.force_clear()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        _owner_clear,
+        _create_counter,
+        _increment_counter,
+        _release_counter,
+        _pin_key,
+        _lock_area,
+        _delete_area,
+        _force_clear,
+    ],
+)
+def test_nothing_remains_of_a_command_whose_persist_failed(
+    command: Callable[[Chip], Conversation[object]],
+) -> None:
+    chip = make_owned_chip()
+    chip.assert_presence()
+    chip.run(_create_counter(chip))
+    chip.run(tss12.nv_define_space(NV_INDEX, 4, NvAttributes.PPWRITE | NvAttributes.WRITE_STCLEAR))
+    make_and_load(chip, signing_key())
+    for entity, value in ((EntityType.NV, NV_INDEX), (EntityType.COUNTER, 0)):
+        body = entity.to_bytes(2, "big") + value.to_bytes(4, "big") + bytes(20)
+        assert len(chip.send(build_message(0x00C1, Ordinal.OSAP, body))) == 54
+    permanent, volatile = chip.engine.permanent_state(), chip.engine.volatile_state()
+    chip.persist_result = Failed()
+    assert chip.code(command(chip)) == ReturnCode.IOERROR
+    assert chip.engine.permanent_state() == permanent
+    assert chip.engine.volatile_state() == volatile
+    chip.persist_result = Done()
+    assert chip.code(command(chip)) == ReturnCode.SUCCESS
+    assert chip.engine.permanent_state() != permanent
 
 
 def test_a_failed_persist_gives_the_code_that_the_daemon_names() -> None:
