@@ -35,6 +35,7 @@ from daemons.runtime.host import EngineHost
 from daemons.runtime.inherited import VOLATILE
 from daemons.runtime.keypool import KeyPool
 from daemons.runtime.log import Level, Log
+from daemons.runtime.marker import RunMarker, read_boot_id
 from daemons.runtime.notify import Notifier
 from daemons.runtime.random import SeededRandom
 from daemons.runtime.volatile import VolatileMemory
@@ -43,7 +44,6 @@ from protocol.tis.registers import BUFFER_SIZE, LOCALITIES
 from tpmcore.tpm12 import Profile, Tpm12Engine, World
 
 CONTROL_NAME: Final = "control.sock"
-_STOP_LIMIT_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +83,15 @@ async def run(
     """
     config.run.mkdir(parents=True, exist_ok=True, mode=0o700)
     with StateFolder(config.state, files).lock() as folder:
-        await _run_locked(config, ChipStore(folder, log), inherited, notifier, log)
+        marker = RunMarker(folder, read_boot_id(), log)
+        with marker.removed_by_stop():
+            await _run_locked(config, ChipStore(folder, log), marker, inherited, notifier, log)
 
 
 async def _run_locked(
     config: Config,
     store: ChipStore,
+    marker: RunMarker,
     inherited: Mapping[str, Sequence[int]],
     notifier: Notifier,
     log: Log,
@@ -96,7 +99,8 @@ async def _run_locked(
     pool = KeyPool(size=config.key_pool)
     world = World(SeededRandom(b"hwtpm"), MonotonicTicks(), pool)
     volatile, was_inherited = _take_memory(inherited, log)
-    engine, origin = _make_engine(store, world, volatile, was_inherited=was_inherited, log=log)
+    was_killed = not was_inherited and marker.is_left_over()
+    engine, origin = _make_engine(store, world, volatile, was_killed=was_killed, log=log)
     host = EngineHost(engine, persist=store.persist, volatile=volatile, log=log)
     chip = Chip(host, engine, config.startup, log)
     server = PageServer(chip, config.run, config.modes, log)
@@ -112,7 +116,7 @@ async def _run_locked(
                 log.warning("volatile memory is gone: PCRs 0-7 are capped")
                 await chip.power_on_capped()
         # Only now: a chip killed before it was ready has measured nothing.
-        store.mark_running()
+        marker.set()
         if not was_inherited:
             notifier.store_fd(VOLATILE, volatile.fd)
         nursery.start_soon(chip.run)
@@ -126,8 +130,6 @@ async def _run_locked(
             await trio.sleep_forever()
         finally:
             notifier.stopping()
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + _STOP_LIMIT_S):
-                await trio.to_thread.run_sync(store.unmark)
 
 
 def _take_memory(inherited: Mapping[str, Sequence[int]], log: Log) -> tuple[VolatileMemory, bool]:
@@ -150,7 +152,7 @@ class _Origin(enum.Enum):
 
 
 def _make_engine(
-    store: ChipStore, world: World, volatile: VolatileMemory, *, was_inherited: bool, log: Log
+    store: ChipStore, world: World, volatile: VolatileMemory, *, was_killed: bool, log: Log
 ) -> tuple[Tpm12Engine, _Origin]:
     """Return the TPM of the state folder."""
     profile = Profile(input_buffer_bytes=BUFFER_SIZE)
@@ -170,8 +172,7 @@ def _make_engine(
     except WireError as error:
         raise RefusedToStart(f"{STATE_NAME}: the state does not decode: {error}") from error
     if memory is None:
-        lost = not was_inherited and store.was_killed()
-        return engine, _Origin.MEMORY_LOST if lost else _Origin.POWERED_OFF
+        return engine, _Origin.MEMORY_LOST if was_killed else _Origin.POWERED_OFF
     try:
         return Tpm12Engine.restore(world, profile, permanent, memory), _Origin.RUNNING
     except WireError as error:

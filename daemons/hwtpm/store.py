@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The chip's own memory: its permanent state in one file, and the mark of a running process.
+"""The chip's own memory: its permanent state in one file.
 
     offset  size  file `chip.state`
     0       8     magic "vTPMchip"
@@ -18,7 +18,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
-from pathlib import Path
 from typing import Final
 
 import trio
@@ -29,15 +28,12 @@ from daemons.runtime.host import PersistOutcome
 from daemons.runtime.log import Log
 
 STATE_NAME: Final = "chip.state"
-MARK_NAME: Final = "running"
 STATE_LIMIT: Final = 1024 * 1024
 """Upper limit of the file in bytes; a chip with every slot used has some 100 KB."""
 
 _MAGIC: Final = b"vTPMchip"
 _VERSION: Final = 1
 _HEADER: Final = struct.Struct(">8sHHI32s")
-_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-_MARK_LIMIT: Final = 64
 
 
 def encode_record(state: bytes) -> bytes:
@@ -75,7 +71,7 @@ def decode_record(data: bytes) -> bytes:
 
 
 class ChipStore:
-    """The files of one chip in its locked folder."""
+    """The file of one chip in its locked folder."""
 
     def __init__(self, folder: StateFolder, log: Log) -> None:
         self._folder = folder
@@ -113,16 +109,3 @@ class ChipStore:
             self._log.error("state not saved, the command fails", reason=error.strerror)
             return PersistOutcome.NOT_SAVED
         return PersistOutcome.SAVED
-
-    def was_killed(self) -> bool:
-        """Say whether a predecessor died in this boot of the machine without an orderly stop."""
-        mark = self._folder.read(MARK_NAME, _MARK_LIMIT)
-        return mark is not None and mark == _BOOT_ID.read_bytes()[:_MARK_LIMIT]
-
-    def mark_running(self) -> None:
-        """Leave the mark that `was_killed` looks for."""
-        self._folder.replace(MARK_NAME, _BOOT_ID.read_bytes()[:_MARK_LIMIT])
-
-    def unmark(self) -> None:
-        """Remove the mark: an orderly stop."""
-        self._folder.remove(MARK_NAME)

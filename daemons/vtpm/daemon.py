@@ -26,6 +26,7 @@ from daemons.runtime.files import Files, OsFiles, StateFolder
 from daemons.runtime.host import EngineHost
 from daemons.runtime.keypool import KeyPool
 from daemons.runtime.log import Log
+from daemons.runtime.marker import RunMarker, read_boot_id
 from daemons.runtime.notify import Notifier
 from daemons.runtime.random import SeededRandom
 from daemons.runtime.sockets import listen_unix
@@ -43,7 +44,7 @@ from daemons.vtpm.startup import (
     wake,
 )
 from daemons.vtpm.store import ImageStore, ManagerLost
-from daemons.vtpm.volatility import RunMarker, read_boot_id, take_memory
+from daemons.vtpm.volatility import take_memory
 from protocol.manager.framing import ManagerRefused
 from protocol.tpm12 import ReturnCode
 from protocol.tpmif.errors import RequestCancelled
@@ -151,7 +152,7 @@ class VtpmDaemon:
         environment = self._environment
         folder = StateFolder(self._config.state, environment.files)
         with folder.lock():
-            marker = RunMarker(folder, environment.boot_id)
+            marker = RunMarker(folder, environment.boot_id, self._log)
             memory = take_memory(environment.inherited, environment.notifier, self._log)
             remains = Remains(memory.load(), marker.is_left_over())
             store = ImageStore(
@@ -163,12 +164,13 @@ class VtpmDaemon:
                 self._condition.doubt,
             )
             self._store = store
-            async with trio.open_nursery() as nursery:
-                await nursery.start(partial(self._link.run, store.check))
-                try:
-                    await self._live(store, memory, remains, marker)
-                finally:
-                    self._link.close()
+            with marker.removed_by_stop():
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(partial(self._link.run, store.check))
+                    try:
+                        await self._live(store, memory, remains, marker)
+                    finally:
+                        self._link.close()
 
     async def _live(
         self, store: ImageStore, memory: VolatileMemory, remains: Remains, marker: RunMarker
@@ -197,9 +199,9 @@ class VtpmDaemon:
             await start_up(host, waking.origin, config.startup, pcrs, self._log)
             # After the memory was filled, before anything is measured: see `volatility`.
             await trio.to_thread.run_sync(marker.set)
-            await self._serve(host, marker)
+            await self._serve(host)
 
-    async def _serve(self, host: EngineHost, marker: RunMarker) -> None:
+    async def _serve(self, host: EngineHost) -> None:
         config = self._config
         notifier = self._environment.notifier
         service = GuestService(host, self._link, config.locality_rules, self._log)
@@ -216,18 +218,8 @@ class VtpmDaemon:
                     self._condition.enter("serving")
                     notifier.ready()
                     self._log.info("serving", socket=config.socket)
-        except BaseException as error:
+        finally:
             notifier.stopping()
-            if _is_stop(error):
-                self._end_in_order(marker)
-            raise
-
-    def _end_in_order(self, marker: RunMarker) -> None:
-        try:
-            marker.clear()
-        except OSError as error:
-            # The next start will take this for a kill, and cap PCRs that were to be zero.
-            self._log.error("the marker of a running vTPM stays", reason=error)
 
     async def _hardware_pcrs(self) -> dict[int, bytes]:
         return await read_hardware_pcrs(self._manager, self._config.hw_init_pcrs, self._log)
@@ -283,13 +275,6 @@ async def _limit_patience(store: ImageStore) -> None:
         await trio.sleep_forever()
     finally:
         store.stop_waiting(STOP_GRACE_S)
-
-
-def _is_stop(error: BaseException) -> bool:
-    """Whether the daemon was told to stop, and nothing else went wrong."""
-    if isinstance(error, BaseExceptionGroup):
-        return all(_is_stop(part) for part in error.exceptions)
-    return isinstance(error, trio.Cancelled)
 
 
 def _no_args(args: Fields) -> None:

@@ -3,9 +3,9 @@
 
 A daemon that dies and returns is not a reboot of its guest. What the guest measured lives in a
 memfd that somebody else holds while we are dead. When that is gone too, only a file says that we
-had served in this boot of the machine and did not end in order: the marker `running`, whose content
-is the boot id of the kernel. It is written when the volatile memory has been filled and before the
-first guest is served, and removed by an orderly stop.
+had served in this boot of the machine and did not end in order (`daemons.runtime.marker`). It is
+written when the volatile memory has been filled and before the first guest is served, and removed
+by an orderly stop.
 
 | memory | marker of this boot | the TPM                                          |
 |--------|---------------------|--------------------------------------------------|
@@ -23,11 +23,9 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
 from daemons.runtime.errors import DaemonError
-from daemons.runtime.files import StateFolder
 from daemons.runtime.inherited import VOLATILE
 from daemons.runtime.log import Log
 from daemons.runtime.notify import Notifier
@@ -36,40 +34,6 @@ from daemons.runtime.volatile import VolatileMemory
 CAP_TEXT: Final = b"vtpm: the record of what was measured is lost"
 CAP_DIGEST: Final = hashlib.sha1(CAP_TEXT).digest()
 """ba5b9a99e775c114af7b1a6dca6be2968a466cd7: the last event of such a PCR's log."""
-
-MARKER_NAME: Final = "running"
-_BOOT_ID_PATH: Final = Path("/proc/sys/kernel/random/boot_id")
-_BOOT_ID_LIMIT_BYTES: Final = 64
-
-
-def read_boot_id() -> bytes:
-    """Return the id that the kernel made at boot, 36 characters."""
-    return _BOOT_ID_PATH.read_bytes().strip()
-
-
-class RunMarker:
-    """The file that is there while the daemon serves. Its methods block for a flush."""
-
-    def __init__(self, folder: StateFolder, boot_id: bytes) -> None:
-        """Args:
-        folder: locked state folder.
-        boot_id: of this boot.
-        """
-        self._folder = folder
-        self._boot_id = boot_id
-
-    def is_left_over(self) -> bool:
-        """Whether a daemon served in this boot and was killed."""
-        return self._folder.read(MARKER_NAME, _BOOT_ID_LIMIT_BYTES) == self._boot_id
-
-    def set(self) -> None:
-        """Say that the daemon serves."""
-        if not self.is_left_over():
-            self._folder.replace(MARKER_NAME, self._boot_id)
-
-    def clear(self) -> None:
-        """Say that it ended in order."""
-        self._folder.remove(MARKER_NAME)
 
 
 def take_memory(

@@ -214,21 +214,3 @@ def test_no_power_cut_leaves_half_a_new_chip() -> None:
     for case in power_cuts(FaultyDisk(), lambda disk: store_on(disk).save_first(b"new")):
         found = store_on(case.disk).load()
         assert found == b"new" if case.completed else found in (None, b"new"), case
-
-
-# --- the mark -------------------------------------------------------------------------------------
-
-
-def test_the_mark_tells_a_kill_from_an_orderly_stop() -> None:
-    disk = FaultyDisk()
-    store = store_on(disk)
-    assert not store.was_killed()
-    store.mark_running()
-    assert store_on(disk.restarted()).was_killed()
-    store.unmark()
-    assert not store_on(disk.restarted()).was_killed()
-
-
-def test_a_mark_of_another_boot_is_a_power_cycle() -> None:
-    disk = FaultyDisk.holding({FOLDER / "running": b"0f0e0d0c-0b0a-0908-0706-050403020100\n"})
-    assert not store_on(disk).was_killed()

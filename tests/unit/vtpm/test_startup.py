@@ -32,7 +32,7 @@ from daemons.vtpm.startup import (
     wake,
 )
 from daemons.vtpm.store import ImageStore, ManagerLost
-from daemons.vtpm.volatility import CAP_DIGEST, CAP_TEXT, RunMarker, take_memory
+from daemons.vtpm.volatility import CAP_DIGEST, CAP_TEXT, take_memory
 from protocol.tpm12 import Ordinal, Tag, build_message, parse_header
 from tests.faulty_disk import FaultyDisk
 from tests.unit.tpm12.world import SeededRandom
@@ -363,33 +363,6 @@ async def test_every_pcr_that_was_asked_for_is_read() -> None:
 
 
 # --- what tells a restart from a power-on ---
-
-
-def _marker(disk: FaultyDisk, boot_id: bytes = b"this boot") -> RunMarker:
-    return RunMarker(StateFolder(FOLDER, disk), boot_id)
-
-
-def test_a_marker_of_this_boot_tells_that_the_daemon_was_killed() -> None:
-    disk = FaultyDisk()
-    assert not _marker(disk).is_left_over()
-    _marker(disk).set()
-    assert _marker(disk).is_left_over()
-
-
-def test_a_marker_of_another_boot_tells_nothing() -> None:
-    disk = FaultyDisk()
-    _marker(disk, b"an earlier boot").set()
-    assert not _marker(disk).is_left_over()
-    _marker(disk).set()
-    assert _marker(disk).is_left_over()
-
-
-def test_an_orderly_stop_removes_the_marker() -> None:
-    disk = FaultyDisk()
-    _marker(disk).set()
-    _marker(disk).clear()
-    assert not _marker(disk).is_left_over()
-    _marker(disk).clear()
 
 
 @contextmanager
