@@ -15,6 +15,7 @@ import enum
 import json
 import os
 import re
+import select
 from collections.abc import Callable
 
 _PLAIN = re.compile(r"[!#-<>-~]+", re.ASCII)  # printable, no blank, no quote, no equals sign
@@ -35,9 +36,20 @@ class Level(enum.IntEnum):
 
 
 def write_to_stderr(line: str) -> None:
-    """Write one line in one system call; a reader that is gone or does not read loses it."""
+    """Write one line in one system call; a reader that is gone or does not read loses it.
+
+    A pager, or a terminal stopped with Ctrl-S, must not stop the TPMs of all guests. The descriptor
+    stays blocking, for others have it too, so it is asked first: a pipe that can be written takes
+    4096 bytes (pipe(7)).
+    """
+    data = line.encode("utf-8", "backslashreplace")
+    if len(data) > select.PIPE_BUF:
+        data = data[: select.PIPE_BUF - 1] + b"\n"
+    poll = select.poll()
+    poll.register(2, select.POLLOUT)
     with contextlib.suppress(OSError):
-        os.write(2, line.encode("utf-8", "backslashreplace"))
+        if poll.poll(0):
+            os.write(2, data)
 
 
 class Log:

@@ -66,7 +66,9 @@ class Notifier:
             contextlib.suppress(OSError),
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender,
         ):
-            sender.sendmsg([text.encode()], ancillary, socket.MSG_NOSIGNAL, address)
+            # A supervisor that is stopped (Ctrl-Z) must not stop the TPM of a guest.
+            flags = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
+            sender.sendmsg([text.encode()], ancillary, flags, address)
 
 
 def _fd_name(name: str) -> str:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import enum
+import subprocess
+import sys
 
 import pytest
 
@@ -63,3 +65,28 @@ def test_bytes_are_shown_by_length_and_enums_by_name() -> None:
     log, lines = logged()
     log.info("got", data=b"secret", colour=Colour.RED)
     assert lines == ["vtpm[guest=g1] got data=<6bytes> colour=RED\n"]
+
+
+def test_a_reader_that_does_not_read_loses_lines_and_stops_nobody() -> None:
+    script = (
+        "from daemons.runtime.log import Log\n"
+        "log = Log('vtpm')\n"
+        "for number in range(2000):\n"
+        "    log.info('x' * 5000 if number == 0 else 'a line of the log', number=number)\n"
+        "print('done')\n"
+    )
+    command = [sys.executable, "-c", script]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            # Nothing is read from its standard error until it has written all its lines.
+            assert process.stdout.read() == b"done\n"
+            lines = process.stderr.read().splitlines(keepends=True)
+        finally:
+            process.kill()
+    assert len(lines[0]) == 4096
+    assert lines[1] == b"vtpm a line of the log number=1\n"
+    assert all(line.endswith(b"\n") for line in lines)
+    assert 100 < len(lines) <= 2000

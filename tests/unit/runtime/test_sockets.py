@@ -250,6 +250,15 @@ def test_notifying_nobody_or_somebody_gone_is_harmless(run_dir: Path) -> None:
         Notifier(None).store_fd("a:b", 0)
 
 
+def test_a_supervisor_that_does_not_read_stops_nobody(run_dir: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(run_dir / "n"))
+        notifier = Notifier(str(run_dir / "n"))
+        for number in range(2000):
+            notifier.status(f"waiting {number}")
+        assert manager.recv(4096) == b"STATUS=waiting 0"
+
+
 # --- inherited descriptors ---
 
 
