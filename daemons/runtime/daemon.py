@@ -47,6 +47,7 @@ def run_daemon(
         inherited: descriptors by name; those named "supervisor" are watched.
     """
     _harden()
+    _raise_descriptor_limit()
     try:
         trio.run(_supervised, main, (inherited or {}).get(SUPERVISOR, ()))
     except BaseException as error:
@@ -61,6 +62,13 @@ def _harden() -> None:
     # Best effort: a process that may be dumped is no reason not to start.
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def _raise_descriptor_limit() -> None:
+    """Take what the system grants: a peer that opens connections must meet our own limits first,
+    which know whose turn it is to be refused, and not the kernel's, which shut everybody out."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _supervised(main: Callable[[], Awaitable[None]], supervisor_fds: Sequence[int]) -> None:

@@ -8,7 +8,6 @@ guest that is refused while others are served is reported and left alone; the st
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -48,7 +47,6 @@ async def up(
         OSError: a folder or file cannot be made.
     """
     layout = config.layout
-    _raise_descriptor_limit()
     layout.check_lengths(config.guests)
     with layout.prepare(config.guests) as state:
         guests = [Guest(name, guest_uuid(layout.guest(name))) for name in config.guests]
@@ -75,12 +73,6 @@ async def up(
                 await trio.sleep_forever()
             finally:
                 supervisor.stop()
-
-
-def _raise_descriptor_limit() -> None:
-    """Take what the system grants: each daemon costs this process three or four descriptors."""
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _wait_unlocked(layout: Layout, guests: Sequence[Guest], log: Log) -> None:

@@ -46,10 +46,15 @@ from protocol.manager.messages import (
     encode_load_hash_key_body,
 )
 from protocol.manager.passthrough import judge
+from protocol.tpmif.errors import Refused
 from protocol.tpmif.unix import BackendDevice, PeerCredentials
 
 AUTO_CREATE_GROUP: Final = 0
 """The group in which a vTPM of the clients file comes into being with its first save."""
+
+CONNECTIONS_PER_VTPM: Final = 4
+"""A vTPM has one; more only while a dead one's end is not noticed. Whoever may be one vTPM must not
+take the places of all others."""
 
 _PASS_THROUGH_TAGS: Final = frozenset(tag.value for tag in PassThroughTag)
 _UNBOUND_HASH: Final = bytes(DIGEST_BYTES)
@@ -125,14 +130,33 @@ class ManagerService:
         self._sessions: dict[int, _Session] = {}
         # The connection that has a vTPM open; entries of connections that ended go with them.
         self._holders: dict[UUID, _Session] = {}
+        # Users whose refusal was logged; one that insists must not fill the log.
+        self._refused_uids: set[int] = set()
 
     def admit(self, peer: PeerCredentials, uuid: UUID) -> None:
-        """Let a peer in, or raise Refused."""
-        self._clients.admit(peer.uid, uuid)
+        """Let a peer in.
+
+        Raises:
+            Refused: the clients file does not let this user be that vTPM.
+        """
+        try:
+            self._clients.admit(peer.uid, uuid)
+        except Refused:
+            if peer.uid not in self._refused_uids:
+                self._refused_uids.add(peer.uid)
+                self._log.warning("client refused", uid=peer.uid, pid=peer.pid, uuid=uuid)
+            raise
 
     async def opened(self, device: BackendDevice) -> None:
-        """Take note of a connection."""
+        """Take note of a connection.
+
+        Raises:
+            Refused: the vTPM has too many.
+        """
         client = self._clients.admit(device.peer.uid, device.uuid)
+        others = [one for one in self._sessions.values() if one.client is client]
+        if sum(not one.device.hung_up() for one in others) >= CONNECTIONS_PER_VTPM:
+            raise Refused(f"vTPM {device.uuid} has {CONNECTIONS_PER_VTPM} connections")
         label = effective_label(device.peer.label, client)
         self._sessions[device.serial] = _Session(device, client, label, _UNBOUND_HASH, False, set())
         self._log.info("vTPM connected", uuid=device.uuid, uid=device.peer.uid, pid=device.peer.pid)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -129,6 +130,18 @@ def test_its_memory_reaches_no_core_file_and_no_debugger() -> None:
     print(oct(os.umask(0)))
 """
     assert finish(start(code)) == (0, "(0, 0) 0\n0o77\n", "")
+
+
+def test_it_may_open_as_many_descriptors_as_the_system_grants() -> None:
+    code = """
+    import resource
+    print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    script = ["sh", "-c", 'ulimit -Sn 64; exec "$@"', "sh", sys.executable, "-c"]
+    command = [*script, PROGRAM.replace("{}", code)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=True)
+    assert (found.stdout, found.stderr) == (f"{hard}\n", "")
 
 
 def test_a_stop_before_it_has_begun_to_serve_is_not_lost() -> None:

@@ -11,6 +11,7 @@ from uuid import UUID
 import pytest
 
 from daemons.vtpmmgr.identity import Client
+from daemons.vtpmmgr.service import CONNECTIONS_PER_VTPM
 from protocol.manager.constants import ManagementOrdinal, ManagerCode, ManagerTag
 from protocol.manager.framing import ManagerRefused, encode_request
 from protocol.manager.messages import (
@@ -177,6 +178,31 @@ async def test_a_holder_that_has_hung_up_does_not_keep_its_successor_out(tmp_pat
         third = await manager.guest(A)
         with pytest.raises(ManagerRefused, match="DISABLED"):
             await third.load()
+
+
+async def test_one_vtpm_does_not_take_the_places_of_all_others(tmp_path: Path) -> None:
+    async with managed(options(tmp_path), FakeHardware(Chip())) as manager:
+        taken = [await manager.guest(A) for _ in range(CONNECTIONS_PER_VTPM)]
+        with pytest.raises(Refused, match="connections"):
+            await manager.guest(A)
+        await manager.guest(B)
+        taken[0].device.gone = True
+        await manager.guest(A)
+        with pytest.raises(Refused):
+            await manager.guest(A)
+        await taken[1].close()
+        await manager.guest(A)
+
+
+async def test_a_refused_client_is_logged_once_for_each_user(tmp_path: Path) -> None:
+    async with managed(options(tmp_path), FakeHardware(Chip())) as manager:
+        for uid in (UID + 1, UID + 1, UID + 2):
+            with pytest.raises(Refused):
+                await manager.guest(A, uid=uid)
+        refusals = [line for line in manager.lines.lines if "client refused" in line]
+        assert len(refusals) == 2
+        assert f"uid={UID + 1} " in refusals[0]
+        assert f"uid={UID + 2} " in refusals[1]
 
 
 async def test_the_boot_hash_is_that_of_the_label_once_bound(tmp_path: Path) -> None:
