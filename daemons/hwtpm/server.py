@@ -20,7 +20,7 @@ import trio
 
 from daemons.hwtpm.chip import Chip
 from daemons.runtime.log import Log
-from daemons.runtime.sockets import listen_unix
+from daemons.runtime.sockets import accept, listen_unix
 from protocol.errors import WireError
 from protocol.tis.framing import (
     MAX_REQUEST,
@@ -104,7 +104,7 @@ class PageServer:
         self, locality: int, listener: trio.socket.SocketType, nursery: trio.Nursery
     ) -> None:
         while True:
-            peer, _address = await listener.accept()
+            peer = await accept(listener, self._log)
             group = self._connections[locality]
             if len(group) >= CONNECTIONS_PER_LOCALITY:
                 self._log.warning("too many connections", locality=locality)

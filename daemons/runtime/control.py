@@ -22,7 +22,8 @@ import trio
 
 from daemons.runtime.errors import DaemonError
 from daemons.runtime.log import Log
-from daemons.runtime.sockets import listen_unix, peer_credentials
+from daemons.runtime.sockets import listen_unix
+from protocol.tpmif.unix import peer_credentials
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 Fields = Mapping[str, Json]

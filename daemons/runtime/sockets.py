@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Listening Unix sockets that replace a dead predecessor's file, and who is at the other end."""
+"""Listening Unix sockets that replace a dead predecessor's file, and how they accept."""
 
 from __future__ import annotations
 
@@ -8,24 +8,22 @@ import errno
 import os
 import socket
 import stat
-import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import trio
 from trio.socket import SocketType
 
 from daemons.runtime.errors import DaemonError
-from protocol.tpmif.unix import PeerCredentials
+from daemons.runtime.log import Log
 
 PATH_LIMIT_BYTES = 107
 """sun_path is 108 bytes with its final zero (unix(7))."""
 
-SO_PEERSEC = 31
-"""asm-generic/socket.h; the socket module has no name for it."""
-
-_UCRED = struct.Struct("=iII")  # pid, uid, gid (unix(7), struct ucred)
-_LABEL_LIMIT_BYTES = 4096
+# What accept(2) says of such a lack; the same set as in trio.serve_listeners.
+_OVERLOAD: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+_OVERLOAD_PAUSE_S: Final = 0.1
 
 
 @contextlib.contextmanager
@@ -93,19 +91,20 @@ def _remove_own(path: Path, identity: tuple[int, int]) -> None:
             path.unlink()
 
 
-def peer_credentials(peer: SocketType | socket.socket) -> PeerCredentials:
-    """Return who connected, as the kernel recorded it at connect(2) time; the peer cannot forge
-    it."""
-    pid, uid, gid = _UCRED.unpack(
-        peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    )
-    return PeerCredentials(pid=pid, uid=uid, gid=gid, label=_security_label(peer))
+async def accept(listener: SocketType, log: Log) -> SocketType:
+    """Return the next connection of a listener.
 
+    While the process or the system is out of something that comes back (descriptors, memory), it
+    asks again now and then; the connections wait in the backlog.
 
-def _security_label(peer: SocketType | socket.socket) -> str:
-    # Only where a security module labels sockets (SELinux, Smack, AppArmor); elsewhere ENOPROTOOPT.
-    try:
-        raw = peer.getsockopt(socket.SOL_SOCKET, SO_PEERSEC, _LABEL_LIMIT_BYTES)
-    except OSError:
-        return ""
-    return raw.rstrip(b"\0").decode("utf-8", "backslashreplace")
+    Raises:
+        OSError: the listener itself is broken.
+    """
+    while True:
+        try:
+            return (await listener.accept())[0]
+        except OSError as error:
+            if error.errno not in _OVERLOAD:
+                raise
+            log.warning("cannot accept", reason=error.strerror)
+            await trio.sleep(_OVERLOAD_PAUSE_S)

@@ -9,7 +9,6 @@ read from it meanwhile. Nothing is held for a client that sent half a command bu
 
 from __future__ import annotations
 
-import errno
 import socket
 from collections import Counter
 from typing import Final
@@ -18,12 +17,13 @@ import trio
 from trio.socket import SocketType
 
 from daemons.runtime.log import Log
-from daemons.runtime.sockets import peer_credentials
+from daemons.runtime.sockets import accept
 from daemons.tpmfront.framing import CommandStream
 from daemons.tpmfront.link import VtpmLink
 from protocol.errors import WireError
 from protocol.tpm12 import ReturnCode, error_response
 from protocol.tpmif.page import capacity_bytes
+from protocol.tpmif.unix import peer_credentials
 from protocol.tpmif.unix.waiting import QuickWait
 
 MAX_CLIENTS: Final = 900
@@ -32,8 +32,6 @@ MAX_CLIENTS_PER_UID: Final = 256
 RECEIVE_BYTES: Final = 4096
 STALLED_READER_S: Final = 60.0
 """A client that takes none of a response for so long is disconnected."""
-_OVERLOAD: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
-_OVERLOAD_PAUSE_S: Final = 0.1
 _DONTWAIT: Final = socket.MSG_DONTWAIT
 
 
@@ -68,15 +66,8 @@ class Clients:
         """Accept clients of one socket until cancelled; their commands have this locality."""
         async with trio.open_nursery() as nursery:
             while True:
-                try:
-                    connection, _ = await listener.accept()
-                except OSError as error:
-                    if error.errno not in _OVERLOAD:
-                        raise
-                    self._log.warning("cannot accept", reason=error.strerror)
-                    await trio.sleep(_OVERLOAD_PAUSE_S)
-                else:
-                    nursery.start_soon(self._serve_one, connection, locality)
+                connection = await accept(listener, self._log)
+                nursery.start_soon(self._serve_one, connection, locality)
 
     async def _serve_one(self, connection: SocketType, locality: int) -> None:
         peer = peer_credentials(connection)

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import Final
 
+from trio.socket import SocketType
+
 from protocol.tpmif.messages import DATAGRAM_LIMIT, NOTIFICATION
 from protocol.tpmif.unix.waiting import QuickWait
 
@@ -46,8 +48,8 @@ class PeerCredentials:
     label: str | None
 
 
-def peer_credentials(connection: socket.socket) -> PeerCredentials:
-    """Return the credentials of the peer of a Unix socket."""
+def peer_credentials(connection: socket.socket | SocketType) -> PeerCredentials:
+    """Return who is at the other end of a Unix socket, as the kernel recorded it at connect(2)."""
     ucred = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     pid, uid, gid = _UCRED.unpack(ucred)
     label: str | None = None

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -10,16 +11,20 @@ import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import cast
 
 import pytest
 import trio
+import trio.testing
+from trio.socket import SocketType
 
 from daemons.runtime.control import LINE_LIMIT_BYTES, Fields, control_request, serve_control
 from daemons.runtime.errors import DaemonError
 from daemons.runtime.inherited import FIRST_FD, inherited_fds
 from daemons.runtime.log import Level, Log
 from daemons.runtime.notify import Notifier
-from daemons.runtime.sockets import listen_unix, peer_credentials
+from daemons.runtime.sockets import accept, listen_unix
+from protocol.tpmif.unix import peer_credentials
 
 QUIET = Log("test", sink=lambda _line: None)
 
@@ -97,6 +102,35 @@ async def test_the_peer_is_who_the_kernel_says(run_dir: Path) -> None:
             with peer:
                 found = peer_credentials(peer)
     assert (found.pid, found.uid, found.gid) == (os.getpid(), os.geteuid(), os.getegid())
+
+
+class Exhausted:
+    """A listener in a process that has no descriptor left, three times."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.calls = 0
+
+    async def accept(self) -> tuple[str, None]:
+        await trio.lowlevel.checkpoint()
+        self.calls += 1
+        if self.calls <= 3:
+            raise OSError(self.number, os.strerror(self.number))
+        return "connection", None
+
+
+async def test_a_lack_of_descriptors_is_waited_out(autojump_clock: trio.testing.MockClock) -> None:
+    lines: list[str] = []
+    listener = cast(SocketType, Exhausted(errno.EMFILE))
+    assert str(await accept(listener, Log("test", sink=lines.append))) == "connection"
+    assert len(lines) == 3
+    assert trio.current_time() == pytest.approx(0.3)
+    assert autojump_clock.rate == 0
+
+
+async def test_a_broken_listener_is_an_error() -> None:
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        await accept(cast(SocketType, Exhausted(errno.EBADF)), QUIET)
 
 
 # --- control ---
