@@ -47,7 +47,8 @@ class Files(Protocol):
     """Primitive operations on a disk. Each raises OSError; none retries."""
 
     def make_folder(self, path: Path) -> None:
-        """Make sure that `path` is a folder of ours with mode 0700; parents are made as well.
+        """Make sure that `path` is a folder of ours with mode 0700; parents are made as well, and all
+        of these names are durable.
 
         Raises:
             RefusedToStart: it is not a folder (links are not followed) or belongs to another user.
@@ -93,9 +94,12 @@ class OsFiles:
     """The real disk."""
 
     def make_folder(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            path.mkdir(mode=0o700)
+        # A file in a folder whose own name a power cut takes is lost with it.
+        missing = [folder for folder in (path, *path.parents) if not os.path.lexists(folder)]
+        for folder in reversed(missing):
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir(mode=0o700 if folder == path else 0o777)
+            self.sync_folder(folder.parent)
         found = path.lstat()
         if not stat.S_ISDIR(found.st_mode):
             raise RefusedToStart(f"{path} is not a folder")

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from daemons.runtime.errors import DaemonError, RefusedToStart
-from daemons.runtime.files import StateFolder
+from daemons.runtime.files import OsFiles, StateFolder
 from daemons.runtime.sockets import PATH_LIMIT_BYTES
 
 _GUEST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", re.ASCII)
@@ -176,7 +176,8 @@ class Layout:
             RefusedToStart: another supervisor runs there, or a folder is not ours.
             OSError: a folder cannot be made.
         """
-        self.root.parent.mkdir(parents=True, exist_ok=True)
+        if not self.root.exists():
+            OsFiles().make_folder(self.root)
         _make_folder(self.root, _TRAVERSABLE)
         locked = StateFolder(self.state).lock()
         try:

@@ -161,6 +161,26 @@ def test_folders_are_0700_and_files_0600_whatever_the_umask(tmp_path: Path) -> N
     folder.close()
 
 
+class SyncedFolders(OsFiles):
+    """The real disk, noting which folders were flushed."""
+
+    def __init__(self) -> None:
+        self.synced: list[Path] = []
+
+    def sync_folder(self, path: Path) -> None:
+        super().sync_folder(path)
+        self.synced.append(path)
+
+
+def test_the_name_of_a_new_folder_and_of_its_new_parents_is_durable(tmp_path: Path) -> None:
+    files = SyncedFolders()
+    StateFolder(tmp_path / "a" / "b" / "state", files)
+    assert files.synced == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
+    files.synced.clear()
+    StateFolder(tmp_path / "a" / "b" / "state", files)
+    assert files.synced == []
+
+
 def test_an_open_folder_is_closed_to_others(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     StateFolder(tmp_path)
