@@ -47,8 +47,9 @@ class Files(Protocol):
     """Primitive operations on a disk. Each raises OSError; none retries."""
 
     def make_folder(self, path: Path) -> None:
-        """Make sure that `path` is a folder of ours with mode 0700; parents are made as well, and all
-        of these names are durable.
+        """Make sure that `path` is a folder of ours with mode 0700; parents are made as well.
+
+        The names of what was made are durable on return.
 
         Raises:
             RefusedToStart: it is not a folder (links are not followed) or belongs to another user.
