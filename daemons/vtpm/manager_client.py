@@ -12,7 +12,7 @@ submitted ends in `ManagerLost`, for only its sender knows what it means to have
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Final, Protocol, TypeAlias
 
@@ -22,7 +22,7 @@ from daemons.runtime.errors import RefusedToStart
 from daemons.runtime.log import Log
 from daemons.vtpm.image import HashKey
 from daemons.vtpm.selection import Blank, Record
-from daemons.vtpm.store import KeyKeeper, ManagerLost
+from daemons.vtpm.store import KeyKeeper, ManagerLost, growing_pauses
 from protocol.errors import WireError
 from protocol.manager.constants import ManagerCode, ManagerTag, VtpmOrdinal
 from protocol.manager.framing import ManagerRefused, decode_response, encode_request
@@ -165,7 +165,7 @@ class ManagerLink:
         Raises:
             RefusedToStart: `check` says so, or the manager does not admit this process.
         """
-        pauses = _pauses()
+        pauses = growing_pauses()
         refused_since = math.inf
         told = ""
         with self._scope:
@@ -176,7 +176,7 @@ class ManagerLink:
                 if isinstance(error, RefusedToStart):
                     raise error
                 if self._connections > before:
-                    pauses, told = _pauses(), ""
+                    pauses, told = growing_pauses(), ""
                 elif isinstance(error, BackendRefused) and self._connections == 0:
                     now = trio.current_time()
                     refused_since = min(refused_since, now)
@@ -374,11 +374,3 @@ def _checked(channel: Channel) -> Callable[[bytes], Awaitable[bytes]]:
             raise ManagerLost(error.reason, submitted=error.submitted) from error
 
     return transact
-
-
-def _pauses() -> Iterator[float]:
-    """Seconds to wait before each further attempt."""
-    pause_s = _PAUSE_MIN_S
-    while True:
-        yield pause_s
-        pause_s = min(pause_s * 2, _PAUSE_MAX_S)

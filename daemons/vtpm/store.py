@@ -48,6 +48,8 @@ from tpmcore.engine import RandomSource
 
 _PAUSE_MIN_S: Final = 0.05
 _PAUSE_MAX_S: Final = 0.25
+_MAY_PASS: Final = frozenset({ManagerCode.IOERROR, ManagerCode.FAIL})
+"""What a manager says whose hardware TPM does not answer, or whose disk is full."""
 _OPEN_ELSEWHERE_S: Final = 5.0
 """How long the manager may take to notice that our predecessor's connection is gone."""
 
@@ -135,7 +137,8 @@ class ImageStore:
                 manager does not let this process have the vTPM. Nothing was changed.
             OSError: the folder cannot be read.
         """
-        record = await self._ask_at_start()
+        record = await self._ask(patience_s=_OPEN_ELSEWHERE_S)
+        self._status("")
         slots = await trio.to_thread.run_sync(self._read_slots)
         chosen = select(record, slots, self._uuid)
         match chosen:
@@ -148,6 +151,7 @@ class ImageStore:
             case NewVtpm(register=register):
                 if register:
                     await self._register()
+                    self._status("")
                     self._log.info("registered with the manager")
         self._loaded = True
         return None
@@ -226,7 +230,7 @@ class ImageStore:
 
     async def _settle(self, record: HashKey) -> bool:
         """Send SAVEHASHKEY until it is certain; whether the manager has the new record now."""
-        pauses = _pauses()
+        pauses = growing_pauses()
         while True:
             refused = False
             try:
@@ -249,7 +253,7 @@ class ImageStore:
 
     async def _register(self) -> None:
         """Make the manager know the uuid, with no image."""
-        pauses = _pauses()
+        pauses = growing_pauses()
         while True:
             try:
                 await self._keeper.save_hash_key(NO_IMAGE)
@@ -257,9 +261,12 @@ class ImageStore:
             except ManagerLost as error:
                 self._log.warning("answer to the registration lost", reason=error)
             except ManagerRefused as error:
-                raise RefusedToStart(
-                    f"vTPM {self._uuid}: the manager does not register it: {error}"
-                ) from error
+                if error.code not in _MAY_PASS:
+                    raise RefusedToStart(
+                        f"vTPM {self._uuid}: the manager does not register it: {error}"
+                    ) from error
+                self._status("waiting for the manager to register this vTPM")
+                self._log.warning("manager does not register this vTPM", reason=error)
             # SAVEHASHKEY overwrites: never send it again without having looked.
             match await self._ask():
                 case Blank.NO_IMAGE:
@@ -269,22 +276,16 @@ class ImageStore:
                 case HashKey() as record:
                     raise self._foreign(record)
 
-    async def _ask(self) -> Record:
-        """LOADHASHKEY until there is an answer."""
-        pauses = _pauses()
-        while True:
-            try:
-                return await self._keeper.load_hash_key()
-            except ManagerLost as error:
-                self._log.warning("manager lost", reason=error)
-            except ManagerRefused as error:
-                self._log.warning("manager does not tell the current image", reason=error)
-            self._status("waiting for the manager to tell the current image")
-            await trio.sleep(next(pauses))
+    async def _ask(self, *, patience_s: float = math.inf) -> Record:
+        """LOADHASHKEY until there is an answer.
 
-    async def _ask_at_start(self) -> Record:
-        """LOADHASHKEY until there is an answer, or it is clear that somebody else is open."""
-        pauses = _pauses()
+        Args:
+            patience_s: how long the manager may say that the vTPM is not for us.
+
+        Raises:
+            RefusedToStart: it said so for longer.
+        """
+        pauses = growing_pauses()
         refused_since = math.inf
         while True:
             try:
@@ -295,7 +296,7 @@ class ImageStore:
                 self._log.warning("manager does not tell the current image", reason=error)
                 if error.code == ManagerCode.DISABLED:
                     refused_since = min(refused_since, trio.current_time())
-                    if trio.current_time() - refused_since >= _OPEN_ELSEWHERE_S:
+                    if trio.current_time() - refused_since >= patience_s:
                         raise RefusedToStart(
                             f"vTPM {self._uuid}: the manager says that another connection has it "
                             f"open, or that its group does not approve our label ({error})"
@@ -348,7 +349,7 @@ def _same(record: Record, ours: HashKey) -> bool:
     return isinstance(record, HashKey) and hmac.compare_digest(record.encode(), ours.encode())
 
 
-def _pauses() -> Iterator[float]:
+def growing_pauses() -> Iterator[float]:
     """Seconds to wait before each further attempt."""
     pause_s = _PAUSE_MIN_S
     while True:

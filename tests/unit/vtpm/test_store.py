@@ -44,6 +44,7 @@ class Machine:
     vault: Vault = field(default_factory=Vault)
     lines: Lines = field(default_factory=Lines)
     seeds: Iterator[int] = field(default_factory=lambda: iter(range(1000)))
+    statuses: list[str] = field(default_factory=list)
 
     def process(self, keeper: FakeKeeper | None = None) -> ImageStore:
         """Start one."""
@@ -53,7 +54,7 @@ class Machine:
             FakeKeeper(self.vault) if keeper is None else keeper,
             CountingRandom(next(self.seeds).to_bytes(4, "big")),
             self.lines.log(),
-            lambda _: None,
+            self.statuses.append,
         )
 
     def save_all(self, *states: bytes) -> None:
@@ -281,6 +282,24 @@ async def test_a_registration_whose_answer_is_lost_is_looked_at_before_it_is_rep
     assert keeper.calls == ["load", "save", "load", *repeated]
 
 
+async def test_a_manager_that_cannot_register_now_is_waited_for(autojump_clock: MockClock) -> None:
+    # TPM_IOERROR: its hardware TPM does not answer; TPM_FAIL: its disk is full.
+    machine = Machine()
+    keeper = FakeKeeper(machine.vault, on_save=deque([31, 9]))
+    assert await machine.process(keeper).load() is None
+    assert machine.vault.data == bytes(64)
+    assert "waiting for the manager to register this vTPM" in machine.statuses
+    assert machine.statuses[-1] == ""
+
+
+async def test_a_manager_that_will_not_register_it_is_a_refusal() -> None:
+    machine = Machine()
+    keeper = FakeKeeper(machine.vault, on_save=deque([3]))
+    with pytest.raises(RefusedToStart, match="does not register"):
+        await machine.process(keeper).load()
+    assert machine.vault.data is None
+
+
 async def test_a_manager_that_cannot_answer_at_start_is_waited_for(
     autojump_clock: MockClock,
 ) -> None:
@@ -290,6 +309,8 @@ async def test_a_manager_that_cannot_answer_at_start_is_waited_for(
     assert await store.save(b"one") is SAVED
     keeper = FakeKeeper(machine.vault, on_load=deque([Fault.LOST_BEFORE, 31, 9, 0x800]))
     assert await machine.process(keeper).load() == b"one"
+    assert "waiting for the manager to tell the current image" in machine.statuses
+    assert machine.statuses[-1] == ""
 
 
 async def test_a_vtpm_that_is_open_elsewhere_is_waited_for_a_moment_and_then_refused(
