@@ -30,11 +30,10 @@ import trio
 from daemons.runtime.errors import DaemonError
 from daemons.runtime.log import Log
 from daemons.vtpmmgr.freshness import Freshness, Mark
-from daemons.vtpmmgr.hardware import Hardware, HardwareLost
+from daemons.vtpmmgr.hardware import PASSING, Hardware, HardwareLost
 from daemons.vtpmmgr.ledger import Ledger, Transaction
 from daemons.vtpmmgr.store import DiskFull
 from protocol.manager.constants import ManagerCode
-from protocol.tpm12 import ReturnCode
 from tpmcore.errors import TpmError
 
 T = TypeVar("T")
@@ -50,18 +49,6 @@ _CHECKPOINT_PAGES: Final = 1000
 """Pages in the log (4 KiB each) from which it is copied into the main file: SQLite's own
 default.
 """
-
-_PASSING: Final = frozenset(
-    {
-        ReturnCode.RETRY,
-        ReturnCode.DOING_SELFTEST,
-        ReturnCode.NEEDS_SELFTEST,
-        ReturnCode.DEFEND_LOCK_RUNNING,
-        ReturnCode.RESOURCES,
-        ReturnCode.INVALID_POSTINIT,
-    }
-)
-"""Codes of a chip that may well take the same command later."""
 
 
 class CommandRefused(Exception):
@@ -281,7 +268,7 @@ class Committer:
             except HardwareLost as error:
                 reason = error
             except TpmError as error:
-                if error.code not in _PASSING:
+                if error.code not in PASSING:
                     raise DaemonError(
                         f"the hardware TPM does not take the mark of sequence {mark.sequence}: "
                         f"{error}"

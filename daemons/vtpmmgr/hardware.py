@@ -9,11 +9,24 @@ have been executed).
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from daemons.runtime.errors import DaemonError
 from daemons.runtime.secret import Secret
 from daemons.vtpmmgr.sealing import PcrValues
+from protocol.tpm12 import ReturnCode
+
+PASSING: Final = frozenset(
+    {
+        ReturnCode.RETRY,
+        ReturnCode.DOING_SELFTEST,
+        ReturnCode.NEEDS_SELFTEST,
+        ReturnCode.DEFEND_LOCK_RUNNING,
+        ReturnCode.RESOURCES,
+        ReturnCode.INVALID_POSTINIT,
+    }
+)
+"""Codes of a chip that may well take the same command later."""
 
 
 class HardwareLost(DaemonError):

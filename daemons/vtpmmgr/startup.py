@@ -56,7 +56,7 @@ import trio
 from daemons.runtime.errors import DaemonError, RefusedToStart
 from daemons.runtime.log import Log
 from daemons.vtpmmgr.freshness import NV_BYTES, BadMark, Freshness, Mark, NvFreshness
-from daemons.vtpmmgr.hardware import Hardware
+from daemons.vtpmmgr.hardware import PASSING, Hardware
 from daemons.vtpmmgr.keyring import KeyRing
 from daemons.vtpmmgr.ledger import Ledger
 from daemons.vtpmmgr.records import BadRow, ManagerRecord, Record, SealRecord
@@ -241,6 +241,8 @@ async def _unseal_root(
         except NotARootSecret as error:
             raise RefusedToStart(f"database {path}: the sealed root secret: {error}") from error
         except TpmError as error:
+            if error.code in PASSING:
+                raise  # says nothing of the seal: to be tried again, and not a refusal
             refusals.append((seal, error))
     reason = await _why_not_unsealed(manager, refusals, hardware)
     if not reason:

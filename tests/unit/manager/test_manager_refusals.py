@@ -9,14 +9,17 @@ from pathlib import Path
 
 import apsw
 import pytest
+import trio
 
 from daemons.runtime.errors import DaemonError, RefusedToStart
 from daemons.runtime.secret import Secret
 from daemons.vtpmmgr.records import RECORD_TYPES
 from daemons.vtpmmgr.startup import StartOptions
 from daemons.vtpmmgr.store import Store
+from protocol.tpm12 import ReturnCode
 from tests.unit.manager.fakes import Area, Chip, FakeHardware
 from tests.unit.manager.harness import NV_INDEX, A, B, managed, options
+from tpmcore.errors import TpmError
 
 ONE, TWO, THREE = (mark.ljust(64, b".") for mark in (b"one", b"two", b"three"))
 
@@ -69,6 +72,26 @@ async def test_changed_pcrs_are_named(tmp_path: Path) -> None:
     await expect_refusal(
         f"does not unseal: PCR 4 is {value}, sealed to {'0' * 40}$", tmp_path, chip
     )
+
+
+class BusyHardware(FakeHardware):
+    """A chip that has no room for the storage root key's session just now."""
+
+    async def unseal(self, blob: bytes) -> Secret:
+        await trio.lowlevel.checkpoint()
+        raise TpmError(ReturnCode.RESOURCES)
+
+
+async def test_a_chip_that_cannot_unseal_now_is_a_failure_and_no_refusal(tmp_path: Path) -> None:
+    # A refusal is not tried again by any supervisor.
+    chip = Chip()
+    await served(tmp_path, chip, ONE)
+    files = contents(tmp_path)
+    with pytest.raises(DaemonError, match="RESOURCES") as failure:
+        async with managed(options(tmp_path), BusyHardware(chip)):
+            pass
+    assert not isinstance(failure.value, RefusedToStart)
+    assert contents(tmp_path) == files
 
 
 async def test_another_hardware_tpm_is_named(tmp_path: Path) -> None:
