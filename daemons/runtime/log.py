@@ -5,7 +5,10 @@ standard error.
     vtpm[guest=g1] image saved slot=1 ms=2.1
     vtpm[guest=g1] warning: manager lost attempt=3
 
-Secrets must not be passed at all; as a second line of defence bytes are shown by their length only.
+What a peer can bring about as often as it likes must not fill the disk: of the information and the
+warnings with the same event, so many are written in a period and the others counted; errors always
+are. Secrets must not be passed at all; as a second line of defence bytes are shown by their length
+only.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import json
 import os
 import re
 import select
+import time
 from collections.abc import Callable
 
 _PLAIN = re.compile(r"[!#-<>-~]+", re.ASCII)  # printable, no blank, no quote, no equals sign
@@ -52,6 +56,23 @@ def write_to_stderr(line: str) -> None:
             os.write(2, data)
 
 
+FLOOD_LINES = 30
+FLOOD_PERIOD_S = 10.0
+_EVENTS_LIMIT = 256
+"""Events that are counted at a time; they are constants of the program but for a few."""
+
+
+class _Flow:
+    """How often one event was logged since the period began."""
+
+    __slots__ = ("began_s", "dropped", "written")
+
+    def __init__(self, began_s: float) -> None:
+        self.began_s = began_s
+        self.written = 0
+        self.dropped = 0
+
+
 class Log:
     """A place to log to, with the fields that every line of it carries."""
 
@@ -62,11 +83,14 @@ class Log:
         *,
         level: Level = Level.INFO,
         sink: Callable[[str], None] = write_to_stderr,
+        clock: Callable[[], float] = time.monotonic,
         **fields: object,
     ) -> None:
         self.level = level
         self._daemon = daemon
         self._sink = sink
+        self._clock = clock
+        self._flows: dict[str, _Flow] = {}
         self._fields = fields
         context = _format(fields)
         self._prefix = f"{daemon}[{context}] " if context else f"{daemon} "
@@ -74,7 +98,7 @@ class Log:
     def bind(self, **fields: object) -> Log:
         """Return a log that adds these fields to every line."""
         merged = {**self._fields, **fields}
-        return Log(self._daemon, level=self.level, sink=self._sink, **merged)
+        return Log(self._daemon, level=self.level, sink=self._sink, clock=self._clock, **merged)
 
     def debug(self, event: str, /, **fields: object) -> None:
         """Log what only a developer wants to see."""
@@ -83,17 +107,35 @@ class Log:
 
     def info(self, event: str, /, **fields: object) -> None:
         """Log what an operator wants in a quiet month."""
-        if self.level <= Level.INFO:
+        if self.level <= Level.INFO and self._may_write(event, fields):
             self._write("", event, fields)
 
     def warning(self, event: str, /, **fields: object) -> None:
         """Log what is wrong and goes on by itself."""
-        if self.level <= Level.WARNING:
+        if self.level <= Level.WARNING and self._may_write(event, fields):
             self._write("warning: ", event, fields)
 
     def error(self, event: str, /, **fields: object) -> None:
         """Log what somebody must look at."""
         self._write("error: ", event, fields)
+
+    def _may_write(self, event: str, fields: dict[str, object]) -> bool:
+        """Count an event; the first one after others were dropped says how many."""
+        now_s = self._clock()
+        flow = self._flows.get(event)
+        if flow is None:
+            if len(self._flows) >= _EVENTS_LIMIT:
+                self._flows.clear()
+            flow = self._flows[event] = _Flow(now_s)
+        elif now_s - flow.began_s >= FLOOD_PERIOD_S:
+            if flow.dropped:
+                fields["not_shown"] = flow.dropped
+            flow = self._flows[event] = _Flow(now_s)
+        if flow.written >= FLOOD_LINES:
+            flow.dropped += 1
+            return False
+        flow.written += 1
+        return True
 
     def _write(self, mark: str, event: str, fields: dict[str, object]) -> None:
         text = _format(fields)

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from daemons.runtime.log import Level, Log
+from daemons.runtime.log import FLOOD_LINES, FLOOD_PERIOD_S, Level, Log
 
 
 class Colour(enum.Enum):
@@ -67,12 +67,31 @@ def test_bytes_are_shown_by_length_and_enums_by_name() -> None:
     assert lines == ["vtpm[guest=g1] got data=<6bytes> colour=RED\n"]
 
 
+def test_a_peer_that_causes_lines_without_end_does_not_fill_the_disk() -> None:
+    now, lines = [0.0], list[str]()
+    log = Log("vtpm", sink=lines.append, clock=lambda: now[0])
+    for _ in range(1000):
+        log.warning("front refused", uid=1)
+        log.info("front gone")
+    assert len(lines) == 2 * FLOOD_LINES
+    log.warning("manager lost")
+    log.error("front refused")
+    assert len(lines) == 2 * FLOOD_LINES + 2
+    now[0] = FLOOD_PERIOD_S
+    log.warning("front refused", uid=2)
+    log.warning("front refused", uid=3)
+    assert lines[-2:] == [
+        f"vtpm warning: front refused uid=2 not_shown={1000 - FLOOD_LINES}\n",
+        "vtpm warning: front refused uid=3\n",
+    ]
+
+
 def test_a_reader_that_does_not_read_loses_lines_and_stops_nobody() -> None:
     script = (
         "from daemons.runtime.log import Log\n"
         "log = Log('vtpm')\n"
         "for number in range(2000):\n"
-        "    log.info('x' * 5000 if number == 0 else 'a line of the log', number=number)\n"
+        "    log.error('x' * 5000 if number == 0 else 'a line of the log', number=number)\n"
         "print('done')\n"
     )
     command = [sys.executable, "-c", script]
@@ -87,6 +106,6 @@ def test_a_reader_that_does_not_read_loses_lines_and_stops_nobody() -> None:
         finally:
             process.kill()
     assert len(lines[0]) == 4096
-    assert lines[1] == b"vtpm a line of the log number=1\n"
+    assert lines[1] == b"vtpm error: a line of the log number=1\n"
     assert all(line.endswith(b"\n") for line in lines)
     assert 100 < len(lines) <= 2000
