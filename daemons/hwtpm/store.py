@@ -78,13 +78,19 @@ class ChipStore:
         self._log = log
 
     def load(self) -> bytes | None:
-        """Return the permanent state, None if the chip was never made.
+        """Return the permanent state, durable; None if the chip was never made.
 
         Raises:
             RefusedToStart: the file does not verify; it is left as it is.
+            OSError: it cannot be read or made durable.
         """
         data = self._folder.read(STATE_NAME, STATE_LIMIT)
-        return None if data is None else decode_record(data)
+        if data is None:
+            return None
+        state = decode_record(data)
+        # The last process may have ended because it did not know whether this was durable.
+        self._folder.settle(STATE_NAME)
+        return state
 
     def save_first(self, state: bytes) -> None:
         """Write the state of a chip just made.

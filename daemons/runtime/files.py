@@ -301,6 +301,23 @@ class StateFolder:
         except OSError as error:
             raise WriteFailed(path, error, certain=False) from error
 
+    def settle(self, name: str) -> None:
+        """Make what a reader sees of a file durable.
+
+        After a `replace` whose outcome was not certain a restarted process may see new content that
+        a power cut would still take back: nothing may be built on it before it is settled.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            OSError: it may or may not be durable.
+        """
+        handle = self._files.open_existing(self._path(name))
+        try:
+            self._files.sync(handle)
+        finally:
+            self._files.close(handle)
+        self._files.sync_folder(self.path)
+
     def remove(self, name: str) -> None:
         """Remove a file durably; a file that is not there is no error.
 

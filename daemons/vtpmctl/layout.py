@@ -219,7 +219,7 @@ def guest_uuid(paths: GuestPaths) -> uuid.UUID:
 
     Raises:
         RefusedToStart: the file that keeps it is damaged; a new uuid would be a new, empty TPM.
-        WriteFailed: it cannot be kept.
+        OSError: it cannot be kept.
     """
     folder = StateFolder(paths.state)
     kept = folder.read("uuid", _UUID_LIMIT_BYTES)
@@ -228,6 +228,8 @@ def guest_uuid(paths: GuestPaths) -> uuid.UUID:
         folder.replace("uuid", f"{made}\n".encode())
         return made
     try:
-        return uuid.UUID(kept.decode().strip())
+        found = uuid.UUID(kept.decode().strip())
     except ValueError as error:
         raise RefusedToStart(f"{folder.path / 'uuid'} does not hold a uuid") from error
+    folder.settle("uuid")
+    return found

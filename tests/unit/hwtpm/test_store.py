@@ -18,7 +18,7 @@ from daemons.runtime.host import EngineBroken, EngineHost, PersistOutcome
 from daemons.runtime.keypool import KeyPool
 from daemons.runtime.log import Level, Log
 from daemons.runtime.random import OsRandom
-from tests.faulty_disk import FaultyDisk, power_cuts
+from tests.faulty_disk import Aftermath, FaultyDisk, power_cuts
 from tpmcore.tpm12 import Profile, Tpm12Engine, World
 
 FOLDER = Path("/chip")
@@ -107,6 +107,20 @@ def test_a_record_with_a_tail_is_refused() -> None:
         decode_record(RECORD + b"\0")
 
 
+async def test_a_chip_goes_on_from_no_state_that_a_power_cut_would_take_back() -> None:
+    untroubled = FaultyDisk.holding({FILE: RECORD})
+    await store_on(untroubled).persist(b"new")
+    disk = FaultyDisk.holding({FILE: RECORD})
+    # The flush of the folder fails after the rename: the process does not know, and ends.
+    disk.fail_at(untroubled.steps, errno.EIO)
+    with pytest.raises(WriteFailed):
+        await store_on(disk).persist(b"new")
+    successor = disk.restarted()
+    assert store_on(successor).load() == b"new"
+    for aftermath in Aftermath:
+        assert store_on(successor.crash(aftermath)).load() == b"new"
+
+
 def test_a_refused_file_is_left_as_it_is() -> None:
     disk = FaultyDisk.holding({FILE: RECORD[:-1]})
     with pytest.raises(RefusedToStart):
@@ -126,8 +140,9 @@ async def test_a_full_disk_is_not_saved_and_the_old_state_stays() -> None:
     store = store_on(disk)
     disk.fail_at(1, errno.ENOSPC, stays=True)
     assert await store.persist(b"new") is PersistOutcome.NOT_SAVED
-    assert store.load() == b"state of a chip"
+    assert disk.contents()[FILE] == RECORD
     disk.mend()
+    assert store.load() == b"state of a chip"
     assert await store.persist(b"new") is PersistOutcome.SAVED
     assert store.load() == b"new"
 
