@@ -41,8 +41,10 @@ T = TypeVar("T")
 REACHABLE_DEADLINE_S: Final = 10.0
 """How long a save waits for a chip that does not answer before it is refused."""
 
-_ATTEMPT_S: Final = 10.0
-"""How long one attempt to write the mark may take; the end of the daemon waits so long for it."""
+_ATTEMPT_S: Final = 5.0
+"""How long one attempt to write the mark may take. The end of the daemon waits so long for it,
+which has to be less than the patience of a supervisor (10 s).
+"""
 _RETRY_FIRST_S: Final = 0.05
 _RETRY_LONGEST_S: Final = 2.0
 _CHECKPOINT_PAGES: Final = 1000
