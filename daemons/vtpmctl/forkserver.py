@@ -39,6 +39,7 @@ from daemons.runtime.inherited import FIRST_FD
 MESSAGE_LIMIT_BYTES = 64 * 1024
 FD_LIMIT = 16
 
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _HIGH_FD = 256
 """Descriptors are moved above all their targets first, so that no copy hits a source."""
 
@@ -88,8 +89,9 @@ def serve(supervisor: socket.socket, modules: Sequence[str]) -> NoReturn:
     """
     # Ctrl-C at the terminal is for the supervisor, which tells the daemons in order.
     os.setpgid(0, 0)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    # Blocked, not ignored: what is sent to a daemon before it has its own dispositions must wait
+    # for it, and an ignored signal would be thrown away.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
     for module in modules:
         importlib.import_module(module)
     # Collections in the daemons would write to, and so unshare, pages that only hold modules.
@@ -143,6 +145,7 @@ def _become(request: SpawnRequest, fds: Sequence[int]) -> NoReturn:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
         _place(fds)
         os.environ["LISTEN_PID"] = str(os.getpid())
         os.environ["LISTEN_FDS"] = str(len(request.fd_names))
