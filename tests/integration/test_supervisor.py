@@ -121,6 +121,38 @@ async def test_daemons_are_stopped_from_the_front_to_the_hardware(lab: Lab) -> N
     assert {child.state for child in children.values()} == {ChildState.STOPPED}
 
 
+async def test_a_stop_in_the_first_moment_of_a_daemon_is_not_lost(run_dir: Path) -> None:
+    """SIGTERM between the fork and the daemon's own dispositions waits for these."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    program = (
+        "import os, signal, socket, sys\n"
+        "from daemons.vtpmctl.forkserver import serve\n"
+        "fork = os.fork\n"
+        "def fork_and_signal():\n"
+        "    pid = fork()\n"
+        "    if pid == 0:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    return pid\n"
+        "os.fork = fork_and_signal\n"
+        "serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(theirs.fileno()), SMALL_DAEMON],
+        pass_fds=[theirs.fileno()],
+    ) as server:
+        theirs.close()
+        with ours, trio.fail_after(LIMIT_S):
+            forkserver = ForkServer(ours)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(forkserver.run)
+                process = await forkserver.spawn(
+                    name="early", module=SMALL_DAEMON, args=("", ""), fds={}, notify=run_dir
+                )
+                assert await process.wait() == -signal.SIGTERM
+                nursery.cancel_scope.cancel()
+        assert server.wait(LIMIT_S) == 0
+
+
 async def test_a_killed_daemon_comes_back_with_its_memory(lab: Lab) -> None:
     counts = """
 memory = fds["volatile"][0]
