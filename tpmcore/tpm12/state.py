@@ -24,6 +24,7 @@ from protocol.tpm12.keys import Key, KeyParms, PubKey
 from protocol.tpm12.pcr import PcrInfoShort, release_of
 from protocol.tpm12.resources import NvDataPublic
 from protocol.tpm12.wire import BOOL, DIGEST_BYTES, Prefix, Structure, tag_prefix
+from tpmcore.tpm12.daa_session import DaaSecrets, DaaSession
 from tpmcore.tpm12.rsa import PrivateKey
 
 ZERO_DIGEST = bytes(DIGEST_BYTES)
@@ -228,6 +229,7 @@ class PermanentState:
         no_owner_nv_write: writes and definitions made without an owner, at most 64.
         owner_evict_keys: keys that KeyControlOwner pinned.
         saved_state: volatile state kept by SaveState, or empty.
+        daa: None in a chip of a version that had no DAA, until it is needed.
     """
 
     flags: PermanentFlags
@@ -246,6 +248,7 @@ class PermanentState:
     nv: dict[int, NvArea] = field(default_factory=dict)
     owner_evict_keys: dict[int, LoadedKey] = field(default_factory=dict)
     saved_state: bytes = b""
+    daa: DaaSecrets | None = None
 
 
 @dataclass(slots=True, repr=False)
@@ -289,6 +292,7 @@ class StanyState:
     context_list: list[int] = field(default_factory=list)
     audit_digest: bytes = ZERO_DIGEST
     sessions: dict[int, Session] = field(default_factory=dict)
+    daa_sessions: dict[int, DaaSession] = field(default_factory=dict)
     tick_nonce: bytes = ZERO_DIGEST
     tick_base_us: int = 0
 

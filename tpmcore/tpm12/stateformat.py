@@ -39,6 +39,7 @@ from protocol.tpm12.wire import (
     Reader,
     Structure,
 )
+from tpmcore.tpm12.daa_session import LAST_STAGE, DaaSecrets, DaaSession
 from tpmcore.tpm12.rsa import PrivateKey
 from tpmcore.tpm12.state import (
     ZERO_DIGEST,
@@ -60,7 +61,7 @@ from tpmcore.tpm12.state import (
 PERMANENT_MAGIC: Final = b"VTPM12PS"
 VOLATILE_MAGIC: Final = b"VTPM12VS"
 MAJOR: Final = 1
-MINOR: Final = 0
+MINOR: Final = 1
 
 _SECTION = struct.Struct(">HI")
 _VERSION = struct.Struct(">HH")
@@ -215,9 +216,11 @@ _CONTEXTS: Final = ListOf(U32, U16, _MAX_LIST)
 # Section numbers of the permanent state.
 _P_FLAGS, _P_SECRETS, _P_OWNER, _P_EK, _P_DATA = 1, 2, 3, 4, 5
 _P_COUNTERS, _P_NV, _P_OWNER_EVICT, _P_SAVED = 6, 7, 8, 9
+_P_DAA = 10  # since 1.1
 # Section numbers of the volatile state.
 _V_STCLEAR, _V_STANY, _V_CLOCK, _V_PCRS, _V_SESSIONS = 1, 2, 3, 4, 5
 _V_CONTEXTS, _V_KEYS, _V_NV_LOCKS = 6, 7, 8
+_V_DAA_SESSIONS = 10  # since 1.1
 
 
 def _assemble(magic: bytes, sections: list[tuple[int, bytes]]) -> bytes:
@@ -371,6 +374,8 @@ def encode_permanent(state: PermanentState) -> bytes:
         sections.append((_P_OWNER_EVICT, _write_keys(list(state.owner_evict_keys.values()))))
     if state.saved_state:
         sections.append((_P_SAVED, state.saved_state))
+    if state.daa is not None:
+        sections.append((_P_DAA, state.daa.encode()))
     return _assemble(PERMANENT_MAGIC, sections)
 
 
@@ -402,6 +407,7 @@ _PERMANENT_SECTIONS: Final = frozenset(
         _P_NV,
         _P_OWNER_EVICT,
         _P_SAVED,
+        _P_DAA,
     }
 )
 
@@ -441,6 +447,8 @@ def decode_permanent(data: bytes) -> PermanentState:
         state.ek_reset = ek.ek_reset
     if _P_OWNER_EVICT in sections:
         state.owner_evict_keys = _read_keys(sections[_P_OWNER_EVICT], owner_evict=True)
+    if _P_DAA in sections:
+        state.daa = DaaSecrets.decode(sections[_P_DAA])
     return state
 
 
@@ -540,6 +548,9 @@ def encode_volatile(state: VolatileState, permanent: PermanentState, now_us: int
     )
     if locks:
         sections.append((_V_NV_LOCKS, _NV_LOCKS.write(locks)))
+    if stany.daa_sessions:
+        daa_sessions = [session.encode() for session in stany.daa_sessions.values()]
+        sections.append((_V_DAA_SESSIONS, b"".join(daa_sessions)))
     return _assemble(VOLATILE_MAGIC, sections)
 
 
@@ -553,6 +564,7 @@ _VOLATILE_SECTIONS: Final = frozenset(
         _V_CONTEXTS,
         _V_KEYS,
         _V_NV_LOCKS,
+        _V_DAA_SESSIONS,
     }
 )
 
@@ -596,6 +608,7 @@ def decode_volatile(data: bytes, permanent: PermanentState, now_us: int) -> Vola
         context_list=_read_contexts(sections.get(_V_CONTEXTS)),
         audit_digest=any_record.audit_digest,
         sessions=_read_sessions(sections.get(_V_SESSIONS, b"")),
+        daa_sessions=_read_daa_sessions(sections.get(_V_DAA_SESSIONS, b"")),
         tick_nonce=any_record.tick_nonce,
         tick_base_us=_signed(any_record.tick_base_us) + shift_us,
     )
@@ -619,6 +632,7 @@ def _forget_owner_period(stclear: StclearState, stany: StanyState) -> None:
     stclear.failure_count = stclear.lockout_until_us = 0
     stclear.disable_reset_lock = False
     stany.sessions.clear()
+    stany.daa_sessions.clear()
     stany.context_list.clear()
     stany.context_nonce_session = ZERO_DIGEST
     stany.audit_digest = ZERO_DIGEST
@@ -654,6 +668,36 @@ def _read_sessions(data: bytes) -> dict[int, Session]:
         decode_session(data[i : i + _SESSION.size]) for i in range(0, len(data), _SESSION.size)
     ]
     return {session.handle: session for session in sessions}
+
+
+def decode_daa_session(data: bytes) -> DaaSession:
+    """Read what DaaSession.encode wrote.
+
+    Raises:
+        WireError: the bytes do not form a session.
+    """
+    reader = Reader(data)
+    session = _read_daa_session(reader)
+    reader.finish("daaSession")
+    return session
+
+
+def _read_daa_session(reader: Reader) -> DaaSession:
+    session = DaaSession.read(reader)
+    if not 1 <= session.stage <= LAST_STAGE:
+        raise WireError("stage", 0, f"{session.stage} is no stage that a session waits for")
+    return session
+
+
+def _read_daa_sessions(data: bytes) -> dict[int, DaaSession]:
+    reader = Reader(data)
+    found: dict[int, DaaSession] = {}
+    while reader.remaining:
+        session = _read_daa_session(reader)
+        if session.handle in found:
+            raise WireError("daaSessions", reader.position, "a handle stands twice")
+        found[session.handle] = session
+    return found
 
 
 def _apply_locks(data: bytes | None, permanent: PermanentState) -> None:

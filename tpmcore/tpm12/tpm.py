@@ -9,6 +9,7 @@ from collections.abc import Callable
 from protocol.tpm12.constants import ProtocolId, ReturnCode
 from tpmcore.errors import TpmError
 from tpmcore.tpm12.context import Entity
+from tpmcore.tpm12.daa_session import BLOB_KEY_BYTES, DaaSecrets
 from tpmcore.tpm12.lockout import Lockout
 from tpmcore.tpm12.state import (
     ZERO_DIGEST,
@@ -103,6 +104,17 @@ class Tpm:
         used = sum([area.cost_bytes for area in self.permanent.nv.values()])
         return max(0, self.profile.nv_space_bytes - used)
 
+    def renew_daa_secrets(self) -> DaaSecrets:
+        """Make new secrets for DAA; all TPM_DAA_BLOBs become useless."""
+        secrets = DaaSecrets(self.new_nonce(), self.new_nonce(), self.random(BLOB_KEY_BYTES))
+        self.permanent.daa = secrets
+        return secrets
+
+    @property
+    def free_daa_slots(self) -> int:
+        """Number of DAA sessions that can still be begun."""
+        return self.profile.max_daa_sessions - len(self.stany.daa_sessions)
+
     @property
     def free_session_slots(self) -> int:
         """Number of authorization sessions that can still be opened."""
@@ -135,6 +147,7 @@ class Tpm:
         """End every session, active or saved (4.14, 4)."""
         stany = self.stany
         stany.sessions.clear()
+        stany.daa_sessions.clear()
         stany.context_list.clear()
         stany.context_nonce_session = ZERO_DIGEST
         stany.transport_exclusive = 0
