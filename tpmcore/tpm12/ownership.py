@@ -18,6 +18,7 @@ from protocol.tpm12.constants import (
     NvIndex,
     Ordinal,
     ProtocolId,
+    ReservedHandle,
     ReturnCode,
     SigScheme,
 )
@@ -166,11 +167,15 @@ def clear(tpm: Tpm, *, d_bit_areas: bool = False) -> None:
     permanent.operator_auth = ZERO_DIGEST
     permanent.no_owner_nv_write = 0
     permanent.restrict_delegate = 0
+    permanent.audit_status.clear()
+    permanent.families.clear()
+    permanent.delegate_rows.clear()
     tpm.end_all_sessions()
     tpm.lockout.reset()
     stclear.context_nonce_key = ZERO_DIGEST
     stclear.count_id = COUNT_ID_NULL
     stclear.deferred_physical_presence = 0
+    stclear.owner_reference = ReservedHandle.OWNER
     tpm.stany.audit_digest = ZERO_DIGEST
     flags = permanent.flags
     flags.disable = True

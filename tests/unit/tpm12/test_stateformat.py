@@ -53,8 +53,8 @@ def test_the_permanent_state_is_canonical() -> None:
 
 
 def test_the_permanent_state_begins_with_magic_and_version() -> None:
-    assert make_chip().engine.permanent_state()[:12] == b"VTPM12PS" + bytes.fromhex("0001 0000")
-    assert make_chip().engine.volatile_state()[:12] == b"VTPM12VS" + bytes.fromhex("0001 0000")
+    assert make_chip().engine.permanent_state()[:12] == b"VTPM12PS" + bytes.fromhex("0001 0001")
+    assert make_chip().engine.volatile_state()[:12] == b"VTPM12VS" + bytes.fromhex("0001 0001")
 
 
 @pytest.mark.parametrize("stride", [1, 7])
@@ -83,7 +83,7 @@ def test_every_truncation_of_a_volatile_state_is_refused_or_lacks_a_whole_sectio
 
 @pytest.mark.parametrize(
     ("offset", "value"),
-    [(0, b"X"), (8, b"\x00\x02"), (10, b"\x00\x01"), (12, b"\x00\x63"), (12, b"\x00\x00")],
+    [(0, b"X"), (8, b"\x00\x02"), (10, b"\x00\x02"), (12, b"\x00\x63"), (12, b"\x00\x00")],
 )
 def test_wrong_magic_version_or_section_is_refused(offset: int, value: bytes) -> None:
     state = _full_chip().engine.permanent_state()
