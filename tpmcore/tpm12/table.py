@@ -17,6 +17,7 @@ from tpmcore.tpm12 import (
     endorsement,
     eviction,
     identity,
+    migration,
     nv,
     optin,
     ownership,
@@ -55,5 +56,6 @@ TABLE: Final[Mapping[int, Command]] = build_table(
         session_management.COMMANDS,
         eviction.COMMANDS,
         ticks.COMMANDS,
+        migration.COMMANDS,
     )
 )

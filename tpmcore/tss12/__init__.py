@@ -122,6 +122,13 @@ from tpmcore.tss12.integrity import (
     quote,
     quote2,
 )
+from tpmcore.tss12.migration import (
+    MigrationBlob,
+    authorize_migration_key,
+    convert_migration_blob,
+    create_migration_blob,
+    migrate_key,
+)
 from tpmcore.tss12.nv import (
     nv_define_space,
     nv_delete_space,
@@ -188,6 +195,7 @@ __all__ = [
     "Conversation",
     "HashAndPcr",
     "Identity",
+    "MigrationBlob",
     "NewCounter",
     "OwnerCapability",
     "PcrComposite",
@@ -202,6 +210,7 @@ __all__ = [
     "TickStamp",
     "activate_identity",
     "active_counter",
+    "authorize_migration_key",
     "bind",
     "certify_key",
     "certify_key2",
@@ -210,8 +219,10 @@ __all__ = [
     "close_session",
     "continue_self_test",
     "converse",
+    "convert_migration_blob",
     "create_counter",
     "create_endorsement_key_pair",
+    "create_migration_blob",
     "create_revocable_ek",
     "create_wrap_key",
     "disable_force_clear",
@@ -246,6 +257,7 @@ __all__ = [
     "make_identity",
     "manufacturer",
     "max_nv_available",
+    "migrate_key",
     "nv_define_space",
     "nv_delete_space",
     "nv_list",
