@@ -52,7 +52,6 @@ CONTEXT_DISTANCE: Final = 0xFFFFFFFF
 STARTUP_EFFECT: Final = 0x54
 """Startup(CLEAR) zeroes the audit digest, drops keys and hash threads (Part 2, 21.2)."""
 MAX_TRANSPORT_SESSIONS: Final = 0
-MAX_DAA_SESSIONS: Final = 0
 FAMILY_ROWS: Final = 0
 DELEGATE_ROWS: Final = 0
 DA_ACTION_TIMEOUT: Final = 0x1
@@ -140,10 +139,10 @@ _PROPERTIES: Final[Mapping[int, Callable[[Tpm], bytes]]] = {
     CapabilityProperty.TIS_TIMEOUT: lambda tpm: _u32s(*tpm.profile.timeouts_us),
     CapabilityProperty.STARTUP_EFFECT: lambda _tpm: _u32s(STARTUP_EFFECT),
     CapabilityProperty.DELEGATE_ROW: lambda _tpm: _u32s(DELEGATE_ROWS),
-    CapabilityProperty.MAX_DAASESS: lambda _tpm: _u32s(MAX_DAA_SESSIONS),
-    CapabilityProperty.DAASESS: lambda _tpm: _u32s(MAX_DAA_SESSIONS),
+    CapabilityProperty.MAX_DAASESS: lambda tpm: _u32s(tpm.profile.max_daa_sessions),
+    CapabilityProperty.DAASESS: lambda tpm: _u32s(tpm.free_daa_slots),
     CapabilityProperty.CONTEXT_DIST: lambda _tpm: _u32s(CONTEXT_DISTANCE),
-    CapabilityProperty.DAA_INTERRUPT: lambda _tpm: _FALSE,
+    CapabilityProperty.DAA_INTERRUPT: lambda _tpm: _TRUE,
     CapabilityProperty.SESSIONS: lambda tpm: _u32s(tpm.free_session_slots + MAX_TRANSPORT_SESSIONS),
     CapabilityProperty.MAX_SESSIONS: lambda tpm: _u32s(
         tpm.profile.max_sessions + MAX_TRANSPORT_SESSIONS
@@ -235,7 +234,7 @@ def _handle(tpm: Tpm, sub_cap: bytes) -> bytes:
         ResourceType.COUNTER: [
             i for i, counter in enumerate(tpm.permanent.counters) if counter.valid
         ],
-        ResourceType.DAA_TPM: [],
+        ResourceType.DAA_TPM: list(tpm.stany.daa_sessions),
         ResourceType.CONTEXT: tpm.stany.context_list,
     }
     handles = lists.get(_sub_u32(sub_cap))

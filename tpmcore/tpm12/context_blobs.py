@@ -20,8 +20,15 @@ from protocol.tpm12.resources import ContextBlob, ContextSensitive
 from protocol.tpm12.wire import WireError
 from tpmcore.errors import TpmError
 from tpmcore.tpm12.context import aes128_ctr
+from tpmcore.tpm12.daa_session import DaaSession
 from tpmcore.tpm12.state import ZERO_DIGEST, EntityKind, LoadedKey, Session
-from tpmcore.tpm12.stateformat import decode_key, decode_session, encode_key, encode_session
+from tpmcore.tpm12.stateformat import (
+    decode_daa_session,
+    decode_key,
+    decode_session,
+    encode_key,
+    encode_session,
+)
 from tpmcore.tpm12.tpm import Tpm
 
 LABEL_BYTES: Final = 16
@@ -43,6 +50,27 @@ def save_session(tpm: Tpm, session: Session, label: bytes) -> bytes:
     Raises:
         TpmError: TOOMANYCONTEXTS, NOCONTEXTSPACE.
     """
+    data = encode_session(session)
+    blob = _seal_session(tpm, ResourceType.AUTH, session.handle, data, label)
+    del tpm.stany.sessions[session.handle]
+    return blob
+
+
+def save_daa_session(tpm: Tpm, session: DaaSession, label: bytes) -> bytes:
+    """Return the blob of a DAA session and take the session out of the TPM.
+
+    Raises:
+        TpmError: TOOMANYCONTEXTS, NOCONTEXTSPACE.
+    """
+    blob = _seal_session(tpm, ResourceType.DAA_TPM, session.handle, session.encode(), label)
+    del tpm.stany.daa_sessions[session.handle]
+    return blob
+
+
+def _seal_session(
+    tpm: Tpm, resource_type: ResourceType, handle: int, data: bytes, label: bytes
+) -> bytes:
+    """Return a blob that can be loaded once: it has a number, which contextList remembers."""
     stany = tpm.stany
     if stany.context_count >= MAX_CONTEXT_COUNT:
         raise TpmError(ReturnCode.TOOMANYCONTEXTS)
@@ -52,9 +80,8 @@ def save_session(tpm: Tpm, session: Session, label: bytes) -> bytes:
         stany.context_nonce_session = tpm.new_nonce()
     stany.context_count += 1
     stany.context_list.append(stany.context_count)
-    del stany.sessions[session.handle]
-    sensitive = ContextSensitive(stany.context_nonce_session, encode_session(session))
-    return _seal(tpm, ResourceType.AUTH, session.handle, label, stany.context_count, sensitive)
+    sensitive = ContextSensitive(stany.context_nonce_session, data)
+    return _seal(tpm, resource_type, handle, label, stany.context_count, sensitive)
 
 
 def _seal(
@@ -134,12 +161,28 @@ def open_session(tpm: Tpm, blob: ContextBlob) -> Session:
     Raises:
         TpmError: BADCONTEXT.
     """
-    sensitive = open_blob(tpm, blob)
-    _check_nonce(sensitive, tpm.stany.context_nonce_session)
     try:
-        return decode_session(sensitive.internal_data)
+        return decode_session(_open_session_data(tpm, blob))
     except WireError:
         raise TpmError(ReturnCode.BADCONTEXT) from None
+
+
+def open_daa_session(tpm: Tpm, blob: ContextBlob) -> DaaSession:
+    """Return the DAA session in a blob, not yet loaded.
+
+    Raises:
+        TpmError: BADCONTEXT.
+    """
+    try:
+        return decode_daa_session(_open_session_data(tpm, blob))
+    except WireError:
+        raise TpmError(ReturnCode.BADCONTEXT) from None
+
+
+def _open_session_data(tpm: Tpm, blob: ContextBlob) -> bytes:
+    sensitive = open_blob(tpm, blob)
+    _check_nonce(sensitive, tpm.stany.context_nonce_session)
+    return sensitive.internal_data
 
 
 def _check_nonce(sensitive: ContextSensitive, current: bytes) -> None:
@@ -220,6 +263,16 @@ def load_key(tpm: Tpm, key: LoadedKey) -> int:
         key.encoded = None
     tpm.stclear.keys[key.handle] = key
     return key.handle
+
+
+def load_daa_session(tpm: Tpm, session: DaaSession, blob: ContextBlob) -> int:
+    """Put a DAA session into a slot, under its old handle if that is free; its blob is spent."""
+    sessions = tpm.stany.daa_sessions
+    if session.handle in sessions:
+        session.handle = tpm.new_handle(sessions.__contains__)
+    tpm.stany.context_list.remove(blob.context_count)
+    sessions[session.handle] = session
+    return session.handle
 
 
 def load_session(tpm: Tpm, session: Session, blob: ContextBlob) -> int:

@@ -17,8 +17,10 @@ LAST_STAGE: Final = 24
 
 NO_DIGEST: Final = bytes(DIGEST_BYTES)
 NO_SCRATCH: Final = bytes(SIZE_MODULUS)
-NO_ISSUER: Final = DaaIssuer(*[NO_DIGEST] * 6, bytes(SIZE_Q))
-NO_TPM: Final = DaaTpm(*[NO_DIGEST] * 4, 0)
+NO_ISSUER: Final = DaaIssuer(
+    NO_DIGEST, NO_DIGEST, NO_DIGEST, NO_DIGEST, NO_DIGEST, NO_DIGEST, bytes(SIZE_Q)
+)
+NO_TPM: Final = DaaTpm(NO_DIGEST, NO_DIGEST, NO_DIGEST, NO_DIGEST, 0)
 
 
 @dataclass(frozen=True, slots=True, repr=False)

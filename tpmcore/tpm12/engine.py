@@ -91,6 +91,8 @@ class Tpm12Engine:
         tpm = Tpm(world, profile, permanent)
         if profile.make_ek:
             endorsement.make_default_ek(tpm)
+        else:
+            tpm.renew_daa_secrets()
         startup.power_on(tpm)
         return cls(tpm, encode_permanent(permanent))
 

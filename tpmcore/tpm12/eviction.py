@@ -38,7 +38,8 @@ def flush_specific(ctx: Context, request: FlushSpecificRequest) -> Nothing:
             # The answer of libtpms for a transport session that is not there.
             raise TpmError(ReturnCode.INVALID_AUTHHANDLE)
         case ResourceType.DAA_TPM:
-            raise TpmError(ReturnCode.BAD_PARAMETER)
+            if tpm.stany.daa_sessions.pop(handle, None) is None:
+                raise TpmError(ReturnCode.BAD_PARAMETER)
         case ResourceType.CONTEXT:
             if handle not in tpm.stany.context_list:
                 raise TpmError(ReturnCode.BAD_PARAMETER)

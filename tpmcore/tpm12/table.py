@@ -14,6 +14,7 @@ from tpmcore.tpm12 import (
     change_auth,
     counters,
     cryptographic,
+    daa,
     endorsement,
     eviction,
     identity,
@@ -56,6 +57,7 @@ TABLE: Final[Mapping[int, Command]] = build_table(
         session_management.COMMANDS,
         eviction.COMMANDS,
         ticks.COMMANDS,
+        daa.COMMANDS,
         migration.COMMANDS,
     )
 )

@@ -90,6 +90,10 @@ from tpmcore.tss12.cryptographic import (
     sign_info,
     stir_random,
 )
+from tpmcore.tss12.daa import (
+    daa_join,
+    daa_sign,
+)
 from tpmcore.tss12.endorsement import (
     RevocableKey,
     create_endorsement_key_pair,
@@ -225,6 +229,8 @@ __all__ = [
     "create_migration_blob",
     "create_revocable_ek",
     "create_wrap_key",
+    "daa_join",
+    "daa_sign",
     "disable_force_clear",
     "disable_owner_clear",
     "disable_pubek_read",
