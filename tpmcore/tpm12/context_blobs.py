@@ -21,13 +21,15 @@ from protocol.tpm12.wire import WireError
 from tpmcore.errors import TpmError
 from tpmcore.tpm12.context import aes128_ctr
 from tpmcore.tpm12.daa_session import DaaSession
-from tpmcore.tpm12.state import ZERO_DIGEST, EntityKind, LoadedKey, Session
+from tpmcore.tpm12.state import ZERO_DIGEST, EntityKind, LoadedKey, Session, TransportSession
 from tpmcore.tpm12.stateformat import (
     decode_daa_session,
     decode_key,
     decode_session,
+    decode_transport,
     encode_key,
     encode_session,
+    encode_transport,
 )
 from tpmcore.tpm12.tpm import Tpm
 
@@ -64,6 +66,18 @@ def save_daa_session(tpm: Tpm, session: DaaSession, label: bytes) -> bytes:
     """
     blob = _seal_session(tpm, ResourceType.DAA_TPM, session.handle, session.encode(), label)
     del tpm.stany.daa_sessions[session.handle]
+    return blob
+
+
+def save_transport(tpm: Tpm, transport: TransportSession, label: bytes) -> bytes:
+    """Return the blob of a transport session and take the session out of the TPM.
+
+    Raises:
+        TpmError: TOOMANYCONTEXTS, NOCONTEXTSPACE.
+    """
+    data = encode_transport(transport)
+    blob = _seal_session(tpm, ResourceType.TRANS, transport.handle, data, label)
+    tpm.end_transport(transport.handle)
     return blob
 
 
@@ -179,6 +193,18 @@ def open_daa_session(tpm: Tpm, blob: ContextBlob) -> DaaSession:
         raise TpmError(ReturnCode.BADCONTEXT) from None
 
 
+def open_transport(tpm: Tpm, blob: ContextBlob) -> TransportSession:
+    """Return the transport session in a blob, not yet loaded.
+
+    Raises:
+        TpmError: BADCONTEXT.
+    """
+    try:
+        return decode_transport(_open_session_data(tpm, blob))
+    except WireError:
+        raise TpmError(ReturnCode.BADCONTEXT) from None
+
+
 def _open_session_data(tpm: Tpm, blob: ContextBlob) -> bytes:
     sensitive = open_blob(tpm, blob)
     _check_nonce(sensitive, tpm.stany.context_nonce_session)
@@ -275,11 +301,19 @@ def load_daa_session(tpm: Tpm, session: DaaSession, blob: ContextBlob) -> int:
     return session.handle
 
 
+def load_transport(tpm: Tpm, transport: TransportSession, blob: ContextBlob) -> int:
+    """Put a transport session into a slot, as load_session does; it is not the exclusive one."""
+    if tpm.is_session(transport.handle):
+        transport.handle = tpm.new_handle(tpm.is_session)
+    tpm.stany.context_list.remove(blob.context_count)
+    tpm.stany.transports[transport.handle] = transport
+    return transport.handle
+
+
 def load_session(tpm: Tpm, session: Session, blob: ContextBlob) -> int:
     """Put a session into a slot, under its old handle if that is free; its blob is spent."""
-    sessions = tpm.stany.sessions
-    if session.handle in sessions:
-        session.handle = tpm.new_handle(sessions.__contains__)
+    if tpm.is_session(session.handle):
+        session.handle = tpm.new_handle(tpm.is_session)
     tpm.stany.context_list.remove(blob.context_count)
-    sessions[session.handle] = session
+    tpm.stany.sessions[session.handle] = session
     return session.handle

@@ -9,11 +9,14 @@ from typing import Final
 from tpmcore.tpm12 import (
     admin_test,
     administrative,
+    auditing,
     capability,
     certify,
     change_auth,
     counters,
     cryptographic,
+    delegated_sessions,
+    delegation,
     daa,
     endorsement,
     eviction,
@@ -30,6 +33,7 @@ from tpmcore.tpm12 import (
     startup,
     storage,
     ticks,
+    transport,
 )
 from tpmcore.tpm12.command import Command
 from tpmcore.tpm12.dispatch import build_table
@@ -43,6 +47,8 @@ TABLE: Final[Mapping[int, Command]] = build_table(
         set_capability.COMMANDS,
         pcrs.COMMANDS,
         sessions.COMMANDS,
+        delegated_sessions.COMMANDS,
+        delegation.COMMANDS,
         storage.COMMANDS,
         cryptographic.COMMANDS,
         certify.COMMANDS,
@@ -50,6 +56,7 @@ TABLE: Final[Mapping[int, Command]] = build_table(
         identity.COMMANDS,
         quotes.COMMANDS,
         change_auth.COMMANDS,
+        auditing.COMMANDS,
         admin_test.COMMANDS,
         administrative.COMMANDS,
         nv.COMMANDS,
@@ -58,6 +65,7 @@ TABLE: Final[Mapping[int, Command]] = build_table(
         eviction.COMMANDS,
         ticks.COMMANDS,
         daa.COMMANDS,
+        transport.COMMANDS,
         migration.COMMANDS,
     )
 )
