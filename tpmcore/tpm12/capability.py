@@ -52,6 +52,7 @@ PROTOCOL_IDS: Final = frozenset(
         ProtocolId.ADIP,
         ProtocolId.ADCP,
         ProtocolId.OWNER,
+        ProtocolId.DSAP,
         ProtocolId.TRANSPORT,
     }
 )

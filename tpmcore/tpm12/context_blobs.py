@@ -234,6 +234,7 @@ def check_entity(tpm: Tpm, session: Session, entity_handle: int) -> None:
     """
     if session.protocol == ProtocolId.OIAP:
         return
+    _check_delegation(tpm, session)
     permanent = tpm.permanent
     digest: bytes | None = None
     match session.entity_kind:
@@ -258,6 +259,13 @@ def check_entity(tpm: Tpm, session: Session, entity_handle: int) -> None:
         raise TpmError(ReturnCode.RESOURCEMISSING)
 
 
+def _check_delegation(tpm: Tpm, session: Session) -> None:
+    """Require that what a session was opened with still counts: blobs outlive the changes of the
+    tables that end the sessions inside."""
+    if session.delegation is not None and not tpm.permanent.upholds(session.delegation):
+        raise TpmError(ReturnCode.RESOURCEMISSING)
+
+
 def check_entity_anywhere(tpm: Tpm, session: Session) -> None:
     """Require that what a session is bound to is there, under any handle.
 
@@ -266,6 +274,7 @@ def check_entity_anywhere(tpm: Tpm, session: Session) -> None:
     """
     if session.protocol == ProtocolId.OIAP:
         return
+    _check_delegation(tpm, session)
     permanent = tpm.permanent
     digests: list[bytes | None] = []
     match session.entity_kind:
