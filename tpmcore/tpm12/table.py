@@ -13,6 +13,7 @@ from tpmcore.tpm12 import (
     capability,
     certify,
     change_auth,
+    cmk,
     counters,
     cryptographic,
     daa,
@@ -69,5 +70,6 @@ TABLE: Final[Mapping[int, Command]] = build_table(
         daa.COMMANDS,
         transport.COMMANDS,
         migration.COMMANDS,
+        cmk.COMMANDS,
     )
 )

@@ -65,6 +65,15 @@ from tpmcore.tss12.changing_auth import (
     change_auth,
     change_auth_owner,
 )
+from tpmcore.tss12.cmk import (
+    Ticket,
+    cmk_approve_ma,
+    cmk_convert_migration,
+    cmk_create_blob,
+    cmk_create_key,
+    cmk_create_ticket,
+    cmk_set_restrictions,
+)
 from tpmcore.tss12.conversation import (
     Authorization,
     Conversation,
@@ -249,6 +258,7 @@ __all__ = [
     "SignedLog",
     "StclearFlagsInfo",
     "TickStamp",
+    "Ticket",
     "TransportSession",
     "activate_identity",
     "active_counter",
@@ -259,6 +269,12 @@ __all__ = [
     "change_auth",
     "change_auth_owner",
     "close_session",
+    "cmk_approve_ma",
+    "cmk_convert_migration",
+    "cmk_create_blob",
+    "cmk_create_key",
+    "cmk_create_ticket",
+    "cmk_set_restrictions",
     "continue_self_test",
     "converse",
     "convert_migration_blob",
