@@ -124,12 +124,9 @@ def issuer() -> Issuer:
     assert gmpy2.is_prime(gamma)
     assert gamma.bit_length() == 2048
     w = pow(stream("daa w", 2040), (gamma - 1) // q, gamma)
+    s1 = pow(s, 1 << 1024, n)
     return Issuer(
-        *[wide(x) for x in (r0, r1, s, pow(s, 1 << 1024, n), n, gamma)],
-        wide(q, 26),
-        z,
-        order,
-        wide(w),
+        wide(r0), wide(r1), wide(s), wide(s1), wide(n), wide(gamma), wide(q, 26), z, order, wide(w)
     )
 
 
