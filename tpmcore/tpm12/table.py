@@ -13,6 +13,7 @@ from tpmcore.tpm12 import (
     capability,
     certify,
     change_auth,
+    change_auth_asym,
     cmk,
     counters,
     cryptographic,
@@ -71,5 +72,6 @@ TABLE: Final[Mapping[int, Command]] = build_table(
         transport.COMMANDS,
         migration.COMMANDS,
         cmk.COMMANDS,
+        change_auth_asym.COMMANDS,
     )
 )

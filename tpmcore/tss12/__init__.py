@@ -65,6 +65,11 @@ from tpmcore.tss12.changing_auth import (
     change_auth,
     change_auth_owner,
 )
+from tpmcore.tss12.changing_auth_asym import (
+    EphemeralKey,
+    change_auth_asym_finish,
+    change_auth_asym_start,
+)
 from tpmcore.tss12.cmk import (
     Ticket,
     cmk_approve_ma,
@@ -241,6 +246,7 @@ __all__ = [
     "Certification",
     "Conversation",
     "DelegationTables",
+    "EphemeralKey",
     "HashAndPcr",
     "Identity",
     "MigrationBlob",
@@ -267,6 +273,8 @@ __all__ = [
     "certify_key",
     "certify_key2",
     "change_auth",
+    "change_auth_asym_finish",
+    "change_auth_asym_start",
     "change_auth_owner",
     "close_session",
     "cmk_approve_ma",
