@@ -165,9 +165,9 @@ _PROPERTIES: Final[Mapping[int, Callable[[Tpm], bytes]]] = {
 
 def _ord(tpm: Tpm, sub_cap: bytes) -> bytes:
     # Imported late: the table is made of all families, this one among them.
-    from tpmcore.tpm12.table import TABLE
+    from tpmcore.tpm12.table import table_for
 
-    return _bool(_sub_u32(sub_cap) in TABLE)
+    return _bool(_sub_u32(sub_cap) in table_for(tpm.profile))
 
 
 def _alg(_tpm: Tpm, sub_cap: bytes) -> bytes:

@@ -38,7 +38,7 @@ from tpmcore.tpm12.stateformat import (
     encode_permanent,
     encode_volatile,
 )
-from tpmcore.tpm12.table import TABLE
+from tpmcore.tpm12.table import table_for
 from tpmcore.tpm12.tpm import Tpm
 from tpmcore.tpm12.world import Profile, World
 
@@ -72,7 +72,7 @@ class Tpm12Engine:
 
     def __init__(self, tpm: Tpm, durable: bytes) -> None:
         self._tpm = tpm
-        self._dispatcher = Dispatcher(tpm, TABLE)
+        self._dispatcher = Dispatcher(tpm, table_for(tpm.profile))
         self._durable = durable
         self._pending: _Pending | None = None
         self._volatile_version = 0

@@ -77,7 +77,7 @@ def take_ownership(ctx: Context, request: TakeOwnershipRequest) -> TakeOwnership
         raise TpmError(ReturnCode.BAD_PARAMETER)
     owner_auth = _decrypt_secret(permanent.ek, request.enc_owner_auth)
     ctx.authorize(0, Entity(EntityKind.OWNER, owner_auth), OIAP_ONLY)
-    _check_srk(request.srk_params, fips=permanent.flags.fips)
+    check_srk(request.srk_params, fips=permanent.flags.fips)
     srk_auth = _decrypt_secret(permanent.ek, request.enc_srk_auth)
     # A new owner period: blobs and contexts of the one before must not load (6.1, 12-14).
     tpm_proof = tpm.random(20)
@@ -101,8 +101,12 @@ def _decrypt_secret(ek: EndorsementKey, encrypted: bytes) -> bytes:
     return secret
 
 
-def _check_srk(params: Key, *, fips: bool) -> None:
-    """Check what an SRK must be (6.1, 8 and 9)."""
+def check_srk(params: Key, *, fips: bool) -> None:
+    """Check what an SRK must be (6.1, 8 and 9).
+
+    Raises:
+        TpmError: INVALID_KEYUSAGE, BAD_KEY_PROPERTY, NOTFIPS.
+    """
     if params.key_usage != KeyUsage.STORAGE or params.key_flags & KeyFlags.MIGRATABLE:
         raise TpmError(ReturnCode.INVALID_KEYUSAGE)
     parms = params.algorithm_parms

@@ -264,6 +264,7 @@ class PermanentState:
         owner_evict_keys: keys that KeyControlOwner pinned.
         saved_state: volatile state kept by SaveState, or empty.
         daa: None in a chip of a version that had no DAA, until it is needed.
+        manu_maint_pub: the manufacturer's key for maintenance; None until it is loaded.
         audit_counter: auditMonotonicCounter.
         audit_status: whether an ordinal is audited where that is not its default.
         last_family_id: of the family created last; ids are never used again.
@@ -288,6 +289,7 @@ class PermanentState:
     owner_evict_keys: dict[int, LoadedKey] = field(default_factory=dict)
     saved_state: bytes = b""
     daa: DaaSecrets | None = None
+    manu_maint_pub: PubKey | None = None
     audit_counter: int = 0
     audit_status: dict[int, bool] = field(default_factory=dict)
     last_family_id: int = 0

@@ -26,7 +26,7 @@ from protocol.tpm12.constants import (
     StructureTag,
 )
 from protocol.tpm12.delegation import DelegatePublic, FamilyTableEntry
-from protocol.tpm12.keys import Key, KeyParms
+from protocol.tpm12.keys import Key, KeyParms, PubKey
 from protocol.tpm12.resources import NvDataPublic
 from protocol.tpm12.transport import TransportPublic
 from protocol.tpm12.wire import (
@@ -297,7 +297,7 @@ _TRANSPORTS: Final = ListOf(Nested(_TransportRecord), U16, _MAX_LIST)
 # Section numbers of the permanent state.
 _P_FLAGS, _P_SECRETS, _P_OWNER, _P_EK, _P_DATA = 1, 2, 3, 4, 5
 _P_COUNTERS, _P_NV, _P_OWNER_EVICT, _P_SAVED = 6, 7, 8, 9
-_P_DAA = 10  # since 1.1
+_P_DAA, _P_MAINTENANCE = 10, 11  # since 1.1
 _P_AUDIT, _P_DELEGATION = 12, 13  # since 1.1
 # Section numbers of the volatile state.
 _V_STCLEAR, _V_STANY, _V_CLOCK, _V_PCRS, _V_SESSIONS = 1, 2, 3, 4, 5
@@ -516,6 +516,8 @@ def encode_permanent(state: PermanentState) -> bytes:
         sections.append((_P_SAVED, state.saved_state))
     if state.daa is not None:
         sections.append((_P_DAA, state.daa.encode()))
+    if state.manu_maint_pub is not None:
+        sections.append((_P_MAINTENANCE, state.manu_maint_pub.encode()))
     status = [_AuditStatusRecord(*item) for item in sorted(state.audit_status.items())]
     sections.append((_P_AUDIT, _AuditRecord(state.audit_counter, tuple(status)).encode()))
     sections.append((_P_DELEGATION, _delegation_record(state).encode()))
@@ -566,6 +568,7 @@ _PERMANENT_SECTIONS: Final = frozenset(
         _P_AUDIT,
         _P_DELEGATION,
         _P_DAA,
+        _P_MAINTENANCE,
     }
 )
 
@@ -609,6 +612,8 @@ def decode_permanent(data: bytes) -> PermanentState:
         state.ek_reset = ek.ek_reset
     if _P_OWNER_EVICT in sections:
         state.owner_evict_keys = _read_keys(sections[_P_OWNER_EVICT], owner_evict=True)
+    if _P_MAINTENANCE in sections:
+        state.manu_maint_pub = PubKey.decode(sections[_P_MAINTENANCE])
     if _P_AUDIT in sections:
         audit = _AuditRecord.decode(sections[_P_AUDIT])
         state.audit_counter = audit.counter

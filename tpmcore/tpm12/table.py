@@ -24,6 +24,7 @@ from tpmcore.tpm12 import (
     endorsement,
     eviction,
     identity,
+    maintenance,
     migration,
     nv,
     optin,
@@ -40,6 +41,7 @@ from tpmcore.tpm12 import (
 )
 from tpmcore.tpm12.command import Command
 from tpmcore.tpm12.dispatch import build_table
+from tpmcore.tpm12.world import Profile
 
 TABLE: Final[Mapping[int, Command]] = build_table(
     (
@@ -75,3 +77,14 @@ TABLE: Final[Mapping[int, Command]] = build_table(
         change_auth_asym.COMMANDS,
     )
 )
+"""What every TPM answers, whatever its profile."""
+
+_WITH_MAINTENANCE: Final[Mapping[int, Command]] = {
+    **TABLE,
+    **build_table((maintenance.COMMANDS,)),
+}
+
+
+def table_for(profile: Profile) -> Mapping[int, Command]:
+    """Return the table of a TPM with this profile."""
+    return _WITH_MAINTENANCE if profile.maintenance_commands else TABLE
