@@ -20,6 +20,7 @@ import gmpy2  # type: ignore[import-untyped]
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
+from protocol.tpm12.constants import ReservedHandle
 from tests.unit.tpm12 import keychain
 from tests.unit.tpm12.keychain import sha1
 from tests.unit.tpm12.world import OWNER_AUTH, Chip, key_pair
@@ -238,8 +239,12 @@ class Joining(Host):
     def step(self, stage: int) -> bytes:
         """Do a stage; stage 1 comes twice, since the chain has two keys."""
         if stage == 1:
-            self.send(1, public_part(chain_key(702)))
+            self.first_key()
         return Host.step(self, stage)
+
+    def first_key(self) -> None:
+        """Do stage 1 for the first time."""
+        self.send(1, public_part(chain_key(702)))
 
     def inputs(self, stage: int) -> tuple[bytes, bytes]:
         """Return what is sent in a stage; in stage 1 what is sent the second time."""
@@ -261,9 +266,18 @@ class Joining(Host):
         if stage == 2:
             return self.signed_settings()
         if stage == 8:
-            return keychain.encrypt_oaep(keychain.ek_modulus(), self.nonce_of_issuer), b""
+            return keychain.encrypt_oaep(self.endorsement_key(), self.nonce_of_issuer), b""
         bases = {4: i.r0, 5: i.r1, 6: i.s0, 7: i.s1, 9: i.r0, 10: i.r1, 11: i.s0, 12: i.s1}
         return (bases[stage], i.n) if stage in bases else (b"", b"")
+
+    def endorsement_key(self) -> bytes:
+        """Return the modulus of the chip's endorsement key."""
+        public = self.chip.run(
+            tss12.owner_read_internal_pub(
+                ReservedHandle.EK, owner_auth=OWNER_AUTH, random=self.chip.client_random
+            )
+        )
+        return public.key
 
     @property
     def challenge(self) -> bytes:

@@ -325,10 +325,11 @@ class TestWhatNoCommandBringsAbout:
 
     def test_a_join_without_endorsement_key(self) -> None:
         host = joined()[8].again()
+        sent = host.inputs(8)
         permanent = decode_permanent(host.chip.durable)
         permanent.ek = None
         restore(host.chip, encode_permanent(permanent))
-        assert host.code(8, *host.inputs(8)) == ReturnCode.NO_ENDORSEMENT
+        assert host.code(8, *sent) == ReturnCode.NO_ENDORSEMENT
 
     @pytest.mark.parametrize("stage", [0, 25, 255])
     def test_a_stage_that_no_session_waits_for_is_not_read(self, stage: int) -> None:
