@@ -29,9 +29,12 @@ from daemons.vtpmmgr.store import APPLICATION_ID, SCHEMA_VERSION
 from docs.manpages import FOLDER, PAGES, page_text
 from protocol.manager.constants import HEADER_BYTES as MANAGER_HEADER_BYTES
 from protocol.tis.framing import REPLY_HEADER, REQUEST_HEADER
+from protocol.tpm12.transport import TransportPublic
 from protocol.tpmif.messages import DATAGRAM_LIMIT, Key
 from protocol.tpmif.page import HEADER_SIZE, PageState, capacity_bytes
 from tpmcore.tpm12.daa_session import DaaSecrets, DaaSession
+from tpmcore.tpm12.state import TransportSession
+from tpmcore.tpm12.stateformat import encode_transport
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests/golden/1.0"
@@ -94,6 +97,9 @@ def _sizes_in_the_code() -> dict[str, int]:
         "Until Startup(CLEAR)": len(volatile[1]),
         "Until any Startup": len(volatile[2]),
         "Clock": len(volatile[3]),
+        "Transport session record": len(
+            encode_transport(TransportSession(0, TransportPublic(0, 0, 0), bytes(20), bytes(20)))
+        ),
         "DAA session record": len(DaaSession(0).encode()),
         # The golden TPM has two sessions open.
         "Session record": len(volatile[5]) // 2,
