@@ -77,6 +77,7 @@ _SESSION = struct.Struct(">IBB20s20s20sB")
 _PACK_STCLEAR = struct.Struct(">H5?20sI?IIQ").pack
 _PACK_STANY = struct.Struct(">??20sI20s20sQ").pack
 _PACK_CLOCK = struct.Struct(">Q8sB?").pack
+_PACK_COUNTER = struct.Struct(">?4sI20s20s").pack
 _MAX_LIST = 1 << 16
 _U64_MASK = (1 << 64) - 1
 
@@ -499,10 +500,8 @@ def encode_permanent(state: PermanentState) -> bytes:
         state.operator_auth, state.auth_dir, state.restrict_delegate, state.no_owner_nv_write
     )
     sections.append((_P_DATA, data.encode()))
-    counters = tuple(
-        [_CounterRecord(c.valid, c.label, c.value, c.auth, c.entity_digest) for c in state.counters]
-    )
-    sections.append((_P_COUNTERS, _COUNTERS.write(counters)))
+    counters = [_counter_bytes(c) for c in state.counters]
+    sections.append((_P_COUNTERS, U16.write(len(counters)) + b"".join(counters)))
     areas = tuple(
         [
             _NvRecord(a.public, a.auth_value, a.entity_digest, a.write_define_locked, a.data)
@@ -522,6 +521,13 @@ def encode_permanent(state: PermanentState) -> bytes:
     sections.append((_P_AUDIT, _AuditRecord(state.audit_counter, tuple(status)).encode()))
     sections.append((_P_DELEGATION, _delegation_record(state).encode()))
     return _assemble(PERMANENT_MAGIC, sections)
+
+
+def _counter_bytes(counter: Counter) -> bytes:
+    """Return a _CounterRecord; there are several in each state, which is written at each change."""
+    return _PACK_COUNTER(
+        counter.valid, counter.label, counter.value, counter.auth, counter.entity_digest
+    )
 
 
 def _delegation_record(state: PermanentState) -> _DelegationRecord:
