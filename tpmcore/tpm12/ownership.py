@@ -71,7 +71,9 @@ def take_ownership(ctx: Context, request: TakeOwnershipRequest) -> TakeOwnership
     if permanent.ek is None:
         raise TpmError(ReturnCode.NO_ENDORSEMENT)
     session = tpm.stany.sessions.get(ctx.auths[0].handle)
-    if session is not None and session.protocol != ProtocolId.OIAP:
+    if session is None:
+        raise TpmError(ReturnCode.INVALID_AUTHHANDLE)
+    if session.protocol != ProtocolId.OIAP:
         raise TpmError(ReturnCode.BAD_MODE)
     if request.protocol_id != ProtocolId.OWNER:
         raise TpmError(ReturnCode.BAD_PARAMETER)
