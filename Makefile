@@ -14,7 +14,7 @@ TEST_PACKAGES := trousers=tcsd tpm-tools=tpm_version tpm-quote-tools=tpm_mkuuid 
     systemd=systemd-analyze util-linux=unshare
 BENCH_PACKAGES := swtpm=swtpm util-linux=taskset
 
-.PHONY: setup up test lint unit integration bench units man lock packages
+.PHONY: setup up test lint unit integration bench fuzz corpus units man lock packages
 
 setup: .venv/.installed
 	@:
@@ -54,6 +54,14 @@ integration: setup packages
 bench: setup
 	@.ci/packages $(BENCH_PACKAGES)
 	$(BIN)/python -m bench $(ARGS)
+
+# Five million commands at the engine, then the front socket; ARGS="--commands 100000" for fewer.
+fuzz: setup
+	$(BIN)/python -m tests.fuzz $(ARGS)
+
+# Seeds of the fuzzer, from what the unit tests send.
+corpus: setup
+	$(BIN)/python -m tests.fuzz.record
 
 # The units with the folder of the commands filled in.
 units:

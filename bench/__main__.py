@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from bench.engine import engine_table, measure
 from bench.operations import OPERATIONS, Fixture, Operation, provision
 from bench.peers import (
     Peer,
@@ -27,6 +28,7 @@ PLACEMENTS = {
     "client on core 0, daemons on core 1": (0, 1),
     "everything on core 0": (0, 0),
 }
+PLACEMENT_OF_THE_ENGINE = 1
 WARM_UP = 3
 
 
@@ -93,9 +95,14 @@ def main(rounds: int, results: Path, quick: bool) -> None:
         placements[name] = _placement(client_core, daemon_core, rounds)
         os.sched_setaffinity(0, allowed)
         click.echo(f"\n{name}\n\n{table(placements[name])}")
+    os.sched_setaffinity(0, {PLACEMENT_OF_THE_ENGINE})
+    alone = engine_table(measure())
+    os.sched_setaffinity(0, allowed)
+    click.echo(f"\nthe engine alone\n\n{alone}")
     facts = {} if quick else start_times() | memory()
     click.echo(f"\n{facts_table(facts)}")
     write_files(results, placements, facts)
+    (results / "engine.md").write_text(f"{alone}\n")
     click.echo(f"written to {results}")
 
 

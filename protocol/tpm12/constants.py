@@ -443,6 +443,16 @@ class SigScheme(enum.IntEnum):
     RSASSAPKCS1V15_INFO = 4
 
 
+class MigrationScheme(enum.IntEnum):
+    """TPM_MIGRATE_SCHEME (Part 2, 4.10)."""
+
+    MIGRATE = 1
+    REWRAP = 2
+    MAINT = 3
+    RESTRICT_MIGRATE = 4
+    RESTRICT_APPROVE = 5
+
+
 class EkType(enum.IntEnum):
     """TPM_EK_TYPE (Part 2, 4.11)."""
 

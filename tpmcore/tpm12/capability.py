@@ -31,6 +31,7 @@ from protocol.tpm12.wire import (
     WireError,
 )
 from tpmcore.errors import TpmError
+from tpmcore.tpm12 import transport_cipher
 from tpmcore.tpm12.command import AUTH1, NO_AUTH, Command, Gate, Nothing
 from tpmcore.tpm12.context import Context
 from tpmcore.tpm12.lockout import THRESHOLD
@@ -45,16 +46,20 @@ _FALSE: Final = b"\x00"
 SPEC_LEVEL: Final = 2
 ERRATA_REVISION: Final = 3
 PROTOCOL_IDS: Final = frozenset(
-    {ProtocolId.OIAP, ProtocolId.OSAP, ProtocolId.ADIP, ProtocolId.ADCP, ProtocolId.OWNER}
+    {
+        ProtocolId.OIAP,
+        ProtocolId.OSAP,
+        ProtocolId.ADIP,
+        ProtocolId.ADCP,
+        ProtocolId.OWNER,
+        ProtocolId.DSAP,
+        ProtocolId.TRANSPORT,
+    }
 )
 DIR_COUNT: Final = 1
 CONTEXT_DISTANCE: Final = 0xFFFFFFFF
 STARTUP_EFFECT: Final = 0x54
 """Startup(CLEAR) zeroes the audit digest, drops keys and hash threads (Part 2, 21.2)."""
-MAX_TRANSPORT_SESSIONS: Final = 0
-MAX_DAA_SESSIONS: Final = 0
-FAMILY_ROWS: Final = 0
-DELEGATE_ROWS: Final = 0
 DA_ACTION_TIMEOUT: Final = 0x1
 
 
@@ -123,12 +128,12 @@ _PROPERTIES: Final[Mapping[int, Callable[[Tpm], bytes]]] = {
     CapabilityProperty.KEYS: lambda tpm: _u32s(tpm.free_key_slots),
     CapabilityProperty.MIN_COUNTER: lambda _tpm: _u32s(0),
     CapabilityProperty.AUTHSESS: lambda tpm: _u32s(tpm.free_session_slots),
-    CapabilityProperty.TRANSESS: lambda _tpm: _u32s(MAX_TRANSPORT_SESSIONS),
+    CapabilityProperty.TRANSESS: lambda tpm: _u32s(tpm.free_transport_slots),
     CapabilityProperty.COUNTERS: lambda tpm: _u32s(
         sum(not counter.valid for counter in tpm.permanent.counters)
     ),
     CapabilityProperty.MAX_AUTHSESS: lambda tpm: _u32s(tpm.profile.max_sessions),
-    CapabilityProperty.MAX_TRANSESS: lambda _tpm: _u32s(MAX_TRANSPORT_SESSIONS),
+    CapabilityProperty.MAX_TRANSESS: lambda tpm: _u32s(tpm.profile.max_transports),
     CapabilityProperty.MAX_COUNTERS: lambda tpm: _u32s(tpm.profile.max_counters),
     CapabilityProperty.MAX_KEYS: lambda tpm: _u32s(tpm.profile.max_keys),
     CapabilityProperty.OWNER: lambda tpm: _bool(tpm.is_owned),
@@ -136,17 +141,19 @@ _PROPERTIES: Final[Mapping[int, Callable[[Tpm], bytes]]] = {
         tpm.profile.max_saved_contexts - len(tpm.stany.context_list)
     ),
     CapabilityProperty.MAX_CONTEXT: lambda tpm: _u32s(tpm.profile.max_saved_contexts),
-    CapabilityProperty.FAMILYROWS: lambda _tpm: _u32s(FAMILY_ROWS),
+    CapabilityProperty.FAMILYROWS: lambda tpm: _u32s(tpm.profile.family_rows),
     CapabilityProperty.TIS_TIMEOUT: lambda tpm: _u32s(*tpm.profile.timeouts_us),
     CapabilityProperty.STARTUP_EFFECT: lambda _tpm: _u32s(STARTUP_EFFECT),
-    CapabilityProperty.DELEGATE_ROW: lambda _tpm: _u32s(DELEGATE_ROWS),
-    CapabilityProperty.MAX_DAASESS: lambda _tpm: _u32s(MAX_DAA_SESSIONS),
-    CapabilityProperty.DAASESS: lambda _tpm: _u32s(MAX_DAA_SESSIONS),
+    CapabilityProperty.DELEGATE_ROW: lambda tpm: _u32s(tpm.profile.delegate_rows),
+    CapabilityProperty.MAX_DAASESS: lambda tpm: _u32s(tpm.profile.max_daa_sessions),
+    CapabilityProperty.DAASESS: lambda tpm: _u32s(tpm.free_daa_slots),
     CapabilityProperty.CONTEXT_DIST: lambda _tpm: _u32s(CONTEXT_DISTANCE),
-    CapabilityProperty.DAA_INTERRUPT: lambda _tpm: _FALSE,
-    CapabilityProperty.SESSIONS: lambda tpm: _u32s(tpm.free_session_slots + MAX_TRANSPORT_SESSIONS),
+    CapabilityProperty.DAA_INTERRUPT: lambda _tpm: _TRUE,
+    CapabilityProperty.SESSIONS: lambda tpm: _u32s(
+        tpm.free_session_slots + tpm.free_transport_slots
+    ),
     CapabilityProperty.MAX_SESSIONS: lambda tpm: _u32s(
-        tpm.profile.max_sessions + MAX_TRANSPORT_SESSIONS
+        tpm.profile.max_sessions + tpm.profile.max_transports
     ),
     CapabilityProperty.CMK_RESTRICTION: lambda tpm: _u32s(tpm.permanent.restrict_delegate),
     CapabilityProperty.DURATION: lambda tpm: _u32s(*tpm.profile.durations_us),
@@ -158,9 +165,9 @@ _PROPERTIES: Final[Mapping[int, Callable[[Tpm], bytes]]] = {
 
 def _ord(tpm: Tpm, sub_cap: bytes) -> bytes:
     # Imported late: the table is made of all families, this one among them.
-    from tpmcore.tpm12.table import TABLE
+    from tpmcore.tpm12.table import table_for
 
-    return _bool(_sub_u32(sub_cap) in TABLE)
+    return _bool(_sub_u32(sub_cap) in table_for(tpm.profile))
 
 
 def _alg(_tpm: Tpm, sub_cap: bytes) -> bytes:
@@ -209,15 +216,13 @@ def _sym_mode(_tpm: Tpm, sub_cap: bytes) -> bytes:
 
 
 def _trans_alg(_tpm: Tpm, sub_cap: bytes) -> bytes:
-    """No algorithm encrypts transport sessions as long as there are none."""
-    _sub_u32(sub_cap)
-    return _FALSE
+    """Algorithms that encrypt transport sessions."""
+    return _bool(_sub_u32(sub_cap) in transport_cipher.SCHEMES)
 
 
 def _trans_es(_tpm: Tpm, sub_cap: bytes) -> bytes:
-    """As for the algorithms of transport sessions."""
-    _sub_u16(sub_cap)
-    return _FALSE
+    """Modes of the block cipher that encrypts transport sessions."""
+    return _bool(_sub_u16(sub_cap) in transport_cipher.SCHEMES[Algorithm.AES128])
 
 
 def _nv_index(tpm: Tpm, sub_cap: bytes) -> bytes:
@@ -231,11 +236,11 @@ def _handle(tpm: Tpm, sub_cap: bytes) -> bytes:
     lists: Mapping[int, list[int]] = {
         ResourceType.KEY: list(tpm.stclear.keys),
         ResourceType.AUTH: list(tpm.stany.sessions),
-        ResourceType.TRANS: [],
+        ResourceType.TRANS: list(tpm.stany.transports),
         ResourceType.COUNTER: [
             i for i, counter in enumerate(tpm.permanent.counters) if counter.valid
         ],
-        ResourceType.DAA_TPM: [],
+        ResourceType.DAA_TPM: list(tpm.stany.daa_sessions),
         ResourceType.CONTEXT: tpm.stany.context_list,
     }
     handles = lists.get(_sub_u32(sub_cap))

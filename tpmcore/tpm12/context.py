@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
@@ -21,17 +22,20 @@ from protocol.tpm12.constants import (
     AdipScheme,
     AuthDataUsage,
     KeyFlags,
+    KeyUsage,
     ProtocolId,
     ReservedHandle,
     ReturnCode,
 )
+from protocol.tpm12.delegation import DelegatePublic, DelegateType
 from protocol.tpm12.pcr import PcrInfoShort, composite_hash
 from protocol.tpm12.wire import DIGEST_BYTES
 from tpmcore.errors import EngineFault, TpmError
-from tpmcore.tpm12.state import EntityKind, KeyBody, LoadedKey, Session
+from tpmcore.tpm12.state import EntityKind, KeyBody, LoadedKey, Session, TransportSession
 
 if TYPE_CHECKING:
     from tpmcore.tpm12.command import Command
+    from tpmcore.tpm12.dispatch import Dispatcher
     from tpmcore.tpm12.tpm import Tpm
 
 OIAP_ONLY = frozenset({ProtocolId.OIAP})
@@ -47,6 +51,9 @@ class AuthBlock:
         continue_session: as asked; a handler that must end the session sets it to False.
         session: the session once it is verified, else None.
         hmac_key: the secret that verified the request; the response is keyed with it too.
+        delegation: once it is verified: what it was limited to, or None.
+        nonce_even: of the response, where a handler needs it before; empty lets the dispatcher
+            choose.
     """
 
     handle: int
@@ -54,8 +61,10 @@ class AuthBlock:
     continue_session: bool
     auth: bytes
     continue_byte: bytes
-    session: Session | None = None
+    session: Session | TransportSession | None = None
     hmac_key: bytes = b""
+    delegation: DelegatePublic | None = None
+    nonce_even: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -65,22 +74,55 @@ class Entity:
     Attributes:
         secret: 20 bytes.
         digest: its identity for OSAP; None if only OIAP makes sense.
+        migration_usage: keyUsage of a key that is a migration authority; else None.
     """
 
     kind: EntityKind
     secret: bytes
     digest: bytes | None = None
+    migration_usage: int | None = None
+
+
+CMK_DELEGATE_BITS: Final[Mapping[int, int]] = {
+    KeyUsage.SIGNING: 1 << 31,
+    KeyUsage.STORAGE: 1 << 30,
+    KeyUsage.BIND: 1 << 29,
+    KeyUsage.LEGACY: 1 << 28,
+    KeyUsage.MIGRATE: 1 << 27,
+}
+"""TPM_CMK_DELEGATE (Part 2, 5.17): bits of restrictDelegate by usage of the key."""
+
+
+def key_entity(key: KeyBody) -> Entity:
+    """Return a key as something to authorize against."""
+    public = key.public
+    is_authority = public.key_flags & KeyFlags.MIGRATE_AUTHORITY
+    return Entity(
+        EntityKind.KEY, key.usage_auth, key.digest, public.key_usage if is_authority else None
+    )
 
 
 @dataclass(slots=True, repr=False)
 class Context:
-    """One command being executed."""
+    """One command being executed.
+
+    Attributes:
+        dispatcher: what runs it, and can run a command that is wrapped in it.
+        transport: the session that it is wrapped in, or None.
+        out_param_digest: set by a handler whose response has a digest of its own.
+        audited_as: set by a handler whose audit events have digests of their own: that of the
+            parameters and that of the response.
+    """
 
     tpm: Tpm
     command: Command
     locality: int
     auths: list[AuthBlock]
     in_param_digest: bytes
+    dispatcher: Dispatcher
+    transport: TransportSession | None = None
+    out_param_digest: bytes = b""
+    audited_as: tuple[bytes, bytes] | None = None
 
     def find_key(self, handle: int) -> KeyBody:
         """Look a key up without looking at its PCR binding (0.4 of the engine reference).
@@ -179,12 +221,20 @@ class Context:
                 second.
 
         Raises:
-            TpmError: INVALID_AUTHHANDLE, BAD_MODE, AUTHFAIL, AUTH2FAIL.
+            TpmError: INVALID_AUTHHANDLE, BAD_MODE, AUTHFAIL, AUTH2FAIL; through a delegation also
+                WRONGPCRVAL, BAD_LOCALITY, INVALID_KEYUSAGE.
         """
         block = self.auths[index]
         session = self.require_session(index, allowed)
+        delegation: DelegatePublic | None = None
         if session.protocol == ProtocolId.OIAP:
             secret = entity.secret
+            reference = self.tpm.stclear.owner_reference
+            if reference != ReservedHandle.OWNER and entity.kind is EntityKind.OWNER:
+                row = self.tpm.permanent.delegate_rows.get(reference)
+                if row is None:
+                    raise TpmError(ReturnCode.AUTHFAIL)
+                secret, delegation = row.auth_value, row.public
         else:
             # Bound to another entity: the specification's AUTHFAIL, whichever block it is.
             if (
@@ -193,7 +243,9 @@ class Context:
                 or not hmac.compare_digest(entity.digest, session.entity_digest)
             ):
                 raise TpmError(ReturnCode.AUTHFAIL)
-            secret = session.shared_secret
+            secret, delegation = session.shared_secret, session.delegation
+        if delegation is not None:
+            self._check_delegation(delegation, entity)
         expected = hmac.digest(
             secret,
             self.in_param_digest + session.nonce_even + block.nonce_odd + block.continue_byte,
@@ -206,6 +258,26 @@ class Context:
             raise TpmError(failure)
         block.session = session
         block.hmac_key = secret
+        block.delegation = delegation
+
+    def _check_delegation(self, delegation: DelegatePublic, entity: Entity) -> None:
+        """Require that this command, now and here, is among what was delegated (4.1.3, 5).
+
+        Raises:
+            TpmError: AUTHFAIL, WRONGPCRVAL, BAD_LOCALITY, INVALID_KEYUSAGE.
+        """
+        if entity.kind is EntityKind.OWNER:
+            kind, bit = DelegateType.OWNER, self.command.owner_bit
+        else:
+            kind, bit = DelegateType.KEY, self.command.key_bit
+        permissions = delegation.permissions
+        if permissions.delegate_type != kind or bit is None or not permissions.per1 >> bit & 1:
+            raise TpmError(ReturnCode.AUTHFAIL)
+        self.check_release(delegation.pcr_info)
+        if entity.migration_usage is not None:
+            released = CMK_DELEGATE_BITS.get(entity.migration_usage, 0)
+            if not self.tpm.permanent.restrict_delegate & released:
+                raise TpmError(ReturnCode.INVALID_KEYUSAGE)
 
     def authorize_owner(self, index: int = 0, allowed: frozenset[ProtocolId] = ANY_SESSION) -> None:
         """Verify a block against the owner's secret.
@@ -219,7 +291,7 @@ class Context:
         self, index: int, key: KeyBody, allowed: frozenset[ProtocolId] = ANY_SESSION
     ) -> None:
         """Verify a block against a key's usage secret."""
-        self.authorize(index, Entity(EntityKind.KEY, key.usage_auth, key.digest), allowed)
+        self.authorize(index, key_entity(key), allowed)
 
     def authorize_key_if_present(
         self, index: int, key: KeyBody, *, present: bool, reads_public: bool = False
@@ -243,7 +315,7 @@ class Context:
     def session_of(self, index: int) -> Session:
         """Return the session of a block that was verified."""
         session = self.auths[index].session
-        if session is None:
+        if not isinstance(session, Session):
             raise EngineFault("session used before it was verified")
         return session
 

@@ -20,8 +20,17 @@ from protocol.tpm12.resources import ContextBlob, ContextSensitive
 from protocol.tpm12.wire import WireError
 from tpmcore.errors import TpmError
 from tpmcore.tpm12.context import aes128_ctr
-from tpmcore.tpm12.state import ZERO_DIGEST, EntityKind, LoadedKey, Session
-from tpmcore.tpm12.stateformat import decode_key, decode_session, encode_key, encode_session
+from tpmcore.tpm12.daa_session import DaaSession
+from tpmcore.tpm12.state import ZERO_DIGEST, EntityKind, LoadedKey, Session, TransportSession
+from tpmcore.tpm12.stateformat import (
+    decode_daa_session,
+    decode_key,
+    decode_session,
+    decode_transport,
+    encode_key,
+    encode_session,
+    encode_transport,
+)
 from tpmcore.tpm12.tpm import Tpm
 
 LABEL_BYTES: Final = 16
@@ -43,6 +52,39 @@ def save_session(tpm: Tpm, session: Session, label: bytes) -> bytes:
     Raises:
         TpmError: TOOMANYCONTEXTS, NOCONTEXTSPACE.
     """
+    data = encode_session(session)
+    blob = _seal_session(tpm, ResourceType.AUTH, session.handle, data, label)
+    del tpm.stany.sessions[session.handle]
+    return blob
+
+
+def save_daa_session(tpm: Tpm, session: DaaSession, label: bytes) -> bytes:
+    """Return the blob of a DAA session and take the session out of the TPM.
+
+    Raises:
+        TpmError: TOOMANYCONTEXTS, NOCONTEXTSPACE.
+    """
+    blob = _seal_session(tpm, ResourceType.DAA_TPM, session.handle, session.encode(), label)
+    del tpm.stany.daa_sessions[session.handle]
+    return blob
+
+
+def save_transport(tpm: Tpm, transport: TransportSession, label: bytes) -> bytes:
+    """Return the blob of a transport session and take the session out of the TPM.
+
+    Raises:
+        TpmError: TOOMANYCONTEXTS, NOCONTEXTSPACE.
+    """
+    data = encode_transport(transport)
+    blob = _seal_session(tpm, ResourceType.TRANS, transport.handle, data, label)
+    tpm.end_transport(transport.handle)
+    return blob
+
+
+def _seal_session(
+    tpm: Tpm, resource_type: ResourceType, handle: int, data: bytes, label: bytes
+) -> bytes:
+    """Return a blob that can be loaded once: it has a number, which contextList remembers."""
     stany = tpm.stany
     if stany.context_count >= MAX_CONTEXT_COUNT:
         raise TpmError(ReturnCode.TOOMANYCONTEXTS)
@@ -52,9 +94,8 @@ def save_session(tpm: Tpm, session: Session, label: bytes) -> bytes:
         stany.context_nonce_session = tpm.new_nonce()
     stany.context_count += 1
     stany.context_list.append(stany.context_count)
-    del stany.sessions[session.handle]
-    sensitive = ContextSensitive(stany.context_nonce_session, encode_session(session))
-    return _seal(tpm, ResourceType.AUTH, session.handle, label, stany.context_count, sensitive)
+    sensitive = ContextSensitive(stany.context_nonce_session, data)
+    return _seal(tpm, resource_type, handle, label, stany.context_count, sensitive)
 
 
 def _seal(
@@ -134,12 +175,40 @@ def open_session(tpm: Tpm, blob: ContextBlob) -> Session:
     Raises:
         TpmError: BADCONTEXT.
     """
-    sensitive = open_blob(tpm, blob)
-    _check_nonce(sensitive, tpm.stany.context_nonce_session)
     try:
-        return decode_session(sensitive.internal_data)
+        return decode_session(_open_session_data(tpm, blob))
     except WireError:
         raise TpmError(ReturnCode.BADCONTEXT) from None
+
+
+def open_daa_session(tpm: Tpm, blob: ContextBlob) -> DaaSession:
+    """Return the DAA session in a blob, not yet loaded.
+
+    Raises:
+        TpmError: BADCONTEXT.
+    """
+    try:
+        return decode_daa_session(_open_session_data(tpm, blob))
+    except WireError:
+        raise TpmError(ReturnCode.BADCONTEXT) from None
+
+
+def open_transport(tpm: Tpm, blob: ContextBlob) -> TransportSession:
+    """Return the transport session in a blob, not yet loaded.
+
+    Raises:
+        TpmError: BADCONTEXT.
+    """
+    try:
+        return decode_transport(_open_session_data(tpm, blob))
+    except WireError:
+        raise TpmError(ReturnCode.BADCONTEXT) from None
+
+
+def _open_session_data(tpm: Tpm, blob: ContextBlob) -> bytes:
+    sensitive = open_blob(tpm, blob)
+    _check_nonce(sensitive, tpm.stany.context_nonce_session)
+    return sensitive.internal_data
 
 
 def _check_nonce(sensitive: ContextSensitive, current: bytes) -> None:
@@ -165,6 +234,7 @@ def check_entity(tpm: Tpm, session: Session, entity_handle: int) -> None:
     """
     if session.protocol == ProtocolId.OIAP:
         return
+    _check_delegation(tpm, session)
     permanent = tpm.permanent
     digest: bytes | None = None
     match session.entity_kind:
@@ -189,6 +259,13 @@ def check_entity(tpm: Tpm, session: Session, entity_handle: int) -> None:
         raise TpmError(ReturnCode.RESOURCEMISSING)
 
 
+def _check_delegation(tpm: Tpm, session: Session) -> None:
+    """Require that what a session was opened with still counts: blobs outlive the changes of the
+    tables that end the sessions inside."""
+    if session.delegation is not None and not tpm.permanent.upholds(session.delegation):
+        raise TpmError(ReturnCode.RESOURCEMISSING)
+
+
 def check_entity_anywhere(tpm: Tpm, session: Session) -> None:
     """Require that what a session is bound to is there, under any handle.
 
@@ -197,6 +274,7 @@ def check_entity_anywhere(tpm: Tpm, session: Session) -> None:
     """
     if session.protocol == ProtocolId.OIAP:
         return
+    _check_delegation(tpm, session)
     permanent = tpm.permanent
     digests: list[bytes | None] = []
     match session.entity_kind:
@@ -222,11 +300,29 @@ def load_key(tpm: Tpm, key: LoadedKey) -> int:
     return key.handle
 
 
-def load_session(tpm: Tpm, session: Session, blob: ContextBlob) -> int:
-    """Put a session into a slot, under its old handle if that is free; its blob is spent."""
-    sessions = tpm.stany.sessions
+def load_daa_session(tpm: Tpm, session: DaaSession, blob: ContextBlob) -> int:
+    """Put a DAA session into a slot, under its old handle if that is free; its blob is spent."""
+    sessions = tpm.stany.daa_sessions
     if session.handle in sessions:
         session.handle = tpm.new_handle(sessions.__contains__)
     tpm.stany.context_list.remove(blob.context_count)
     sessions[session.handle] = session
+    return session.handle
+
+
+def load_transport(tpm: Tpm, transport: TransportSession, blob: ContextBlob) -> int:
+    """Put a transport session into a slot, as load_session does; it is not the exclusive one."""
+    if tpm.is_session(transport.handle):
+        transport.handle = tpm.new_handle(tpm.is_session)
+    tpm.stany.context_list.remove(blob.context_count)
+    tpm.stany.transports[transport.handle] = transport
+    return transport.handle
+
+
+def load_session(tpm: Tpm, session: Session, blob: ContextBlob) -> int:
+    """Put a session into a slot, under its old handle if that is free; its blob is spent."""
+    if tpm.is_session(session.handle):
+        session.handle = tpm.new_handle(tpm.is_session)
+    tpm.stany.context_list.remove(blob.context_count)
+    tpm.stany.sessions[session.handle] = session
     return session.handle

@@ -40,6 +40,7 @@ class Sha1StartResponse(Structure):
 def sha1_start(ctx: Context, _request: Nothing) -> Sha1StartResponse:
     """Begin to hash (13.1); every ordinal but the next three ends the thread again."""
     ctx.tpm.sha1_thread = hashlib.sha1()
+    ctx.tpm.sha1_transport = ctx.transport
     return Sha1StartResponse(_max_sha1_bytes(ctx.tpm))
 
 

@@ -4,6 +4,9 @@
 The order is that of libtpms (0.2 of the engine reference): header, ordinal, parameters, gate, tag,
 authorization blocks, and only then the handler. A refusal before the handler touches no session; an
 error from there on ends the sessions that the command names (Part 1, 4.1.6).
+
+A command inside a transport session goes the same way from the parameters on (`run_wrapped`, called
+by ExecuteTransport); what comes before is judged once, for the outer command.
 """
 
 from __future__ import annotations
@@ -11,19 +14,20 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from protocol.tpm12.constants import Ordinal, ReturnCode, Tag
 from protocol.tpm12.framing import HEADER_BYTES, build_message, error_response
+from protocol.tpm12.transport import TransportAttributes
 from protocol.tpm12.wire import Reader, WireError
 from tpmcore.errors import EngineFault, GateError, TpmError
-from tpmcore.tpm12 import selftest
+from tpmcore.tpm12 import audit_trail, selftest
 from tpmcore.tpm12.command import Command, Gate
 from tpmcore.tpm12.context import AuthBlock, Context
 from tpmcore.tpm12.parsing import parse_code
 from tpmcore.tpm12.rsa import RsaError
-from tpmcore.tpm12.state import SelfTest
+from tpmcore.tpm12.state import SelfTest, TransportSession
 from tpmcore.tpm12.tpm import Tpm
 
 _HEADER = struct.Struct(">HII").unpack_from
@@ -58,9 +62,17 @@ _NEEDS_NO_SELF_TEST: Final = frozenset(
     }
 )
 
-_KEEPS_SHA1_THREAD: Final = frozenset(
+_USES_SHA1_THREAD: Final = frozenset(
     {Ordinal.SHA1_UPDATE, Ordinal.SHA1_COMPLETE, Ordinal.SHA1_COMPLETE_EXTEND}
 )
+
+_KEEPS_EXCLUSIVE_TRANSPORT: Final = frozenset(
+    {Ordinal.EXECUTE_TRANSPORT, Ordinal.RELEASE_TRANSPORT_SIGNED}
+)
+"""They look at their own handle first; every other ordinal ends the exclusive session."""
+
+_WRAPPED_ORDINAL_AT: Final = HEADER_BYTES + 4 + 6
+_WRAPPED_HEADER_END: Final = _WRAPPED_ORDINAL_AT + 4
 
 
 class Dispatcher:
@@ -76,6 +88,38 @@ class Dispatcher:
         if len(command) < HEADER_BYTES:
             return None
         return self._table.get(_HEADER(command)[2])
+
+    def effective_row(self, command: bytes) -> Command | None:
+        """Return the row that tells what a command may do to the state and how long it may take:
+        that of the wrapped command if there is one."""
+        row = self.row(command)
+        if (
+            row is not None
+            and row.ordinal == Ordinal.EXECUTE_TRANSPORT
+            and len(command) >= _WRAPPED_HEADER_END
+        ):
+            wrapped = int.from_bytes(command[_WRAPPED_ORDINAL_AT:_WRAPPED_HEADER_END], "big")
+            return self._table.get(wrapped, row)
+        return row
+
+    def row_of(self, ordinal: int) -> Command | None:
+        """Return the row of an ordinal."""
+        return self._table.get(ordinal)
+
+    def rows(self) -> Collection[Command]:
+        """Return all rows."""
+        return self._table.values()
+
+    def audits(self, command: bytes, row: Command) -> bool:
+        """Whether a success will be audited.
+
+        Args:
+            row: its effective row; the command around a wrapped one counts too.
+        """
+        if audit_trail.is_audited(self._tpm, row):
+            return True
+        outer = self.row(command)
+        return outer is not None and outer is not row and audit_trail.is_audited(self._tpm, outer)
 
     def run(self, command: bytes, locality: int) -> bytes:
         """Execute one command of any content.
@@ -96,14 +140,59 @@ class Dispatcher:
             return error_response(ReturnCode.BAD_LOCALITY)
         if tpm.self_test is SelfTest.LIMITED and ordinal not in _NEEDS_NO_SELF_TEST:
             selftest.run_all(tpm)
-        if tpm.sha1_thread is not None and ordinal not in _KEEPS_SHA1_THREAD:
-            tpm.sha1_thread = None
+        # For ExecuteTransport the wrapped ordinal decides.
+        if tpm.sha1_thread is not None and ordinal != Ordinal.EXECUTE_TRANSPORT:
+            self._keep_or_drop_sha1_thread(ordinal, None)
         if tpm.permanent.saved_state and ordinal != Ordinal.STARTUP:
             tpm.permanent.saved_state = b""
+        if tpm.stany.transport_exclusive and ordinal not in _KEEPS_EXCLUSIVE_TRANSPORT:
+            tpm.end_exclusive_transport()
         tpm.stany.locality_modifier = locality
         row = self._table.get(ordinal)
         if row is None:
             return error_response(ReturnCode.BAD_ORDINAL)
+        return self._judge(row, tag, command, locality, None, tpm.profile.input_buffer_bytes)
+
+    def run_wrapped(
+        self,
+        row: Command,
+        command: bytes,
+        locality: int,
+        transport: TransportSession,
+        max_response_bytes: int,
+    ) -> bytes:
+        """Execute the command that an ExecuteTransport carries.
+
+        Args:
+            row: its row.
+            command: in the clear, with a header that was checked.
+            transport: the session it came in.
+            max_response_bytes: what fits into the response of ExecuteTransport.
+        """
+        if self._tpm.sha1_thread is not None:
+            self._keep_or_drop_sha1_thread(row.ordinal, transport)
+        return self._judge(
+            row, _HEADER(command)[0], command, locality, transport, max_response_bytes
+        )
+
+    def _keep_or_drop_sha1_thread(self, ordinal: int, transport: TransportSession | None) -> None:
+        """Apply step 2b of the reference order: only the SHA-1 commands keep the thread, and only
+        where it was started."""
+        tpm = self._tpm
+        if ordinal not in _USES_SHA1_THREAD or tpm.sha1_transport is not transport:
+            tpm.sha1_thread = tpm.sha1_transport = None
+
+    def _judge(
+        self,
+        row: Command,
+        tag: int,
+        command: bytes,
+        locality: int,
+        transport: TransportSession | None,
+        max_response_bytes: int,
+    ) -> bytes:
+        """Apply the reference order from step 4 on, and run the handler."""
+        tpm = self._tpm
         reader = Reader(command, HEADER_BYTES)
         try:
             request = row.request.read(reader)
@@ -119,12 +208,22 @@ class Dispatcher:
         except TpmError as error:
             return error_response(error.code)
         in_param_digest = b""
-        if auths:
+        # As it is before: SetOrdinalAuditStatus may change it for itself (4.6).
+        audited = audit_trail.is_audited(tpm, row)
+        if auths or audited:
             parameters = command[HEADER_BYTES + row.handles_in : body_end]
-            in_param_digest = hashlib.sha1(_U32(ordinal) + parameters).digest()
-        context = Context(tpm, row, locality, auths, in_param_digest)
+            in_param_digest = hashlib.sha1(_U32(row.ordinal) + parameters).digest()
+        context = Context(tpm, row, locality, auths, in_param_digest, self, transport)
         try:
+            if audited and row.ordinal == Ordinal.SAVE_STATE:
+                # In what is saved there can be nothing of the response (4.6).
+                audit_trail.record_input(tpm, in_param_digest)
+                audited = False
             body = row.handler(context, request).encode()
+            if HEADER_BYTES + len(body) + 41 * len(auths) > max_response_bytes:
+                raise TpmError(ReturnCode.SIZE)
+            if audited:
+                _audit(context, in_param_digest, body)
         except GateError as error:
             return error_response(error.code)
         except TpmError as error:
@@ -134,7 +233,7 @@ class Dispatcher:
             # A loaded key whose factors are no primes: its maker's fault and no broken invariant.
             self._end_named_sessions(auths, ReturnCode.BAD_KEY_PROPERTY)
             return error_response(ReturnCode.BAD_KEY_PROPERTY)
-        return self._respond(row, ordinal, body, auths)
+        return self._respond(context, body)
 
     def _check_gate(self, row: Command, tag: int) -> None:
         """Apply step 5 of the reference order."""
@@ -162,17 +261,16 @@ class Dispatcher:
         for block in auths:
             self._tpm.stany.sessions.pop(block.handle, None)
 
-    def _respond(self, row: Command, ordinal: int, body: bytes, auths: list[AuthBlock]) -> bytes:
+    def _respond(self, context: Context, body: bytes) -> bytes:
         """Build the response of a success: roll nonces, authenticate, end sessions (4.1.4,
         4.1.5)."""
-        tpm = self._tpm
-        size = HEADER_BYTES + len(body) + 41 * len(auths)
-        if size > tpm.profile.input_buffer_bytes:
-            self._end_named_sessions(auths, ReturnCode.SIZE)
-            return error_response(ReturnCode.SIZE)
+        tpm, row, auths = self._tpm, context.command, context.auths
         if not auths:
             return build_message(Tag.RSP_COMMAND, ReturnCode.SUCCESS, body)
-        out_param_digest = hashlib.sha1(bytes(4) + _U32(ordinal) + body[row.handles_out :]).digest()
+        out_param_digest = (
+            context.out_param_digest
+            or hashlib.sha1(bytes(4) + _U32(row.ordinal) + body[row.handles_out :]).digest()
+        )
         if len(auths) == 2 and auths[0].handle == auths[1].handle:
             # One session for both: it goes on only if both blocks say so, and with the last nonce.
             continues = auths[0].continue_session and auths[1].continue_session
@@ -182,7 +280,7 @@ class Dispatcher:
             session = block.session
             if session is None:
                 raise EngineFault(f"{row.ordinal.name} succeeded with an unchecked authorization")
-            nonce_even = tpm.new_nonce()
+            nonce_even = block.nonce_even or tpm.new_nonce()
             flag = b"\x01" if block.continue_session else b"\x00"
             digest = out_param_digest + nonce_even + block.nonce_odd + flag
             parts += (nonce_even, flag, hmac.digest(block.hmac_key, digest, "sha1"))
@@ -194,6 +292,27 @@ class Dispatcher:
             ReturnCode.SUCCESS,
             b"".join(parts),
         )
+
+
+def _audit(context: Context, in_param_digest: bytes, body: bytes) -> None:
+    """Put a success into the audit digest (4.6).
+
+    Raises:
+        TpmError: AUDITFAIL_SUCCESSFUL.
+    """
+    tpm, row, transport = context.tpm, context.command, context.transport
+    ordinal = _U32(row.ordinal)
+    if context.audited_as is not None:
+        event_in, event_out = context.audited_as
+    elif transport is not None and transport.has(TransportAttributes.ENCRYPT):
+        # Parameters that were encrypted on their way do not get out by way of the digest.
+        event_in = hashlib.sha1(ordinal).digest()
+        event_out = hashlib.sha1(bytes(4) + ordinal).digest()
+    else:
+        event_in = in_param_digest
+        event_out = hashlib.sha1(bytes(4) + ordinal + body[row.handles_out :]).digest()
+    audit_trail.record_input(tpm, event_in)
+    audit_trail.record_output(tpm, event_out)
 
 
 def _read_auth(reader: Reader) -> AuthBlock:

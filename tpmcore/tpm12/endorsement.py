@@ -49,6 +49,7 @@ def _make_ek(tpm: Tpm, key_info: KeyParms) -> PubKey:
     ek = EndorsementKey(private, replace(key_info, sig_scheme=SigScheme.NONE))
     permanent.ek = ek
     permanent.ek_reset = ZERO_DIGEST
+    tpm.renew_daa_secrets()
     return ek.public_key()
 
 
@@ -144,6 +145,7 @@ def revoke_trust(ctx: Context, request: RevokeTrustRequest) -> Nothing:
     permanent.ek = None
     permanent.ek_reset = ZERO_DIGEST
     permanent.flags.cekp_used = False
+    ctx.tpm.renew_daa_secrets()
     return NOTHING
 
 

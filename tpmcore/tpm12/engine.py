@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import assert_never
 
-from protocol.tpm12.constants import PCR_COUNT, ReturnCode, Tag
+from protocol.tpm12.constants import PCR_COUNT, Ordinal, ReturnCode, Tag
 from protocol.tpm12.framing import HEADER_BYTES, error_response, parse_header
 from tpmcore.engine import (
     CapPcrs,
@@ -30,7 +30,7 @@ from tpmcore.engine import (
 from tpmcore.errors import EngineFault, TpmError
 from tpmcore.tpm12 import endorsement, pcrs, startup
 from tpmcore.tpm12.dispatch import Dispatcher
-from tpmcore.tpm12.state import Counter, PermanentFlags, PermanentState, SelfTest
+from tpmcore.tpm12.state import ZERO_DIGEST, Counter, PermanentFlags, PermanentState, SelfTest
 from tpmcore.tpm12.stateformat import (
     VolatileState,
     decode_permanent,
@@ -38,12 +38,13 @@ from tpmcore.tpm12.stateformat import (
     encode_permanent,
     encode_volatile,
 )
-from tpmcore.tpm12.table import TABLE
+from tpmcore.tpm12.table import table_for
 from tpmcore.tpm12.tpm import Tpm
 from tpmcore.tpm12.world import Profile, World
 
 CAPPED_PCRS = range(8)
 _AUTH_BLOCK_BYTES = 45
+_EXECUTE_TRANSPORT = Ordinal.EXECUTE_TRANSPORT.to_bytes(4, "big")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -71,7 +72,7 @@ class Tpm12Engine:
 
     def __init__(self, tpm: Tpm, durable: bytes) -> None:
         self._tpm = tpm
-        self._dispatcher = Dispatcher(tpm, TABLE)
+        self._dispatcher = Dispatcher(tpm, table_for(tpm.profile))
         self._durable = durable
         self._pending: _Pending | None = None
         self._volatile_version = 0
@@ -91,6 +92,8 @@ class Tpm12Engine:
         tpm = Tpm(world, profile, permanent)
         if profile.make_ek:
             endorsement.make_default_ek(tpm)
+        else:
+            tpm.renew_daa_secrets()
         startup.power_on(tpm)
         return cls(tpm, encode_permanent(permanent))
 
@@ -114,15 +117,26 @@ class Tpm12Engine:
         """Run one command; see `tpmcore.engine.Engine.execute`."""
         self._refuse_overlap()
         tpm = self._tpm
-        row = self._dispatcher.row(command)
-        tested = tpm.self_test
-        if not (row is not None and row.persists) and not tpm.permanent.saved_state:
+        row = self._dispatcher.effective_row(command)
+        tested, exclusive = tpm.self_test, tpm.stany.transport_exclusive
+        digest = tpm.stany.audit_digest
+        persists = row is not None and (
+            row.persists
+            # The first event of an audit chain advances the persistent counter.
+            or (digest == ZERO_DIGEST and self._dispatcher.audits(command, row))
+        )
+        if not persists and not tpm.permanent.saved_state:
             try:
                 response = self._dispatcher.run(command, locality)
             except Exception as fault:
                 return self._fail(fault)
             changes = row is not None and (row.volatile or command[1] != Tag.RQU_COMMAND & 0xFF)
-            if changes or tpm.self_test is not tested:
+            if (
+                changes
+                or tpm.self_test is not tested
+                or tpm.stany.transport_exclusive != exclusive
+                or tpm.stany.audit_digest is not digest
+            ):
                 self._volatile_version += 1
             return response
         return self._step(lambda: self._dispatcher.run(command, locality), _named_sessions(command))
@@ -158,7 +172,7 @@ class Tpm12Engine:
 
     def duration(self, command: bytes) -> Duration:
         """Return the duration class of the command's row; what is refused is short."""
-        row = self._dispatcher.row(command)
+        row = self._dispatcher.effective_row(command)
         return Duration.SHORT if row is None else row.duration
 
     def permanent_state(self) -> bytes:
@@ -208,6 +222,7 @@ class Tpm12Engine:
         tpm.hash_sequence = None
         for handle in pending.session_handles:
             tpm.stany.sessions.pop(handle, None)
+            tpm.end_transport(handle)
         self._volatile_version += 1
 
     def _run_event(self, event: Event) -> EventDone:
@@ -257,8 +272,17 @@ def _adopt(tpm: Tpm, state: VolatileState) -> None:
 
 
 def _named_sessions(command: bytes) -> tuple[int, ...]:
-    """Return the session handles in the authorization blocks at the end of a well-formed
-    command."""
+    """Return the sessions that a well-formed command names, and the command wrapped in it."""
+    handles = _handles_at_the_end(command)
+    if command[6:10] == _EXECUTE_TRANSPORT:
+        size = int.from_bytes(command[HEADER_BYTES : HEADER_BYTES + 4], "big")
+        wrapped = command[HEADER_BYTES + 4 : HEADER_BYTES + 4 + size]
+        return handles + _handles_at_the_end(wrapped)
+    return handles
+
+
+def _handles_at_the_end(command: bytes) -> tuple[int, ...]:
+    """Return the handles in the authorization blocks of one command."""
     if len(command) < HEADER_BYTES:
         return ()
     header = parse_header(command)

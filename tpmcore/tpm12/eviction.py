@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from protocol.tpm12.constants import Ordinal, ProtocolId, ResourceType, ReturnCode
+from protocol.tpm12.constants import Ordinal, ResourceType, ReturnCode
 from protocol.tpm12.wire import U32, Structure
 from tpmcore.errors import TpmError
 from tpmcore.tpm12.command import NO_AUTH, NOTHING, Command, Gate, Nothing
@@ -36,9 +36,11 @@ def flush_specific(ctx: Context, request: FlushSpecificRequest) -> Nothing:
             _end_session(tpm, handle)
         case ResourceType.TRANS:
             # The answer of libtpms for a transport session that is not there.
-            raise TpmError(ReturnCode.INVALID_AUTHHANDLE)
+            if tpm.end_transport(handle) is None:
+                raise TpmError(ReturnCode.INVALID_AUTHHANDLE)
         case ResourceType.DAA_TPM:
-            raise TpmError(ReturnCode.BAD_PARAMETER)
+            if tpm.stany.daa_sessions.pop(handle, None) is None:
+                raise TpmError(ReturnCode.BAD_PARAMETER)
         case ResourceType.CONTEXT:
             if handle not in tpm.stany.context_list:
                 raise TpmError(ReturnCode.BAD_PARAMETER)
@@ -55,10 +57,8 @@ def _unload(tpm: Tpm, key: LoadedKey) -> None:
 
 
 def _end_session(tpm: Tpm, handle: int) -> None:
-    session = tpm.stany.sessions.get(handle)
-    if session is None or session.protocol == ProtocolId.TRANSPORT:
+    if tpm.stany.sessions.pop(handle, None) is None:
         raise TpmError(ReturnCode.INVALID_AUTHHANDLE)
-    del tpm.stany.sessions[handle]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +82,7 @@ def terminate_handle(ctx: Context, request: HandleRequest) -> Nothing:
 
 def reset(ctx: Context, _request: Nothing) -> Nothing:
     """End all authorization sessions; saved contexts stay good (27.9)."""
-    sessions = ctx.tpm.stany.sessions
-    for handle, session in list(sessions.items()):
-        if session.protocol != ProtocolId.TRANSPORT:
-            del sessions[handle]
+    ctx.tpm.stany.sessions.clear()
     return NOTHING
 
 

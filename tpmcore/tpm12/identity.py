@@ -30,11 +30,10 @@ from protocol.tpm12.wire import DIGEST, SIZED, U32, Structure
 from tpmcore.engine import Duration
 from tpmcore.errors import TpmError
 from tpmcore.tpm12.command import AUTH1_OR_2, Command, Gate
-from tpmcore.tpm12.context import OSAP_ONLY, Context, Entity
+from tpmcore.tpm12.context import OSAP_ONLY, Context, key_entity
 from tpmcore.tpm12.keyblob import check_key_properties, create_key, wrapped
 from tpmcore.tpm12.parsing import decode_plaintext
 from tpmcore.tpm12.rsa import RsaError
-from tpmcore.tpm12.state import EntityKind
 
 IDENTITY_BITS: Final = 2048
 _EK_BLOB_TAG: Final = StructureTag.EK_BLOB.to_bytes(2, "big")
@@ -109,8 +108,7 @@ def activate_identity(ctx: Context, request: ActivateIdentityRequest) -> Activat
     ctx.authorize(ctx.auth_count - 1, tpm.owner_entity(), failure=ReturnCode.AUTHFAIL)
     key = ctx.key(request.id_key_handle)
     if has_key_auth:
-        entity = Entity(EntityKind.KEY, key.usage_auth, key.digest)
-        ctx.authorize(0, entity, failure=ReturnCode.AUTH2FAIL)
+        ctx.authorize(0, key_entity(key), failure=ReturnCode.AUTH2FAIL)
     else:
         ctx.authorize_key_if_present(0, key, present=False)
     if key.public.key_usage != KeyUsage.IDENTITY:

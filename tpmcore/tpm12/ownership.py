@@ -18,6 +18,7 @@ from protocol.tpm12.constants import (
     NvIndex,
     Ordinal,
     ProtocolId,
+    ReservedHandle,
     ReturnCode,
     SigScheme,
 )
@@ -70,13 +71,15 @@ def take_ownership(ctx: Context, request: TakeOwnershipRequest) -> TakeOwnership
     if permanent.ek is None:
         raise TpmError(ReturnCode.NO_ENDORSEMENT)
     session = tpm.stany.sessions.get(ctx.auths[0].handle)
-    if session is not None and session.protocol != ProtocolId.OIAP:
+    if session is None:
+        raise TpmError(ReturnCode.INVALID_AUTHHANDLE)
+    if session.protocol != ProtocolId.OIAP:
         raise TpmError(ReturnCode.BAD_MODE)
     if request.protocol_id != ProtocolId.OWNER:
         raise TpmError(ReturnCode.BAD_PARAMETER)
     owner_auth = _decrypt_secret(permanent.ek, request.enc_owner_auth)
     ctx.authorize(0, Entity(EntityKind.OWNER, owner_auth), OIAP_ONLY)
-    _check_srk(request.srk_params, fips=permanent.flags.fips)
+    check_srk(request.srk_params, fips=permanent.flags.fips)
     srk_auth = _decrypt_secret(permanent.ek, request.enc_srk_auth)
     # A new owner period: blobs and contexts of the one before must not load (6.1, 12-14).
     tpm_proof = tpm.random(20)
@@ -100,8 +103,12 @@ def _decrypt_secret(ek: EndorsementKey, encrypted: bytes) -> bytes:
     return secret
 
 
-def _check_srk(params: Key, *, fips: bool) -> None:
-    """Check what an SRK must be (6.1, 8 and 9)."""
+def check_srk(params: Key, *, fips: bool) -> None:
+    """Check what an SRK must be (6.1, 8 and 9).
+
+    Raises:
+        TpmError: INVALID_KEYUSAGE, BAD_KEY_PROPERTY, NOTFIPS.
+    """
     if params.key_usage != KeyUsage.STORAGE or params.key_flags & KeyFlags.MIGRATABLE:
         raise TpmError(ReturnCode.INVALID_KEYUSAGE)
     parms = params.algorithm_parms
@@ -166,11 +173,15 @@ def clear(tpm: Tpm, *, d_bit_areas: bool = False) -> None:
     permanent.operator_auth = ZERO_DIGEST
     permanent.no_owner_nv_write = 0
     permanent.restrict_delegate = 0
+    permanent.audit_status.clear()
+    permanent.families.clear()
+    permanent.delegate_rows.clear()
     tpm.end_all_sessions()
     tpm.lockout.reset()
     stclear.context_nonce_key = ZERO_DIGEST
     stclear.count_id = COUNT_ID_NULL
     stclear.deferred_physical_presence = 0
+    stclear.owner_reference = ReservedHandle.OWNER
     tpm.stany.audit_digest = ZERO_DIGEST
     flags = permanent.flags
     flags.disable = True

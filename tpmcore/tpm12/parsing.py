@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Final, TypeVar
 
 from protocol.tpm12.constants import ReturnCode
+from protocol.tpm12.delegation import BadDelegation
 from protocol.tpm12.wire import (
     BadBool,
     BadKeyProperty,
@@ -22,6 +23,7 @@ S = TypeVar("S", bound=Structure)
 
 _CODES: Final[Mapping[type[WireError], ReturnCode]] = {
     BadBool: ReturnCode.BAD_PARAMETER,
+    BadDelegation: ReturnCode.BAD_PARAMETER,
     BadTag: ReturnCode.INVALID_STRUCTURE,
     BadVersion: ReturnCode.BAD_VERSION,
     BadPcrSelection: ReturnCode.INVALID_PCR_INFO,

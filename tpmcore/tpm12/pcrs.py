@@ -136,7 +136,7 @@ def hash_start(tpm: Tpm) -> None:
     if tpm.stany.post_initialise:
         tpm.self_test = SelfTest.FAILED
         raise TpmError(ReturnCode.INVALID_POSTINIT)
-    tpm.stany.transport_exclusive = 0
+    tpm.end_exclusive_transport()
     tpm.permanent.flags.tpm_established = True
     tpm.stany.tos_present = True
     for index in HASH_SEQUENCE_PCRS:

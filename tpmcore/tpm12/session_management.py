@@ -102,6 +102,14 @@ def save_context(ctx: Context, request: SaveContextRequest) -> BlobResponse:
         session = tpm.stany.sessions.get(request.handle)
         if session is not None:
             return BlobResponse(context_blobs.save_session(tpm, session, request.label))
+    if request.resource_type == ResourceType.TRANS:
+        transport = tpm.stany.transports.get(request.handle)
+        if transport is not None:
+            return BlobResponse(context_blobs.save_transport(tpm, transport, request.label))
+    if request.resource_type == ResourceType.DAA_TPM:
+        daa_session = tpm.stany.daa_sessions.get(request.handle)
+        if daa_session is not None:
+            return BlobResponse(context_blobs.save_daa_session(tpm, daa_session, request.label))
     raise TpmError(ReturnCode.INVALID_RESOURCE)
 
 
@@ -139,12 +147,36 @@ def load_context(ctx: Context, request: LoadContextRequest) -> HandleResponse:
         if tpm.free_key_slots <= 0:
             raise TpmError(ReturnCode.NOSPACE)
         return HandleResponse(context_blobs.load_key(tpm, key))
+    if blob.resource_type == ResourceType.DAA_TPM:
+        return _load_daa_session(tpm, blob, keep_handle=request.keep_handle)
+    if blob.resource_type == ResourceType.TRANS:
+        return _load_transport(tpm, blob, keep_handle=request.keep_handle)
     session = context_blobs.open_session(tpm, blob)
     context_blobs.check_entity(tpm, session, request.entity_handle)
     context_blobs.check_outstanding(tpm, blob)
-    if request.keep_handle and session.handle in tpm.stany.sessions:
+    if request.keep_handle and tpm.is_session(session.handle):
         raise TpmError(ReturnCode.BAD_HANDLE)
     return _load_session(tpm, session, blob)
+
+
+def _load_daa_session(tpm: Tpm, blob: ContextBlob, *, keep_handle: bool) -> HandleResponse:
+    session = context_blobs.open_daa_session(tpm, blob)
+    context_blobs.check_outstanding(tpm, blob)
+    if keep_handle and session.handle in tpm.stany.daa_sessions:
+        raise TpmError(ReturnCode.BAD_HANDLE)
+    if tpm.free_daa_slots <= 0:
+        raise TpmError(ReturnCode.RESOURCES)
+    return HandleResponse(context_blobs.load_daa_session(tpm, session, blob))
+
+
+def _load_transport(tpm: Tpm, blob: ContextBlob, *, keep_handle: bool) -> HandleResponse:
+    transport = context_blobs.open_transport(tpm, blob)
+    context_blobs.check_outstanding(tpm, blob)
+    if keep_handle and tpm.is_session(transport.handle):
+        raise TpmError(ReturnCode.BAD_HANDLE)
+    if tpm.free_transport_slots <= 0:
+        raise TpmError(ReturnCode.RESOURCES)
+    return HandleResponse(context_blobs.load_transport(tpm, transport, blob))
 
 
 def _load_session(tpm: Tpm, session: Session, blob: ContextBlob) -> HandleResponse:

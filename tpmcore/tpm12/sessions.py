@@ -15,11 +15,14 @@ from protocol.tpm12.constants import (
     ReservedHandle,
     ReturnCode,
 )
+from protocol.tpm12.delegation import DelegatePublic
 from protocol.tpm12.wire import DIGEST, U16, U32, Structure
 from tpmcore.errors import TpmError
 from tpmcore.tpm12.command import NO_AUTH, Command, Gate, Nothing
 from tpmcore.tpm12.context import Context, Entity
+from tpmcore.tpm12.delegation_table import check_current, find_row
 from tpmcore.tpm12.state import EntityKind, Session
+from tpmcore.tpm12.tpm import Tpm
 
 _OWNERLESS_ENTITIES: Final = frozenset({EntityType.NV, EntityType.COUNTER})
 
@@ -66,28 +69,47 @@ def osap(ctx: Context, request: OsapRequest) -> OsapResponse:
         raise TpmError(ReturnCode.NOSRK)
     if tpm.free_session_slots <= 0:
         raise TpmError(ReturnCode.RESOURCES)
-    try:
-        adip = AdipScheme(request.entity_type >> 8)
-    except ValueError:
-        raise TpmError(ReturnCode.INAPPROPRIATE_ENC) from None
-    if adip is AdipScheme.XOR and tpm.permanent.flags.fips:
-        raise TpmError(ReturnCode.INAPPROPRIATE_ENC)
+    adip = adip_scheme(tpm, request.entity_type)
     entity = _entity(ctx, entity_type, request.entity_value)
+    delegation: DelegatePublic | None = None
+    reference = tpm.stclear.owner_reference
+    if entity_type == EntityType.OWNER and reference != ReservedHandle.OWNER:
+        # 18.2: as DSAP on the row that the owner pointer names.
+        row = find_row(tpm, reference)
+        check_current(tpm, row.public)
+        entity = Entity(EntityKind.OWNER, row.auth_value, entity.digest)
+        delegation = row.public
     nonce_even_osap = tpm.new_nonce()
     shared_secret = hmac.digest(entity.secret, nonce_even_osap + request.nonce_odd_osap, "sha1")
     assert entity.digest is not None
     session = tpm.open_session(
         Session(
             0,
-            ProtocolId.OSAP,
+            ProtocolId.OSAP if delegation is None else ProtocolId.DSAP,
             tpm.new_nonce(),
             shared_secret,
             entity.kind,
             entity.digest,
             adip,
+            delegation,
         )
     )
     return OsapResponse(session.handle, session.nonce_even, nonce_even_osap)
+
+
+def adip_scheme(tpm: Tpm, entity_type: int) -> AdipScheme:
+    """Return the ADIP scheme in the high byte of an entity type.
+
+    Raises:
+        TpmError: INAPPROPRIATE_ENC if it is unknown, or is XOR under FIPS.
+    """
+    try:
+        adip = AdipScheme(entity_type >> 8)
+    except ValueError:
+        raise TpmError(ReturnCode.INAPPROPRIATE_ENC) from None
+    if adip is AdipScheme.XOR and tpm.permanent.flags.fips:
+        raise TpmError(ReturnCode.INAPPROPRIATE_ENC)
+    return adip
 
 
 def _entity(ctx: Context, entity_type: int, value: int) -> Entity:

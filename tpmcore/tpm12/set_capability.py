@@ -33,12 +33,14 @@ class _Field:
         needs: raises unless whoever asks may set it.
         apply: sets the value.
         only: the one value that may be set, or None.
+        ignored: the value may be anything of any length.
         enabled, activated: refused when disabled, when deactivated.
     """
 
     needs: Callable[[Context, int], None]
     apply: Callable[[Context, int], None]
     only: int | None = None
+    ignored: bool = False
     enabled: bool = True
     activated: bool = True
 
@@ -97,6 +99,10 @@ def _restrict_delegate(ctx: Context, value: int) -> None:
     ctx.tpm.permanent.restrict_delegate = value
 
 
+def _renew_daa_secrets(ctx: Context, _value: int) -> None:
+    ctx.tpm.renew_daa_secrets()
+
+
 def _deferred_presence(ctx: Context, value: int) -> None:
     ctx.tpm.stclear.deferred_physical_presence = value
 
@@ -123,6 +129,9 @@ _FIELDS: Final[Mapping[tuple[int, int], _Field]] = {
         _owner, _permanent_flag("disable_full_da_logic_info"), enabled=False, activated=False
     ),
     (_AREA.PERM_DATA, 23): _Field(_owner, _restrict_delegate),
+    (_AREA.PERM_DATA, 25): _Field(
+        _owner, _renew_daa_secrets, ignored=True, enabled=False, activated=False
+    ),
     (_AREA.STCLEAR_FLAGS, 2): _Field(_nobody, _disable_force_clear, only=1),
     (_AREA.STCLEAR_DATA, 6): _Field(
         _new_presence_bits, _deferred_presence, enabled=False, activated=False
@@ -141,7 +150,7 @@ def set_capability(ctx: Context, request: SetCapabilityRequest) -> Nothing:
         raise TpmError(ReturnCode.BAD_PARAMETER)
     row = _FIELDS.get((request.cap_area, int.from_bytes(request.sub_cap, "big")))
     size = 1 if request.cap_area in _ONE_BYTE_AREAS else 4
-    if row is None or len(request.set_value) != size:
+    if row is None or not (row.ignored or len(request.set_value) == size):
         raise TpmError(ReturnCode.BAD_PARAMETER)
     value = int.from_bytes(request.set_value, "big")
     if size == 1 and value > 1:

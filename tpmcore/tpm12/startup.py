@@ -97,6 +97,9 @@ def save_state(ctx: Context, _request: Nothing) -> Nothing:
     """Keep the volatile state for a Startup(ST_STATE); any other ordinal but Startup drops it
     (3.3)."""
     tpm = ctx.tpm
+    if ctx.transport is not None:
+        # The response of ExecuteTransport would not fit the state that was saved.
+        raise TpmError(ReturnCode.NO_WRAP_TRANSPORT)
     state = VolatileState(tpm.stclear, tpm.stany, tpm.self_test, tpm.hardware_presence)
     tpm.permanent.saved_state = encode_volatile(state, tpm.permanent, tpm.world.ticks.ticks_us())
     return NOTHING

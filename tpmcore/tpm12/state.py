@@ -18,12 +18,16 @@ from protocol.tpm12.constants import (
     AdipScheme,
     KeyFlags,
     ProtocolId,
+    ReservedHandle,
     StructureTag,
 )
+from protocol.tpm12.delegation import DelegatePublic, FamilyFlags, FamilyTableEntry
 from protocol.tpm12.keys import Key, KeyParms, PubKey
 from protocol.tpm12.pcr import PcrInfoShort, release_of
 from protocol.tpm12.resources import NvDataPublic
+from protocol.tpm12.transport import TransportAttributes, TransportPublic
 from protocol.tpm12.wire import BOOL, DIGEST_BYTES, Prefix, Structure, tag_prefix
+from tpmcore.tpm12.daa_session import DaaSecrets, DaaSession
 from tpmcore.tpm12.rsa import PrivateKey
 
 ZERO_DIGEST = bytes(DIGEST_BYTES)
@@ -157,6 +161,7 @@ class Session:
         entity_kind: OSAP and DSAP: what the session is bound to.
         entity_digest: OSAP and DSAP: identity of that entity; empty for OIAP.
         adip: how encrypted secrets are decrypted.
+        delegation: DSAP, and OSAP while the owner pointer names a row: what the session may do.
     """
 
     handle: int
@@ -166,6 +171,28 @@ class Session:
     entity_kind: EntityKind = EntityKind.OWNER
     entity_digest: bytes = b""
     adip: AdipScheme = AdipScheme.XOR
+    delegation: DelegatePublic | None = None
+
+
+@dataclass(slots=True, repr=False)
+class TransportSession:
+    """A transport session (Part 2, 13.3 TPM_TRANSPORT_INTERNAL).
+
+    Attributes:
+        auth_data: its secret, 20 bytes.
+        nonce_even: last one sent to the client, 20 bytes.
+        digest: transDigest, over what a session with the LOG attribute executed.
+    """
+
+    handle: int
+    public: TransportPublic
+    auth_data: bytes
+    nonce_even: bytes
+    digest: bytes = ZERO_DIGEST
+
+    def has(self, attribute: TransportAttributes) -> bool:
+        """Whether the session was opened with an attribute."""
+        return bool(self.public.trans_attributes & attribute)
 
 
 @dataclass(slots=True, repr=False)
@@ -217,6 +244,14 @@ class Counter:
 
 
 @dataclass(slots=True, repr=False)
+class DelegateRow:
+    """A row of the delegate table (Part 2, 20.9): who holds auth_value may do what public says."""
+
+    public: DelegatePublic
+    auth_value: bytes
+
+
+@dataclass(slots=True, repr=False)
 class PermanentState:
     """TPM_PERMANENT_FLAGS and TPM_PERMANENT_DATA (Part 2, 7.1 and 7.4), and the NV areas.
 
@@ -228,6 +263,13 @@ class PermanentState:
         no_owner_nv_write: writes and definitions made without an owner, at most 64.
         owner_evict_keys: keys that KeyControlOwner pinned.
         saved_state: volatile state kept by SaveState, or empty.
+        daa: None in a chip of a version that had no DAA, until it is needed.
+        manu_maint_pub: the manufacturer's key for maintenance; None until it is loaded.
+        audit_counter: auditMonotonicCounter.
+        audit_status: whether an ordinal is audited where that is not its default.
+        last_family_id: of the family created last; ids are never used again.
+        families: family table by row number.
+        delegate_rows: delegate table by row number.
     """
 
     flags: PermanentFlags
@@ -246,6 +288,29 @@ class PermanentState:
     nv: dict[int, NvArea] = field(default_factory=dict)
     owner_evict_keys: dict[int, LoadedKey] = field(default_factory=dict)
     saved_state: bytes = b""
+    daa: DaaSecrets | None = None
+    manu_maint_pub: PubKey | None = None
+    audit_counter: int = 0
+    audit_status: dict[int, bool] = field(default_factory=dict)
+    last_family_id: int = 0
+    families: dict[int, FamilyTableEntry] = field(default_factory=dict)
+    delegate_rows: dict[int, DelegateRow] = field(default_factory=dict)
+
+    def family(self, family_id: int) -> FamilyTableEntry | None:
+        """Return the family with an id, or None."""
+        for family in self.families.values():
+            if family.family_id == family_id:
+                return family
+        return None
+
+    def upholds(self, public: DelegatePublic) -> bool:
+        """Whether a delegation counts: its family is there, enabled, and has not moved on."""
+        family = self.family(public.family_id)
+        return (
+            family is not None
+            and bool(family.flags & FamilyFlags.ENABLED)
+            and family.verification_count == public.verification_count
+        )
 
 
 @dataclass(slots=True, repr=False)
@@ -258,6 +323,8 @@ class StclearState:
         failure_count: wrong authorizations, see tpmcore.tpm12.lockout.
         lockout_until_us: tick at which the lockout ends; 0 if none.
         keys: loaded keys by handle, owner-evict keys included.
+        owner_reference: ReservedHandle.OWNER, or the number of the delegate row whose secret stands
+            for the owner's.
     """
 
     flags: StclearFlags = field(default_factory=StclearFlags)
@@ -269,6 +336,7 @@ class StclearState:
     failure_count: int = 0
     lockout_until_us: int = 0
     keys: dict[int, LoadedKey] = field(default_factory=dict)
+    owner_reference: int = ReservedHandle.OWNER
 
 
 @dataclass(slots=True, repr=False)
@@ -276,6 +344,8 @@ class StanyState:
     """TPM_STANY_FLAGS and TPM_STANY_DATA (Part 2, 7.3 and 7.6).
 
     Attributes:
+        transport_exclusive: handle of the transport session that any other command ends, or 0.
+        transports: open transport sessions by handle; no handle is in `sessions` too.
         context_list: counts of saved session contexts that may still be loaded, oldest first.
         tick_nonce: identity of the tick session; tick_base_us is the tick at which it began.
     """
@@ -289,6 +359,8 @@ class StanyState:
     context_list: list[int] = field(default_factory=list)
     audit_digest: bytes = ZERO_DIGEST
     sessions: dict[int, Session] = field(default_factory=dict)
+    transports: dict[int, TransportSession] = field(default_factory=dict)
+    daa_sessions: dict[int, DaaSession] = field(default_factory=dict)
     tick_nonce: bytes = ZERO_DIGEST
     tick_base_us: int = 0
 

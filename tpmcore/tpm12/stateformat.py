@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Final
 
 from protocol.errors import WireError
@@ -21,10 +22,13 @@ from protocol.tpm12.constants import (
     COUNT_ID_NULL,
     AdipScheme,
     ProtocolId,
+    ReservedHandle,
     StructureTag,
 )
-from protocol.tpm12.keys import Key, KeyParms
+from protocol.tpm12.delegation import DelegatePublic, FamilyTableEntry
+from protocol.tpm12.keys import Key, KeyParms, PubKey
 from protocol.tpm12.resources import NvDataPublic
+from protocol.tpm12.transport import TransportPublic
 from protocol.tpm12.wire import (
     BOOL,
     DIGEST,
@@ -39,10 +43,12 @@ from protocol.tpm12.wire import (
     Reader,
     Structure,
 )
+from tpmcore.tpm12.daa_session import LAST_STAGE, DaaSecrets, DaaSession
 from tpmcore.tpm12.rsa import PrivateKey
 from tpmcore.tpm12.state import (
     ZERO_DIGEST,
     Counter,
+    DelegateRow,
     EndorsementKey,
     EntityKind,
     KeyBody,
@@ -55,12 +61,13 @@ from tpmcore.tpm12.state import (
     StanyState,
     StclearFlags,
     StclearState,
+    TransportSession,
 )
 
 PERMANENT_MAGIC: Final = b"VTPM12PS"
 VOLATILE_MAGIC: Final = b"VTPM12VS"
 MAJOR: Final = 1
-MINOR: Final = 0
+MINOR: Final = 1
 
 _SECTION = struct.Struct(">HI")
 _VERSION = struct.Struct(">HH")
@@ -70,6 +77,7 @@ _SESSION = struct.Struct(">IBB20s20s20sB")
 _PACK_STCLEAR = struct.Struct(">H5?20sI?IIQ").pack
 _PACK_STANY = struct.Struct(">??20sI20s20sQ").pack
 _PACK_CLOCK = struct.Struct(">Q8sB?").pack
+_PACK_COUNTER = struct.Struct(">?4sI20s20s").pack
 _MAX_LIST = 1 << 16
 _U64_MASK = (1 << 64) - 1
 
@@ -197,6 +205,17 @@ class _ClockRecord(Structure):
     hardware_presence: Annotated[bool, BOOL]
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class _TransportRecord(Structure):
+    """TransportSession."""
+
+    handle: Annotated[int, U32]
+    public: TransportPublic
+    auth_data: Annotated[bytes, DIGEST]
+    nonce_even: Annotated[bytes, DIGEST]
+    digest: Annotated[bytes, DIGEST]
+
+
 @dataclass(frozen=True, slots=True)
 class _NvLockRecord(Structure):
     """Volatile locks of one NV area."""
@@ -206,18 +225,86 @@ class _NvLockRecord(Structure):
     write_st_clear: Annotated[bool, BOOL]
 
 
+@dataclass(frozen=True, slots=True)
+class _AuditStatusRecord(Structure):
+    """An ordinal whose audit status is not its default."""
+
+    ordinal: Annotated[int, U32]
+    audited: Annotated[bool, BOOL]
+
+
+@dataclass(frozen=True, slots=True)
+class _AuditRecord(Structure):
+    """auditMonotonicCounter and ordinalAuditStatus, the latter by ascending ordinals."""
+
+    counter: Annotated[int, U32]
+    status: Annotated[
+        tuple[_AuditStatusRecord, ...], ListOf(Nested(_AuditStatusRecord), U16, _MAX_LIST)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _FamilyRecord(Structure):
+    """A row of the family table."""
+
+    row: Annotated[int, U32]
+    family: FamilyTableEntry
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _DelegateRecord(Structure):
+    """A row of the delegate table."""
+
+    row: Annotated[int, U32]
+    public: DelegatePublic
+    auth_value: Annotated[bytes, DIGEST]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _DelegationRecord(Structure):
+    """Both delegation tables, each by ascending row numbers."""
+
+    last_family_id: Annotated[int, U32]
+    families: Annotated[tuple[_FamilyRecord, ...], ListOf(Nested(_FamilyRecord), U16, _MAX_LIST)]
+    rows: Annotated[tuple[_DelegateRecord, ...], ListOf(Nested(_DelegateRecord), U16, _MAX_LIST)]
+
+
+@dataclass(frozen=True, slots=True)
+class _DelegatedSessionRecord(Structure):
+    """What a session of section 5 may do."""
+
+    handle: Annotated[int, U32]
+    public: DelegatePublic
+
+
+@dataclass(frozen=True, slots=True)
+class _DelegatedRecord(Structure):
+    """The owner pointer, and the sessions with delegated authority in the order of section 5."""
+
+    owner_reference: Annotated[int, U32]
+    sessions: Annotated[
+        tuple[_DelegatedSessionRecord, ...],
+        ListOf(Nested(_DelegatedSessionRecord), U16, _MAX_LIST),
+    ]
+
+
 _COUNTERS: Final = ListOf(Nested(_CounterRecord), U16, _MAX_LIST)
 _NV_AREAS: Final = ListOf(Nested(_NvRecord), U16, _MAX_LIST)
 _NV_LOCKS: Final = ListOf(Nested(_NvLockRecord), U16, _MAX_LIST)
 _KEYS: Final = ListOf(Nested(_LoadedKeyRecord), U16, _MAX_LIST)
 _CONTEXTS: Final = ListOf(U32, U16, _MAX_LIST)
+_TRANSPORTS: Final = ListOf(Nested(_TransportRecord), U16, _MAX_LIST)
 
 # Section numbers of the permanent state.
 _P_FLAGS, _P_SECRETS, _P_OWNER, _P_EK, _P_DATA = 1, 2, 3, 4, 5
 _P_COUNTERS, _P_NV, _P_OWNER_EVICT, _P_SAVED = 6, 7, 8, 9
+_P_DAA, _P_MAINTENANCE = 10, 11  # since 1.1
+_P_AUDIT, _P_DELEGATION = 12, 13  # since 1.1
 # Section numbers of the volatile state.
 _V_STCLEAR, _V_STANY, _V_CLOCK, _V_PCRS, _V_SESSIONS = 1, 2, 3, 4, 5
-_V_CONTEXTS, _V_KEYS, _V_NV_LOCKS = 6, 7, 8
+_V_CONTEXTS, _V_KEYS, _V_NV_LOCKS, _V_TRANSPORTS = 6, 7, 8, 9
+_V_DAA_SESSIONS = 10  # since 1.1
+_V_DELEGATED = 12  # since 1.1
 
 
 def _assemble(magic: bytes, sections: list[tuple[int, bytes]]) -> bytes:
@@ -227,7 +314,8 @@ def _assemble(magic: bytes, sections: list[tuple[int, bytes]]) -> bytes:
     return b"".join(parts)
 
 
-def _sections(magic: bytes, data: bytes, known: frozenset[int]) -> dict[int, bytes]:
+def _sections(magic: bytes, data: bytes, known: frozenset[int]) -> tuple[int, dict[int, bytes]]:
+    """Return the minor version and the sections by number."""
     reader = Reader(data)
     found = reader.take(len(magic), "magic")
     if found != magic:
@@ -244,7 +332,7 @@ def _sections(magic: bytes, data: bytes, known: frozenset[int]) -> dict[int, byt
             raise WireError("section", start, f"{number} is unknown, repeated or out of order")
         sections[number] = reader.sized("section")
         last = number
-    return sections
+    return minor, sections
 
 
 def _owner_period(state: PermanentState) -> bytes:
@@ -305,7 +393,13 @@ def decode_key(data: bytes) -> LoadedKey:
 
 
 def encode_session(session: Session) -> bytes:
-    """Return a session as 67 bytes; the secrets of an OIAP session are zero."""
+    """Return a session as 67 bytes and, if it has one, its delegation; the secrets of an OIAP
+    session are zero."""
+    delegation = session.delegation
+    return _pack_session(session) + (b"" if delegation is None else delegation.encode())
+
+
+def _pack_session(session: Session) -> bytes:
     return _SESSION.pack(
         session.handle,
         session.protocol,
@@ -323,8 +417,28 @@ def decode_session(data: bytes) -> Session:
     Raises:
         WireError: wrong length, or numbers that are none of ours.
     """
-    if len(data) != _SESSION.size:
-        raise WireError("session", 0, f"{_SESSION.size} bytes wanted, {len(data)} left")
+    reader = Reader(data)
+    session = _unpack_session(reader.take(_SESSION.size, "session"))
+    if reader.remaining:
+        _delegate(session, DelegatePublic.read(reader))
+        reader.finish("session")
+    _check_delegated(session)
+    return session
+
+
+def _delegate(session: Session, public: DelegatePublic) -> None:
+    if session.protocol != ProtocolId.DSAP:
+        raise WireError("session", 0, f"{session.handle:#x} is not one of DSAP")
+    session.delegation = public
+
+
+def _check_delegated(session: Session) -> None:
+    """Refuse a DSAP session without its limits: it could do everything."""
+    if session.protocol == ProtocolId.DSAP and session.delegation is None:
+        raise WireError("session", 0, f"{session.handle:#x} lacks its delegation")
+
+
+def _unpack_session(data: bytes) -> Session:
     handle, protocol, kind, nonce_even, shared_secret, digest, adip = _SESSION.unpack(data)
     try:
         session = Session(handle, ProtocolId(protocol), nonce_even, entity_kind=EntityKind(kind))
@@ -335,6 +449,36 @@ def decode_session(data: bytes) -> Session:
     except ValueError as error:
         raise WireError("session", 0, str(error)) from error
     return session
+
+
+def _transport_record(transport: TransportSession) -> _TransportRecord:
+    return _TransportRecord(
+        transport.handle,
+        transport.public,
+        transport.auth_data,
+        transport.nonce_even,
+        transport.digest,
+    )
+
+
+def _transport(record: _TransportRecord) -> TransportSession:
+    return TransportSession(
+        record.handle, record.public, record.auth_data, record.nonce_even, record.digest
+    )
+
+
+def encode_transport(transport: TransportSession) -> bytes:
+    """Return a transport session as 76 bytes."""
+    return _transport_record(transport).encode()
+
+
+def decode_transport(data: bytes) -> TransportSession:
+    """Read what encode_transport wrote.
+
+    Raises:
+        WireError: the bytes do not form a transport session.
+    """
+    return _transport(_TransportRecord.decode(data))
 
 
 def encode_permanent(state: PermanentState) -> bytes:
@@ -356,10 +500,8 @@ def encode_permanent(state: PermanentState) -> bytes:
         state.operator_auth, state.auth_dir, state.restrict_delegate, state.no_owner_nv_write
     )
     sections.append((_P_DATA, data.encode()))
-    counters = tuple(
-        [_CounterRecord(c.valid, c.label, c.value, c.auth, c.entity_digest) for c in state.counters]
-    )
-    sections.append((_P_COUNTERS, _COUNTERS.write(counters)))
+    counters = [_counter_bytes(c) for c in state.counters]
+    sections.append((_P_COUNTERS, U16.write(len(counters)) + b"".join(counters)))
     areas = tuple(
         [
             _NvRecord(a.public, a.auth_value, a.entity_digest, a.write_define_locked, a.data)
@@ -371,7 +513,34 @@ def encode_permanent(state: PermanentState) -> bytes:
         sections.append((_P_OWNER_EVICT, _write_keys(list(state.owner_evict_keys.values()))))
     if state.saved_state:
         sections.append((_P_SAVED, state.saved_state))
+    if state.daa is not None:
+        sections.append((_P_DAA, state.daa.encode()))
+    if state.manu_maint_pub is not None:
+        sections.append((_P_MAINTENANCE, state.manu_maint_pub.encode()))
+    status = [_AuditStatusRecord(*item) for item in sorted(state.audit_status.items())]
+    sections.append((_P_AUDIT, _AuditRecord(state.audit_counter, tuple(status)).encode()))
+    sections.append((_P_DELEGATION, _delegation_record(state).encode()))
     return _assemble(PERMANENT_MAGIC, sections)
+
+
+def _counter_bytes(counter: Counter) -> bytes:
+    """Return a _CounterRecord; there are several in each state, which is written at each change."""
+    return _PACK_COUNTER(
+        counter.valid, counter.label, counter.value, counter.auth, counter.entity_digest
+    )
+
+
+def _delegation_record(state: PermanentState) -> _DelegationRecord:
+    return _DelegationRecord(
+        state.last_family_id,
+        tuple([_FamilyRecord(*item) for item in sorted(state.families.items())]),
+        tuple(
+            [
+                _DelegateRecord(number, row.public, row.auth_value)
+                for number, row in sorted(state.delegate_rows.items())
+            ]
+        ),
+    )
 
 
 def _write_keys(keys: list[LoadedKey]) -> bytes:
@@ -402,8 +571,16 @@ _PERMANENT_SECTIONS: Final = frozenset(
         _P_NV,
         _P_OWNER_EVICT,
         _P_SAVED,
+        _P_AUDIT,
+        _P_DELEGATION,
+        _P_DAA,
+        _P_MAINTENANCE,
     }
 )
+
+
+_REQUIRED_IN_1_0: Final = (_P_FLAGS, _P_SECRETS, _P_DATA, _P_COUNTERS, _P_NV)
+_REQUIRED: Final = (*_REQUIRED_IN_1_0, _P_AUDIT, _P_DELEGATION)
 
 
 def decode_permanent(data: bytes) -> PermanentState:
@@ -412,8 +589,8 @@ def decode_permanent(data: bytes) -> PermanentState:
     Raises:
         WireError: the bytes do not form a permanent state.
     """
-    sections = _sections(PERMANENT_MAGIC, data, _PERMANENT_SECTIONS)
-    for required in (_P_FLAGS, _P_SECRETS, _P_DATA, _P_COUNTERS, _P_NV):
+    minor, sections = _sections(PERMANENT_MAGIC, data, _PERMANENT_SECTIONS)
+    for required in _REQUIRED if minor else _REQUIRED_IN_1_0:
         if required not in sections:
             raise WireError("section", len(data), f"section {required} is missing")
     secrets = _SecretsRecord.decode(sections[_P_SECRETS])
@@ -441,7 +618,34 @@ def decode_permanent(data: bytes) -> PermanentState:
         state.ek_reset = ek.ek_reset
     if _P_OWNER_EVICT in sections:
         state.owner_evict_keys = _read_keys(sections[_P_OWNER_EVICT], owner_evict=True)
+    if _P_MAINTENANCE in sections:
+        state.manu_maint_pub = PubKey.decode(sections[_P_MAINTENANCE])
+    if _P_AUDIT in sections:
+        audit = _AuditRecord.decode(sections[_P_AUDIT])
+        state.audit_counter = audit.counter
+        state.audit_status = {r.ordinal: r.audited for r in audit.status}
+        _check_ascending([r.ordinal for r in audit.status], "audit")
+    if _P_DELEGATION in sections:
+        _read_delegation(sections[_P_DELEGATION], state)
+    if _P_DAA in sections:
+        state.daa = DaaSecrets.decode(sections[_P_DAA])
     return state
+
+
+def _read_delegation(data: bytes, state: PermanentState) -> None:
+    record = _DelegationRecord.decode(data)
+    state.last_family_id = record.last_family_id
+    _check_ascending([r.row for r in record.families], "families")
+    _check_ascending([r.row for r in record.rows], "delegateRows")
+    state.families = {r.row: r.family for r in record.families}
+    if len({family.family_id for family in state.families.values()}) != len(state.families):
+        raise WireError("families", 0, "an id stands twice")
+    state.delegate_rows = {r.row: DelegateRow(r.public, r.auth_value) for r in record.rows}
+
+
+def _check_ascending(numbers: list[int], field: str) -> None:
+    if any(a >= b for a, b in pairwise(numbers)):
+        raise WireError(field, 0, "not in ascending order")
 
 
 def _read_counters(data: bytes) -> list[Counter]:
@@ -524,7 +728,7 @@ def encode_volatile(state: VolatileState, permanent: PermanentState, now_us: int
     ]
     if stany.sessions:
         sections.append(
-            (_V_SESSIONS, b"".join([encode_session(s) for s in stany.sessions.values()]))
+            (_V_SESSIONS, b"".join([_pack_session(s) for s in stany.sessions.values()]))
         )
     if stany.context_list:
         sections.append((_V_CONTEXTS, _CONTEXTS.write(tuple(stany.context_list))))
@@ -540,7 +744,26 @@ def encode_volatile(state: VolatileState, permanent: PermanentState, now_us: int
     )
     if locks:
         sections.append((_V_NV_LOCKS, _NV_LOCKS.write(locks)))
+    if stany.transports:
+        records = tuple([_transport_record(t) for t in stany.transports.values()])
+        data = U32.write(stany.transport_exclusive) + _TRANSPORTS.write(records)
+        sections.append((_V_TRANSPORTS, data))
+    if stany.daa_sessions:
+        daa_sessions = [session.encode() for session in stany.daa_sessions.values()]
+        sections.append((_V_DAA_SESSIONS, b"".join(daa_sessions)))
+    delegated = [s for s in stany.sessions.values() if s.delegation is not None]
+    if delegated or stclear.owner_reference != ReservedHandle.OWNER:
+        sections.append((_V_DELEGATED, _delegated_record(stclear, delegated).encode()))
     return _assemble(VOLATILE_MAGIC, sections)
+
+
+def _delegated_record(stclear: StclearState, delegated: list[Session]) -> _DelegatedRecord:
+    records = [
+        _DelegatedSessionRecord(s.handle, s.delegation)
+        for s in delegated
+        if s.delegation is not None
+    ]
+    return _DelegatedRecord(stclear.owner_reference, tuple(records))
 
 
 _VOLATILE_SECTIONS: Final = frozenset(
@@ -553,6 +776,9 @@ _VOLATILE_SECTIONS: Final = frozenset(
         _V_CONTEXTS,
         _V_KEYS,
         _V_NV_LOCKS,
+        _V_DELEGATED,
+        _V_TRANSPORTS,
+        _V_DAA_SESSIONS,
     }
 )
 
@@ -563,7 +789,7 @@ def decode_volatile(data: bytes, permanent: PermanentState, now_us: int) -> Vola
     Raises:
         WireError: the bytes do not form a volatile state.
     """
-    sections = _sections(VOLATILE_MAGIC, data, _VOLATILE_SECTIONS)
+    _, sections = _sections(VOLATILE_MAGIC, data, _VOLATILE_SECTIONS)
     for required in (_V_STCLEAR, _V_STANY, _V_CLOCK, _V_PCRS):
         if required not in sections:
             raise WireError("section", len(data), f"section {required} is missing")
@@ -596,12 +822,16 @@ def decode_volatile(data: bytes, permanent: PermanentState, now_us: int) -> Vola
         context_list=_read_contexts(sections.get(_V_CONTEXTS)),
         audit_digest=any_record.audit_digest,
         sessions=_read_sessions(sections.get(_V_SESSIONS, b"")),
+        daa_sessions=_read_daa_sessions(sections.get(_V_DAA_SESSIONS, b"")),
         tick_nonce=any_record.tick_nonce,
         tick_base_us=_signed(any_record.tick_base_us) + shift_us,
     )
+    if _V_TRANSPORTS in sections:
+        _read_transports(sections[_V_TRANSPORTS], stany)
+    _read_delegated(sections.get(_V_DELEGATED), stclear, stany)
     if clock.owner_period != _owner_period(permanent):
         _forget_owner_period(stclear, stany)
-    _catch_up(stclear, permanent)
+    _catch_up(stclear, stany, permanent)
     _apply_locks(sections.get(_V_NV_LOCKS), permanent)
     try:
         self_test = SelfTest(clock.self_test)
@@ -618,19 +848,30 @@ def _forget_owner_period(stclear: StclearState, stany: StanyState) -> None:
     stclear.deferred_physical_presence = 0
     stclear.failure_count = stclear.lockout_until_us = 0
     stclear.disable_reset_lock = False
+    stclear.owner_reference = ReservedHandle.OWNER
     stany.sessions.clear()
+    stany.daa_sessions.clear()
+    stany.transports.clear()
+    stany.transport_exclusive = 0
     stany.context_list.clear()
     stany.context_nonce_session = ZERO_DIGEST
     stany.audit_digest = ZERO_DIGEST
 
 
-def _catch_up(stclear: StclearState, permanent: PermanentState) -> None:
+def _catch_up(stclear: StclearState, stany: StanyState, permanent: PermanentState) -> None:
     """Undo contradictions to a permanent state that is one command ahead."""
     # Pinned since: the volatile state still has the key as one that anybody may evict.
     stclear.keys |= permanent.owner_evict_keys
     counters, count_id = permanent.counters, stclear.count_id
     if count_id < len(counters) and not counters[count_id].valid:
         stclear.count_id = COUNT_ID_ILLEGAL
+    reference = stclear.owner_reference
+    row = permanent.delegate_rows.get(reference)
+    if reference != ReservedHandle.OWNER and not (row and permanent.upholds(row.public)):
+        stclear.owner_reference = ReservedHandle.OWNER
+    for handle, session in list(stany.sessions.items()):
+        if session.delegation is not None and not permanent.upholds(session.delegation):
+            del stany.sessions[handle]
 
 
 def _signed(value: int) -> int:
@@ -651,9 +892,64 @@ def _read_sessions(data: bytes) -> dict[int, Session]:
     if len(data) % _SESSION.size:
         raise WireError("sessions", 0, f"{len(data)} bytes, {_SESSION.size} each")
     sessions = [
-        decode_session(data[i : i + _SESSION.size]) for i in range(0, len(data), _SESSION.size)
+        _unpack_session(data[i : i + _SESSION.size]) for i in range(0, len(data), _SESSION.size)
     ]
     return {session.handle: session for session in sessions}
+
+
+def _read_delegated(data: bytes | None, stclear: StclearState, stany: StanyState) -> None:
+    if data is not None:
+        record = _DelegatedRecord.decode(data)
+        stclear.owner_reference = record.owner_reference
+        for delegated in record.sessions:
+            session = stany.sessions.get(delegated.handle)
+            if session is None:
+                raise WireError("delegated", 0, f"there is no session {delegated.handle:#x}")
+            _delegate(session, delegated.public)
+    for session in stany.sessions.values():
+        _check_delegated(session)
+
+
+def _read_transports(data: bytes, stany: StanyState) -> None:
+    reader = Reader(data)
+    stany.transport_exclusive = reader.u32("exclusive")
+    records = _TRANSPORTS.read(reader, "transports")
+    reader.finish("transports")
+    stany.transports = {record.handle: _transport(record) for record in records}
+    if len(stany.transports) != len(records):
+        raise WireError("transports", 0, "a handle stands twice")
+    if stany.transport_exclusive not in (0, *stany.transports):
+        raise WireError("transports", 0, "the exclusive session is not among them")
+
+
+def decode_daa_session(data: bytes) -> DaaSession:
+    """Read what DaaSession.encode wrote.
+
+    Raises:
+        WireError: the bytes do not form a session.
+    """
+    reader = Reader(data)
+    session = _read_daa_session(reader)
+    reader.finish("daaSession")
+    return session
+
+
+def _read_daa_session(reader: Reader) -> DaaSession:
+    session = DaaSession.read(reader)
+    if not 1 <= session.stage <= LAST_STAGE:
+        raise WireError("stage", 0, f"{session.stage} is no stage that a session waits for")
+    return session
+
+
+def _read_daa_sessions(data: bytes) -> dict[int, DaaSession]:
+    reader = Reader(data)
+    found: dict[int, DaaSession] = {}
+    while reader.remaining:
+        session = _read_daa_session(reader)
+        if session.handle in found:
+            raise WireError("daaSessions", reader.position, "a handle stands twice")
+        found[session.handle] = session
+    return found
 
 
 def _apply_locks(data: bytes | None, permanent: PermanentState) -> None:

@@ -9,14 +9,23 @@ from typing import Final
 from tpmcore.tpm12 import (
     admin_test,
     administrative,
+    auditing,
     capability,
     certify,
     change_auth,
+    change_auth_asym,
+    cmk,
     counters,
     cryptographic,
+    daa,
+    delegated_sessions,
+    delegation,
+    deprecated,
     endorsement,
     eviction,
     identity,
+    maintenance,
+    migration,
     nv,
     optin,
     ownership,
@@ -28,9 +37,11 @@ from tpmcore.tpm12 import (
     startup,
     storage,
     ticks,
+    transport,
 )
 from tpmcore.tpm12.command import Command
 from tpmcore.tpm12.dispatch import build_table
+from tpmcore.tpm12.world import Profile
 
 TABLE: Final[Mapping[int, Command]] = build_table(
     (
@@ -41,6 +52,9 @@ TABLE: Final[Mapping[int, Command]] = build_table(
         set_capability.COMMANDS,
         pcrs.COMMANDS,
         sessions.COMMANDS,
+        delegated_sessions.COMMANDS,
+        delegation.COMMANDS,
+        deprecated.COMMANDS,
         storage.COMMANDS,
         cryptographic.COMMANDS,
         certify.COMMANDS,
@@ -48,6 +62,7 @@ TABLE: Final[Mapping[int, Command]] = build_table(
         identity.COMMANDS,
         quotes.COMMANDS,
         change_auth.COMMANDS,
+        auditing.COMMANDS,
         admin_test.COMMANDS,
         administrative.COMMANDS,
         nv.COMMANDS,
@@ -55,5 +70,21 @@ TABLE: Final[Mapping[int, Command]] = build_table(
         session_management.COMMANDS,
         eviction.COMMANDS,
         ticks.COMMANDS,
+        daa.COMMANDS,
+        transport.COMMANDS,
+        migration.COMMANDS,
+        cmk.COMMANDS,
+        change_auth_asym.COMMANDS,
     )
 )
+"""What every TPM answers, whatever its profile."""
+
+_WITH_MAINTENANCE: Final[Mapping[int, Command]] = {
+    **TABLE,
+    **build_table((maintenance.COMMANDS,)),
+}
+
+
+def table_for(profile: Profile) -> Mapping[int, Command]:
+    """Return the table of a TPM with this profile."""
+    return _WITH_MAINTENANCE if profile.maintenance_commands else TABLE

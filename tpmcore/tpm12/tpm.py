@@ -9,6 +9,7 @@ from collections.abc import Callable
 from protocol.tpm12.constants import ProtocolId, ReturnCode
 from tpmcore.errors import TpmError
 from tpmcore.tpm12.context import Entity
+from tpmcore.tpm12.daa_session import BLOB_KEY_BYTES, DaaSecrets
 from tpmcore.tpm12.lockout import Lockout
 from tpmcore.tpm12.state import (
     ZERO_DIGEST,
@@ -19,6 +20,7 @@ from tpmcore.tpm12.state import (
     Session,
     StanyState,
     StclearState,
+    TransportSession,
 )
 from tpmcore.tpm12.world import Profile, World
 
@@ -33,6 +35,7 @@ class Tpm:
         hardware_presence: the platform's signal of physical presence.
         sha1_thread: the hash between SHA1Start and SHA1Complete, or None. It is no part of any
             saved state: after a restart the client is told SHA_THREAD and begins anew.
+        sha1_transport: the transport session in which that hash was started, or None.
         hash_sequence: the open hash of the hash sequence of locality 4, or None.
     """
 
@@ -45,6 +48,7 @@ class Tpm:
         self.self_test = SelfTest.LIMITED
         self.hardware_presence = False
         self.sha1_thread: hashlib._Hash | None = None
+        self.sha1_transport: TransportSession | None = None
         self.hash_sequence: hashlib._Hash | None = None
         self.lockout = Lockout(self)
 
@@ -103,6 +107,17 @@ class Tpm:
         used = sum([area.cost_bytes for area in self.permanent.nv.values()])
         return max(0, self.profile.nv_space_bytes - used)
 
+    def renew_daa_secrets(self) -> DaaSecrets:
+        """Make new secrets for DAA; all TPM_DAA_BLOBs become useless."""
+        secrets = DaaSecrets(self.new_nonce(), self.new_nonce(), self.random(BLOB_KEY_BYTES))
+        self.permanent.daa = secrets
+        return secrets
+
+    @property
+    def free_daa_slots(self) -> int:
+        """Number of DAA sessions that can still be begun."""
+        return self.profile.max_daa_sessions - len(self.stany.daa_sessions)
+
     @property
     def free_session_slots(self) -> int:
         """Number of authorization sessions that can still be opened."""
@@ -116,9 +131,42 @@ class Tpm:
         """
         if self.free_session_slots <= 0:
             raise TpmError(ReturnCode.RESOURCES)
-        session.handle = self.new_handle(self.stany.sessions.__contains__)
+        session.handle = self.new_handle(self.is_session)
         self.stany.sessions[session.handle] = session
         return session
+
+    def is_session(self, handle: int) -> bool:
+        """Whether an authorization or transport session has this handle."""
+        return handle in self.stany.sessions or handle in self.stany.transports
+
+    @property
+    def free_transport_slots(self) -> int:
+        """Number of transport sessions that can still be opened."""
+        return self.profile.max_transports - len(self.stany.transports)
+
+    def open_transport(self, transport: TransportSession) -> TransportSession:
+        """Put a transport session into a slot and give it a handle.
+
+        Raises:
+            TpmError: RESOURCES if no slot is free.
+        """
+        if self.free_transport_slots <= 0:
+            raise TpmError(ReturnCode.RESOURCES)
+        transport.handle = self.new_handle(self.is_session)
+        self.stany.transports[transport.handle] = transport
+        return transport
+
+    def end_transport(self, handle: int) -> TransportSession | None:
+        """End a transport session, and exclusiveness if it was the exclusive one; None if there is
+        none."""
+        stany = self.stany
+        if stany.transport_exclusive == handle:
+            stany.transport_exclusive = 0
+        return stany.transports.pop(handle, None)
+
+    def end_exclusive_transport(self) -> None:
+        """End the exclusive transport session, if there is one."""
+        self.end_transport(self.stany.transport_exclusive)
 
     def end_entity_sessions(self, kind: EntityKind, digest: bytes | None = None) -> None:
         """End OSAP and DSAP sessions bound to an entity, or to any of that kind."""
@@ -135,6 +183,8 @@ class Tpm:
         """End every session, active or saved (4.14, 4)."""
         stany = self.stany
         stany.sessions.clear()
+        stany.daa_sessions.clear()
+        stany.transports.clear()
         stany.context_list.clear()
         stany.context_nonce_session = ZERO_DIGEST
         stany.transport_exclusive = 0

@@ -32,7 +32,11 @@ class Profile:
         durations_us: short, medium, long of PROP_DURATION.
         max_keys: key slots without SRK and EK.
         max_sessions: authorization session slots.
+        max_transports: transport session slots.
+        max_daa_sessions: slots for a DAA_Join or DAA_Sign under way.
         max_counters: monotonic counter slots.
+        family_rows: rows of the family table.
+        delegate_rows: rows of the delegate table.
         max_saved_contexts: saved session contexts.
         nv_space_bytes: room for NV areas, see NvArea.cost_bytes.
     """
@@ -46,6 +50,10 @@ class Profile:
     durations_us: tuple[int, int, int] = (3_000_000, 3_000_000, 600_000_000)
     max_keys: int = 20
     max_sessions: int = 16
+    max_transports: int = 16
+    max_daa_sessions: int = 2
     max_counters: int = 8
+    family_rows: int = 16
+    delegate_rows: int = 4
     max_saved_contexts: int = 128
     nv_space_bytes: int = 28672

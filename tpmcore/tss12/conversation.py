@@ -163,10 +163,12 @@ def execute(
 def close_session(session: Session) -> Conversation[None]:
     """End a session, whatever state it is in; a session that the TPM no longer has is fine."""
     session.is_open = False
+    is_transport = session.protocol == ProtocolId.TRANSPORT
+    resource_type = ResourceType.TRANS if is_transport else ResourceType.AUTH
     command = build_message(
         Tag.RQU_COMMAND,
         Ordinal.FLUSH_SPECIFIC,
-        U32.write(session.handle) + U32.write(ResourceType.AUTH),
+        U32.write(session.handle) + U32.write(resource_type),
     )
     with suppress(TpmError):
         _check((yield command), Ordinal.FLUSH_SPECIFIC, (), 0)

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SHA-1 threads, random bytes, ticks (Part 3, chapters 13 and 23)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from protocol.tpm12.constants import Ordinal, ReturnCode
+from tests.conformance.comparison import anything, size
+from tests.conformance.machines import World
+from tests.conformance.script import DIGEST, Chapter, Script
+
+CHAPTER: Final = Chapter()
+case = CHAPTER.case
+RC = ReturnCode
+NEW, UNOWNED, OWNED = World.NEW, World.UNOWNED, World.OWNED
+
+
+@case(NEW, Ordinal.SHA1_START, Ordinal.SHA1_UPDATE, Ordinal.SHA1_COMPLETE)
+def sha1_thread(tpm: Script) -> None:
+    tpm.call(Ordinal.SHA1_UPDATE, bytes(64), code=RC.SHA_THREAD)
+    tpm.call(Ordinal.SHA1_COMPLETE, b"", code=RC.SHA_THREAD)
+    tpm.call(Ordinal.SHA1_START)
+    tpm.call(Ordinal.SHA1_UPDATE, bytes(range(128)))
+    tpm.call(Ordinal.SHA1_UPDATE, b"")
+    tpm.call(Ordinal.SHA1_COMPLETE, b"end")
+    tpm.call(Ordinal.SHA1_COMPLETE, b"", code=RC.SHA_THREAD)
+
+
+@case(NEW, Ordinal.SHA1_UPDATE, Ordinal.SHA1_COMPLETE)
+def sha1_with_bad_lengths(tpm: Script) -> None:
+    tpm.call(Ordinal.SHA1_START)
+    tpm.call(Ordinal.SHA1_UPDATE, bytes(63), code=RC.SHA_ERROR)
+    tpm.call(Ordinal.SHA1_UPDATE, bytes(64), code=RC.SHA_THREAD)
+    tpm.call(Ordinal.SHA1_START)
+    tpm.call(Ordinal.SHA1_COMPLETE, bytes(65), code=RC.SHA_ERROR)
+    tpm.call(Ordinal.SHA1_COMPLETE, b"", code=RC.SHA_THREAD)
+
+
+@case(NEW, Ordinal.SHA1_START)
+def sha1_thread_ends_with_another_command(tpm: Script) -> None:
+    tpm.call(Ordinal.SHA1_START)
+    tpm.call(Ordinal.PCR_READ, 0)
+    tpm.call(Ordinal.SHA1_UPDATE, bytes(64), code=RC.SHA_THREAD)
+
+
+@case(NEW, Ordinal.SHA1_COMPLETE_EXTEND)
+def sha1_into_a_pcr(tpm: Script) -> None:
+    tpm.call(Ordinal.SHA1_COMPLETE_EXTEND, 5, b"", code=RC.SHA_THREAD)
+    tpm.call(Ordinal.SHA1_START)
+    tpm.call(Ordinal.SHA1_COMPLETE_EXTEND, 5, b"measured")
+    tpm.call(Ordinal.PCR_READ, 5)
+    tpm.call(Ordinal.SHA1_START)
+    tpm.call(Ordinal.SHA1_COMPLETE_EXTEND, 24, b"", code=RC.BADINDEX)
+    tpm.call(Ordinal.SHA1_START)
+    tpm.call(Ordinal.SHA1_COMPLETE_EXTEND, 18, b"", code=RC.BAD_LOCALITY)
+    tpm.call(Ordinal.SHA1_START)
+    tpm.call(Ordinal.SHA1_COMPLETE_EXTEND, 5, bytes(65), code=RC.SHA_ERROR)
+    tpm.call(Ordinal.PCR_READ, 5)
+
+
+@case(NEW, Ordinal.GET_RANDOM, Ordinal.STIR_RANDOM)
+def random_bytes(tpm: Script) -> None:
+    for wanted in (0, 1, 20, 2000):
+        tpm.call(Ordinal.GET_RANDOM, wanted)
+    tpm.call(Ordinal.GET_RANDOM, 0xFFFFFFFF)
+    tpm.call(Ordinal.STIR_RANDOM, b"")
+    tpm.call(Ordinal.STIR_RANDOM, bytes(255))
+
+
+@case(NEW, Ordinal.STIR_RANDOM)
+def stirring_much(tpm: Script) -> None:
+    tpm.call(Ordinal.STIR_RANDOM, bytes(256))
+
+
+@case(NEW, Ordinal.GET_TICKS)
+def ticks(tpm: Script) -> None:
+    tpm.call(Ordinal.GET_TICKS)
+
+
+@case(OWNED, Ordinal.TICK_STAMP_BLOB)
+def stamping_with_a_key(tpm: Script) -> None:
+    from tests.conformance.script import USAGE_AUTH
+
+    key = tpm.load("sign")
+    tpm.call(Ordinal.TICK_STAMP_BLOB, key, DIGEST, DIGEST, auth=[tpm.oiap(USAGE_AUTH)])
+    tpm.call(
+        Ordinal.TICK_STAMP_BLOB,
+        key,
+        DIGEST,
+        DIGEST,
+        auth=[tpm.oiap(USAGE_AUTH, spoil=True)],
+        code=RC.AUTHFAIL,
+    )
+    tpm.call(Ordinal.TICK_STAMP_BLOB, key, DIGEST, DIGEST, code=RC.AUTHFAIL)
+    tpm.call(Ordinal.TICK_STAMP_BLOB, tpm.load("sign-open"), DIGEST, DIGEST)
+    tpm.call(Ordinal.TICK_STAMP_BLOB, 77, DIGEST, DIGEST, code=RC.INVALID_KEYHANDLE)
+    bind = tpm.load("bind-open")
+    tpm.call(Ordinal.TICK_STAMP_BLOB, bind, DIGEST, DIGEST, code=RC.INVALID_KEYUSAGE)
+    der = tpm.load("sign-der")
+    tpm.call(
+        Ordinal.TICK_STAMP_BLOB,
+        der,
+        DIGEST,
+        DIGEST,
+        auth=[tpm.oiap(USAGE_AUTH)],
+        code=RC.INAPPROPRIATE_SIG,
+    )

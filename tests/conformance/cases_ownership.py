@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Taking and giving up ownership, the endorsement key (Part 3, chapters 6 and 14)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from protocol.tpm12.constants import (
+    EncScheme,
+    KeyFlags,
+    KeyUsage,
+    Ordinal,
+    ReservedHandle,
+    ReturnCode,
+    SigScheme,
+)
+from protocol.tpm12.keys import Key, KeyParms, RsaKeyParms
+from tests.conformance.machines import World
+from tests.conformance.script import DIGEST, Auth, Chapter, Script
+from tests.unit.tpm12.world import OWNER_AUTH, SRK_AUTH
+from tpmcore import tss12
+
+CHAPTER: Final = Chapter()
+case = CHAPTER.case
+RC = ReturnCode
+NEW, UNOWNED, OWNED = World.NEW, World.UNOWNED, World.OWNED
+EK_PARMS: Final = KeyParms.for_rsa(enc_scheme=EncScheme.RSAESOAEP_SHA1_MGF1)
+
+
+def _ownership(
+    tpm: Script,
+    code: ReturnCode,
+    *,
+    template: Key | None = None,
+    protocol: int = 5,
+    owner: bytes = OWNER_AUTH,
+    srk: bytes = SRK_AUTH,
+    garbled: bool = False,
+    auth: Auth | None = None,
+) -> None:
+    pubek = tpm.run(tss12.read_pubek(random=tpm.random))
+    sealed_owner = tss12.encrypt_oaep(pubek, owner)
+    sealed_srk = tss12.encrypt_oaep(pubek, srk)
+    if garbled:
+        sealed_owner = bytes(256)
+    tpm.call(
+        Ordinal.TAKE_OWNERSHIP,
+        protocol,
+        sealed_owner,
+        sealed_srk,
+        template or tss12.srk_template(),
+        auth=[auth or tpm.oiap()],
+        code=code,
+    )
+    tpm.owner_installed()
+
+
+@case(UNOWNED, Ordinal.TAKE_OWNERSHIP)
+def ownership_is_taken(tpm: Script) -> None:
+    tpm.run(tss12.take_ownership(owner_auth=OWNER_AUTH, srk_auth=SRK_AUTH, random=tpm.random))
+    tpm.owner_installed()
+    tpm.flags()
+    tpm.run(tss12.osap_key(ReservedHandle.SRK, SRK_AUTH, random=tpm.random))
+    tpm.call(Ordinal.READ_PUBEK, DIGEST, code=RC.DISABLED_CMD)
+
+
+@case(NEW, Ordinal.TAKE_OWNERSHIP)
+def ownership_without_an_endorsement_key(tpm: Script) -> None:
+    tpm.call(
+        Ordinal.TAKE_OWNERSHIP,
+        5,
+        bytes(256),
+        bytes(256),
+        tss12.srk_template(),
+        auth=[tpm.oiap()],
+        code=RC.NO_ENDORSEMENT,
+    )
+
+
+@case(OWNED, Ordinal.TAKE_OWNERSHIP)
+def ownership_twice(tpm: Script) -> None:
+    tpm.call(
+        Ordinal.TAKE_OWNERSHIP,
+        5,
+        bytes(256),
+        bytes(256),
+        tss12.srk_template(),
+        auth=[tpm.oiap()],
+        code=RC.OWNER_SET,
+    )
+
+
+@case(UNOWNED, Ordinal.TAKE_OWNERSHIP)
+def ownership_where_it_is_not_allowed(tpm: Script) -> None:
+    tpm.presence()
+    tpm.call(Ordinal.SET_OWNER_INSTALL, False)
+    _ownership(tpm, RC.INSTALL_DISABLED)
+
+
+@case(UNOWNED, Ordinal.TAKE_OWNERSHIP)
+def ownership_with_bad_parameters(tpm: Script) -> None:
+    _ownership(tpm, RC.BAD_PARAMETER, protocol=4)
+    _ownership(tpm, RC.DECRYPT_ERROR, garbled=True)
+    _ownership(tpm, RC.BAD_KEY_PROPERTY, owner=b"short")
+    _ownership(tpm, RC.BAD_KEY_PROPERTY, srk=b"short")
+
+
+@case(UNOWNED, Ordinal.TAKE_OWNERSHIP)
+def ownership_with_a_wrong_hmac(tpm: Script) -> None:
+    _ownership(tpm, RC.AUTHFAIL, auth=tpm.oiap(spoil=True))
+
+
+@case(UNOWNED, Ordinal.TAKE_OWNERSHIP)
+def ownership_with_an_unfit_srk(tpm: Script) -> None:
+    template = tss12.srk_template()
+    _ownership(tpm, RC.INVALID_KEYUSAGE, template=replace(template, key_usage=KeyUsage.SIGNING))
+    _ownership(tpm, RC.INVALID_KEYUSAGE, template=replace(template, key_flags=KeyFlags.MIGRATABLE))
+    for parms in (
+        KeyParms.for_rsa(enc_scheme=EncScheme.RSAESPKCSV15),
+        KeyParms.for_rsa(enc_scheme=3, sig_scheme=SigScheme.RSASSAPKCS1V15_SHA1),
+        KeyParms.for_rsa(enc_scheme=3, bits=1024),
+        KeyParms.for_rsa(enc_scheme=3, exponent=b"\1\0\1"),
+        KeyParms(6, 1, 1, b""),
+    ):
+        _ownership(tpm, RC.BAD_KEY_PROPERTY, template=replace(template, algorithm_parms=parms))
+
+
+@case(OWNED, Ordinal.OWNER_CLEAR)
+def owner_clears(tpm: Script) -> None:
+    tpm.call(Ordinal.OWNER_CLEAR, auth=[tpm.oiap(spoil=True)], code=RC.AUTHFAIL)
+    tpm.owner_installed()
+    tpm.call(Ordinal.OWNER_CLEAR, auth=[tpm.oiap(keep=True)])
+    tpm.owner_installed()
+    tpm.flags()
+    tpm.call(Ordinal.OWNER_CLEAR, auth=[tpm.oiap()], code=RC.NOSRK)
+
+
+@case(OWNED, Ordinal.DISABLE_OWNER_CLEAR, Ordinal.OWNER_CLEAR)
+def owner_clear_can_be_disabled(tpm: Script) -> None:
+    tpm.call(Ordinal.DISABLE_OWNER_CLEAR, auth=[tpm.oiap(spoil=True)], code=RC.AUTHFAIL)
+    tpm.call(Ordinal.DISABLE_OWNER_CLEAR, auth=[tpm.oiap()])
+    tpm.flags()
+    tpm.call(Ordinal.OWNER_CLEAR, auth=[tpm.oiap()], code=RC.CLEAR_DISABLED)
+    tpm.power_cycle()
+    tpm.call(Ordinal.OWNER_CLEAR, auth=[tpm.oiap()], code=RC.CLEAR_DISABLED)
+    tpm.presence()
+    tpm.call(Ordinal.FORCE_CLEAR)
+    tpm.flags()
+
+
+@case(OWNED, Ordinal.FORCE_CLEAR, Ordinal.DISABLE_FORCE_CLEAR)
+def force_clear_needs_presence_and_can_be_disabled(tpm: Script) -> None:
+    tpm.call(Ordinal.FORCE_CLEAR, code=RC.BAD_PRESENCE)
+    tpm.presence()
+    tpm.call(Ordinal.DISABLE_FORCE_CLEAR)
+    tpm.flags()
+    tpm.call(Ordinal.FORCE_CLEAR, code=RC.CLEAR_DISABLED)
+    tpm.owner_installed()
+    tpm.power_cycle()
+    tpm.presence()
+    tpm.call(Ordinal.FORCE_CLEAR)
+    tpm.owner_installed()
+    tpm.flags()
+
+
+@case(UNOWNED, Ordinal.FORCE_CLEAR)
+def force_clear_without_an_owner(tpm: Script) -> None:
+    tpm.presence()
+    tpm.call(Ordinal.FORCE_CLEAR)
+    tpm.flags()
+
+
+@case(NEW, Ordinal.CREATE_ENDORSEMENT_KEY_PAIR, Ordinal.READ_PUBEK)
+def endorsement_key_is_made_once(tpm: Script) -> None:
+    tpm.call(Ordinal.READ_PUBEK, DIGEST, code=RC.NO_ENDORSEMENT)
+    tpm.call(Ordinal.CREATE_ENDORSEMENT_KEY_PAIR, DIGEST, EK_PARMS)
+    tpm.call(Ordinal.CREATE_ENDORSEMENT_KEY_PAIR, DIGEST, EK_PARMS, code=RC.DISABLED_CMD)
+    tpm.flags()
+    tpm.call(Ordinal.READ_PUBEK, DIGEST)
+
+
+@case(NEW, Ordinal.CREATE_ENDORSEMENT_KEY_PAIR)
+def endorsement_key_of_another_kind(tpm: Script) -> None:
+    for parms in (
+        KeyParms(6, 1, 1, b""),
+        KeyParms.for_rsa(enc_scheme=3, bits=1024),
+        KeyParms(1, 3, 1, RsaKeyParms(2048, 3, b"").encode()),
+        KeyParms.for_rsa(enc_scheme=2),
+    ):
+        tpm.call(
+            Ordinal.CREATE_ENDORSEMENT_KEY_PAIR, DIGEST, parms, code=RC.BAD_KEY_PROPERTY
+        )
+    tpm.call(Ordinal.READ_PUBEK, DIGEST, code=RC.NO_ENDORSEMENT)
+
+
+@case(NEW, Ordinal.CREATE_REVOCABLE_EK, Ordinal.REVOKE_TRUST)
+def revocable_endorsement_key(tpm: Script) -> None:
+    tpm.call(Ordinal.REVOKE_TRUST, DIGEST, code=RC.PERMANENTEK)
+    tpm.call(
+        Ordinal.CREATE_REVOCABLE_EK,
+        DIGEST,
+        EK_PARMS,
+        False,
+        DIGEST,
+        masks={"output_ek_reset": bytes.hex},
+    )
+    tpm.flags()
+    tpm.call(Ordinal.REVOKE_TRUST, bytes(20), code=RC.AUTHFAIL)
+    tpm.call(Ordinal.REVOKE_TRUST, DIGEST, code=RC.BAD_PRESENCE)
+    tpm.call(Ordinal.CREATE_REVOCABLE_EK, DIGEST, EK_PARMS, True, DIGEST, code=RC.DISABLED_CMD)
+    tpm.presence()
+    tpm.call(Ordinal.REVOKE_TRUST, DIGEST)
+    tpm.flags()
+    tpm.call(Ordinal.READ_PUBEK, DIGEST, code=RC.NO_ENDORSEMENT)
+    tpm.call(Ordinal.CREATE_REVOCABLE_EK, DIGEST, EK_PARMS, True, DIGEST)
+    tpm.call(Ordinal.READ_PUBEK, DIGEST)
+
+
+@case(NEW, Ordinal.CREATE_REVOCABLE_EK)
+def revocable_endorsement_key_of_another_kind(tpm: Script) -> None:
+    parms = KeyParms.for_rsa(enc_scheme=3, bits=1024)
+    tpm.call(Ordinal.CREATE_REVOCABLE_EK, DIGEST, parms, True, DIGEST, code=RC.BAD_KEY_PROPERTY)
+
+
+@case(UNOWNED, Ordinal.REVOKE_TRUST)
+def permanent_endorsement_key_cannot_be_revoked(tpm: Script) -> None:
+    tpm.presence()
+    tpm.call(Ordinal.REVOKE_TRUST, DIGEST, code=RC.PERMANENTEK)
+
+
+@case(OWNED, Ordinal.OWNER_READ_INTERNAL_PUB)
+def owner_reads_internal_public_keys(tpm: Script) -> None:
+    for handle in (ReservedHandle.EK, ReservedHandle.SRK):
+        tpm.call(Ordinal.OWNER_READ_INTERNAL_PUB, handle, auth=[tpm.oiap()])
+    tpm.call(
+        Ordinal.OWNER_READ_INTERNAL_PUB, 0x40000001, auth=[tpm.oiap()], code=RC.BAD_PARAMETER
+    )
+    tpm.call(
+        Ordinal.OWNER_READ_INTERNAL_PUB,
+        ReservedHandle.EK,
+        auth=[tpm.oiap(spoil=True)],
+        code=RC.AUTHFAIL,
+    )
+
+
+@case(OWNED, Ordinal.OWNER_READ_PUBEK, Ordinal.DISABLE_PUBEK_READ, Ordinal.READ_PUBEK)
+def reading_the_endorsement_key_with_an_owner(tpm: Script) -> None:
+    tpm.call(Ordinal.READ_PUBEK, DIGEST, code=RC.DISABLED_CMD)
+    tpm.call(Ordinal.OWNER_READ_PUBEK, auth=[tpm.oiap()])
+    tpm.call(Ordinal.OWNER_READ_PUBEK, auth=[tpm.oiap(spoil=True)], code=RC.AUTHFAIL)
+    tpm.call(Ordinal.SET_CAPABILITY, 1, b"\0\0\0\4", b"\1", auth=[tpm.oiap()])
+    tpm.call(Ordinal.READ_PUBEK, DIGEST)
+    tpm.call(Ordinal.DISABLE_PUBEK_READ, auth=[tpm.oiap(spoil=True)], code=RC.AUTHFAIL)
+    tpm.call(Ordinal.DISABLE_PUBEK_READ, auth=[tpm.oiap()])
+    tpm.flags()
+    tpm.call(Ordinal.READ_PUBEK, DIGEST, code=RC.DISABLED_CMD)

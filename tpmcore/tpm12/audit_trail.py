@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The audit digest (Part 1, chapter on auditing): a hash chain over what audited ordinals did.
+
+Only successes are in it, each with two events, one for the parameters and one for the response. The
+first event of a chain costs an increment of the persistent audit counter, which tells chains apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Final
+
+from protocol.tpm12.constants import ReturnCode, StructureTag
+from protocol.tpm12.resources import CounterValue
+from tpmcore.errors import TpmError
+from tpmcore.tpm12.state import ZERO_DIGEST, SelfTest
+
+if TYPE_CHECKING:
+    from tpmcore.tpm12.command import Command
+    from tpmcore.tpm12.tpm import Tpm
+
+_EVENT_IN: Final = StructureTag.AUDIT_EVENT_IN.to_bytes(2, "big")
+_EVENT_OUT: Final = StructureTag.AUDIT_EVENT_OUT.to_bytes(2, "big")
+_LABEL: Final = bytes(4)
+_LAST_COUNT: Final = 0xFFFFFFFF
+
+
+def is_audited(tpm: Tpm, row: Command) -> bool:
+    """Whether successes of an ordinal go into the digest."""
+    return bool(tpm.permanent.audit_status.get(row.ordinal, row.audited))
+
+
+def counter_value(tpm: Tpm) -> CounterValue:
+    """Return auditMonotonicCounter."""
+    return CounterValue(_LABEL, tpm.permanent.audit_counter)
+
+
+def record_input(tpm: Tpm, in_digest: bytes) -> None:
+    """Chain a TPM_AUDIT_EVENT_IN, beginning a chain if there is none.
+
+    Raises:
+        TpmError: AUDITFAIL_SUCCESSFUL, and the TPM is in failure mode, if the counter is at its
+            end.
+    """
+    stany = tpm.stany
+    if stany.audit_digest == ZERO_DIGEST:
+        if tpm.permanent.audit_counter == _LAST_COUNT:
+            tpm.self_test = SelfTest.FAILED
+            raise TpmError(ReturnCode.AUDITFAIL_SUCCESSFUL)
+        tpm.permanent.audit_counter += 1
+    _chain(tpm, _EVENT_IN + in_digest)
+
+
+def record_output(tpm: Tpm, out_digest: bytes) -> None:
+    """Chain a TPM_AUDIT_EVENT_OUT."""
+    _chain(tpm, _EVENT_OUT + out_digest)
+
+
+def _chain(tpm: Tpm, event: bytes) -> None:
+    stany = tpm.stany
+    stany.audit_digest = hashlib.sha1(
+        stany.audit_digest + event + counter_value(tpm).encode()
+    ).digest()

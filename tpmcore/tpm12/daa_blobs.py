@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TPM_DAA_BLOB: what Join leaves with the host for Sign (Part 2, 22.7 and 22.8).
+
+sensitiveData is TPM_DAA_SENSITIVE under AES-128-CTR with daaBlobKey; the initial counter is random
+and stands in additionalData. blobIntegrity is an HMAC with daaProof over the blob as it is given
+out, with blobIntegrity zeroed.
+"""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import replace
+from typing import Final
+
+from protocol.tpm12.constants import ResourceType, ReturnCode
+from protocol.tpm12.daa import DaaBlob, DaaSensitive
+from protocol.tpm12.wire import DIGEST_BYTES, WireError
+from tpmcore.errors import TpmError
+from tpmcore.tpm12.context import aes128_ctr
+from tpmcore.tpm12.daa_session import DaaSecrets
+from tpmcore.tpm12.tpm import Tpm
+
+_LABEL: Final = bytes(16)
+_COUNTER_BYTES: Final = 16
+
+
+def secrets_of(tpm: Tpm) -> DaaSecrets:
+    """Return the DAA secrets; a chip of a version without DAA gets its own now."""
+    return tpm.permanent.daa or tpm.renew_daa_secrets()
+
+
+def seal(tpm: Tpm, resource_type: ResourceType, data: bytes) -> bytes:
+    """Return an encoded TPM_DAA_BLOB with data in it."""
+    secrets = secrets_of(tpm)
+    counter = tpm.random(_COUNTER_BYTES)
+    encrypted = aes128_ctr(secrets.blob_key, counter, DaaSensitive(data).encode())
+    blob = DaaBlob(resource_type, _LABEL, bytes(DIGEST_BYTES), counter, encrypted)
+    return replace(blob, blob_integrity=_integrity(secrets, blob)).encode()
+
+
+def _integrity(secrets: DaaSecrets, blob: DaaBlob) -> bytes:
+    return hmac.digest(secrets.proof, blob.encode(), "sha1")
+
+
+def unseal(tpm: Tpm, resource_type: ResourceType, data: bytes) -> bytes:
+    """Return what is in an encoded TPM_DAA_BLOB of this TPM.
+
+    Raises:
+        TpmError: DAA_INPUT_DATA0 if it is of another type or another TPM, or was changed.
+    """
+    secrets = tpm.permanent.daa
+    if secrets is None:
+        raise TpmError(ReturnCode.DAA_INPUT_DATA0)
+    try:
+        blob = DaaBlob.decode(data)
+    except WireError:
+        raise TpmError(ReturnCode.DAA_INPUT_DATA0) from None
+    expected = _integrity(secrets, replace(blob, blob_integrity=bytes(DIGEST_BYTES)))
+    if not hmac.compare_digest(expected, blob.blob_integrity):
+        raise TpmError(ReturnCode.DAA_INPUT_DATA0)
+    if blob.resource_type != resource_type:
+        raise TpmError(ReturnCode.DAA_INPUT_DATA0)
+    plain = aes128_ctr(secrets.blob_key, blob.additional_data, blob.sensitive_data)
+    return DaaSensitive.decode(plain).internal_data
