@@ -11,11 +11,11 @@ from protocol.errors import WireError
 from protocol.tpm12.constants import Ordinal, Tag
 from protocol.tpm12.framing import HEADER_BYTES, build_message, parse_header
 from protocol.tpm12.wire import Reader, Structure
+from tests.fuzz.corpus import ROWS
 from tests.fuzz.dice import Dice
 from tests.fuzz.sign import AUTH_BYTES
 from tests.fuzz.values import Values
 from tpmcore.tpm12.command import Command
-from tpmcore.tpm12.table import TABLE
 
 Seeds = Mapping[int, Sequence[tuple[int, bytes]]]
 
@@ -54,7 +54,7 @@ class Mutator:
         self._blobs: deque[bytes] = deque(maxlen=_BLOBS)
         self._seeds = seeds
         self._followers: tuple[Ordinal, ...] = ()
-        self._ordinals = sorted(TABLE)
+        self._ordinals = sorted(ROWS)
         # Some ordinals more often than others, in each run different ones, so that they meet.
         self._favourites = [dice.pick(self._ordinals) for _ in range(_FAVOURITES)]
         self._turns: tuple[Callable[[bytearray], None], ...] = (
@@ -87,12 +87,12 @@ class Mutator:
         ordinal = dice.pick(self._favourites if dice.chance(50) else self._ordinals)
         if self._followers and dice.chance(40):
             ordinal = dice.pick(self._followers)
-            if ordinal not in TABLE or dice.chance(20):
+            if ordinal not in ROWS or dice.chance(20):
                 self._followers = ()
                 ordinal = dice.pick(self._ordinals)
         seed = self._seed(ordinal)
         if seed is None or choice < 8:
-            seed = self._blank(TABLE[ordinal])
+            seed = self._blank(ROWS[ordinal])
         if choice < 50:
             seed = self._with_new_fields(seed)
         if 40 <= choice < 65:
@@ -107,7 +107,7 @@ class Mutator:
         if self.dice.chance(50):
             vectors = [vector for vector in vectors if vector[0] == 0] or vectors
         command = self.dice.pick(vectors)[1]
-        for start in range(HEADER_BYTES, HEADER_BYTES + TABLE[ordinal].handles_in // 4 * 4, 4):
+        for start in range(HEADER_BYTES, HEADER_BYTES + ROWS[ordinal].handles_in // 4 * 4, 4):
             reserved = command[start : start + 1] == b"\x40"
             if self.dice.chance(15 if reserved else 85):
                 handle = self.values.handle().to_bytes(4, "big")
@@ -126,7 +126,7 @@ class Mutator:
         if len(command) < HEADER_BYTES:
             return command
         header = parse_header(command)
-        row = TABLE.get(header.code)
+        row = ROWS.get(header.code)
         if row is None:
             return command
         reader = Reader(command, HEADER_BYTES)
