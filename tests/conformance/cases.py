@@ -9,7 +9,12 @@ from tests.conformance import (
     cases_admin,
     cases_capability,
     cases_crypto,
+    cases_gates,
+    cases_nv,
     cases_ownership,
+    cases_sessions,
+    cases_signing,
+    cases_storage,
 )
 from tests.conformance.script import Case
 
@@ -20,6 +25,11 @@ CASES: Final[tuple[Case, ...]] = tuple(
         cases_ownership.CHAPTER,
         cases_capability.CHAPTER,
         cases_crypto.CHAPTER,
+        cases_storage.CHAPTER,
+        cases_signing.CHAPTER,
+        cases_sessions.CHAPTER,
+        cases_nv.CHAPTER,
+        cases_gates.CHAPTER,
     )
     for case in chapter.cases
 )

@@ -16,8 +16,9 @@ from typing import Final, TypeAlias, TypeVar
 
 from protocol.errors import WireError
 from protocol.tpm12.constants import (
-    EntityType,
+    CapabilityArea,
     EncScheme,
+    EntityType,
     KeyUsage,
     Ordinal,
     PhysicalPresenceFlags,
@@ -99,7 +100,6 @@ class Auth:
     Attributes:
         keep: whether it is to stay open.
         spoil: whether the HMAC is to be wrong.
-        flag: continueAuthSession as sent, if it is not `keep`; a byte that is no boolean, for example.
     """
 
     session: Session
@@ -151,6 +151,22 @@ class Script:
         ordinal = int.from_bytes(command[6:10], "big") if len(command) >= HEADER_BYTES else 0
         self._expect(ordinal, code, parse_header(response).code)
         return response
+
+    def probe(
+        self,
+        command: bytes,
+        code: ReturnCode | None = None,
+        *,
+        masks: Mapping[str, Mask] | None = None,
+    ) -> None:
+        """Send bytes whose answer is compared; the engine's code matters only if one is given."""
+        self._step += 1
+        self._masks = masks or {}
+        response = self._send(command)
+        self._masks = {}
+        if code is not None:
+            ordinal = int.from_bytes(command[6:10], "big")
+            self._expect(ordinal, code, parse_header(response).code)
 
     def run(self, conversation: Conversation[T], *, masks: Mapping[str, Mask] | None = None) -> T:
         """Run a conversation that must succeed."""
@@ -248,7 +264,13 @@ class Script:
         return Auth(session, keep=keep, spoil=spoil)
 
     def osap(
-        self, kind: EntityType, value: int, secret: bytes, *, spoil: bool = False, keep: bool = False
+        self,
+        kind: EntityType,
+        value: int,
+        secret: bytes,
+        *,
+        spoil: bool = False,
+        keep: bool = False,
     ) -> Auth:
         """Open an OSAP session on an entity."""
         session = self._open(tss12.osap(kind, value, secret, random=self.random))
@@ -312,7 +334,7 @@ class Script:
         """Ask for a capability that must be there."""
         encoded = sub.to_bytes(4, "big") if isinstance(sub, int) else sub
         masks = None if mask is None else {"resp": mask}
-        return self.run(tss12.get_capability(area, encoded), masks=masks)
+        return self.run(tss12.get_capability(CapabilityArea(area), encoded), masks=masks)
 
     def flags(self) -> None:
         """Compare the permanent and the volatile flags, the effect of most commands."""
@@ -361,9 +383,7 @@ KEYS: Final[Mapping[str, Key]] = {
     "bind": _template(KeyUsage.BIND, _OAEP, SigScheme.NONE),
     "bind-open": _template(KeyUsage.BIND, _OAEP, SigScheme.NONE, auth_data_usage=0),
     "bind-pkcs": _template(KeyUsage.BIND, EncScheme.RSAESPKCSV15, SigScheme.NONE),
-    "legacy": _template(
-        KeyUsage.LEGACY, EncScheme.RSAESPKCSV15, SigScheme.RSASSAPKCS1V15_SHA1
-    ),
+    "legacy": _template(KeyUsage.LEGACY, EncScheme.RSAESPKCSV15, SigScheme.RSASSAPKCS1V15_SHA1),
     "migrate": _template(KeyUsage.MIGRATE, _OAEP, SigScheme.NONE, bits=2048),
 }
 
