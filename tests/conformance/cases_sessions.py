@@ -71,7 +71,7 @@ def osap_on_an_area_without_an_owner(tpm: Script) -> None:
     tpm.call(Ordinal.OSAP, 0x0B, 0x1234, DIGEST, code=RC.BADINDEX)
 
 
-@case(OWNED, Ordinal.FLUSH_SPECIFIC)
+@case(OWNED, Ordinal.OIAP)
 def a_session_ends_with_an_error(tpm: Script) -> None:
     auth = tpm.oiap(keep=True)
     tpm.call(Ordinal.OWNER_SET_DISABLE, False, auth=[auth])
@@ -169,7 +169,7 @@ def contexts_of_sessions(tpm: Script) -> None:
     _context(tpm, auth.session.handle, ResourceType.AUTH, RC.INVALID_RESOURCE)
 
 
-@case(OWNED, Ordinal.SAVE_CONTEXT, Ordinal.LOAD_CONTEXT, Ordinal.FLUSH_SPECIFIC)
+@case(OWNED, Ordinal.SAVE_CONTEXT, Ordinal.LOAD_CONTEXT)
 def contexts_of_osap_sessions(tpm: Script) -> None:
     key = tpm.load("sign")
     auth = tpm.osap_key(key, USAGE_AUTH)

@@ -248,11 +248,13 @@ class Script:
 
     def _open(self, conversation: Conversation[Session]) -> Session:
         try:
-            return tss12.run_sync(self._send, conversation)
+            session = tss12.run_sync(self._send, conversation)
         except TpmError as error:
             if self.strict:
                 raise
             raise Abandoned(f"no session: {error}") from error
+        self.tried.append(Tried(self.log[-1].ordinal, ReturnCode.SUCCESS))
+        return session
 
     def oiap(self, secret: bytes = OWNER_AUTH, *, keep: bool = False, spoil: bool = False) -> Auth:
         """Open an OIAP session, for the owner unless another secret is given."""
