@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass, replace
 from typing import Annotated, Self
@@ -54,6 +55,12 @@ class RsaKeyParms(Structure):
         return int.from_bytes(significant, "big") if self.exponent else DEFAULT_EXPONENT
 
 
+@functools.lru_cache(maxsize=32)
+def _rsa_parms(parms: bytes) -> RsaKeyParms:
+    """Decode RSA parameters: there are few, and each is asked for many times."""
+    return RsaKeyParms.decode(parms)
+
+
 @dataclass(frozen=True, slots=True)
 class KeyParms(Structure):
     """TPM_KEY_PARMS (10.1).
@@ -75,13 +82,13 @@ class KeyParms(Structure):
         if value.algorithm_id not in _KNOWN_ALGORITHMS:
             raise BadKeyProperty("algorithmID", start, f"{value.algorithm_id:#x} is unknown")
         if value.algorithm_id == Algorithm.RSA:
-            RsaKeyParms.decode(value.parms)
+            _rsa_parms(value.parms)
         return value
 
     @property
     def rsa(self) -> RsaKeyParms:
         """The RSA parameters; only meaningful for algorithm RSA."""
-        return RsaKeyParms.decode(self.parms)
+        return _rsa_parms(self.parms)
 
     @classmethod
     def for_rsa(
