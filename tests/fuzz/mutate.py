@@ -35,6 +35,7 @@ _FOLLOWERS: Mapping[int, tuple[Ordinal, ...]] = {
 """What only makes sense soon after a success of something else."""
 _BLOBS = 40
 _FAVOURITES = 10
+_RESERVED = 0x40
 _MAX_BYTES = 5000
 _TAGS = (0x00C1, 0x00C2, 0x00C3, 0x00C4, 0x0000, 0xFFFF)
 _SIZES = (0, 1, 9, 10, 0x7FFFFFFF, 0xFFFFFFFF)
@@ -46,13 +47,15 @@ class Mutator:
 
     Args:
         seeds: (return code, command) by ordinal.
+        own: the same of this very chip, whose keys and blobs it takes.
     """
 
-    def __init__(self, dice: Dice, seeds: Seeds) -> None:
+    def __init__(self, dice: Dice, seeds: Seeds, own: Seeds) -> None:
         self.dice = dice
         self.values = Values(dice)
         self._blobs: deque[bytes] = deque(maxlen=_BLOBS)
         self._seeds = seeds
+        self._own = own
         self._followers: tuple[Ordinal, ...] = ()
         self._ordinals = sorted(ROWS)
         # Some ordinals more often than others, in each run different ones, so that they meet.
@@ -100,7 +103,9 @@ class Mutator:
         return seed
 
     def _seed(self, ordinal: int) -> bytes | None:
-        vectors = self._seeds.get(ordinal)
+        vectors = self._seeds.get(ordinal, ())
+        if not vectors or (ordinal in self._own and self.dice.chance(60)):
+            vectors = self._own.get(ordinal, ())
         if not vectors:
             return None
         # Every second time one that succeeded, if there is one.
@@ -108,8 +113,9 @@ class Mutator:
             vectors = [vector for vector in vectors if vector[0] == 0] or vectors
         command = self.dice.pick(vectors)[1]
         for start in range(HEADER_BYTES, HEADER_BYTES + ROWS[ordinal].handles_in // 4 * 4, 4):
-            reserved = command[start : start + 1] == b"\x40"
-            if self.dice.chance(15 if reserved else 85):
+            known = int.from_bytes(command[start : start + 4], "big")
+            there = known >> 24 == _RESERVED or known in self.values.handles
+            if self.dice.chance(15 if there else 85):
                 handle = self.values.handle().to_bytes(4, "big")
                 command = command[:start] + handle + command[start + 4 :]
         return command

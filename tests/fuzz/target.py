@@ -75,6 +75,7 @@ class Snapshot:
 
     Attributes:
         secrets: what a client of it knows, by name.
+        seeds: what was said to it, (return code, command) by ordinal.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Snapshot:
     volatile: bytes
     ticks_us: int
     secrets: dict[str, bytes] = field(default_factory=dict)
+    seeds: dict[int, list[tuple[int, bytes]]] = field(default_factory=dict)
 
 
 class Target:
