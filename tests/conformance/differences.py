@@ -181,6 +181,71 @@ DECLARED: Final[tuple[Declared, ...]] = (
         "DECRYPT_ERROR",
         _CONTEXT,
     ),
+    *[
+        _code(
+            "audit_status_of_an_ordinal_that_is_not_there",
+            Ordinal.SET_ORDINAL_AUDIT_STATUS,
+            "BADINDEX",
+            theirs,
+            "An ordinal that is not implemented is BADINDEX (Part 3, 8.3); libtpms looks only at "
+            "its number.",
+        )
+        for theirs in ("BAD_PARAMETER", "SUCCESS")
+    ],
+    Declared(
+        "audit_digest_closed",
+        Ordinal.GET_AUDIT_DIGEST_SIGNED,
+        "audit_digest",
+        "True",
+        "False",
+        "The response of a closing command has the digest from before (Part 3, 8.2); libtpms gives "
+        "zeros. Compared is whether it is other than zero.",
+    ),
+    _code(
+        "a_family_flag_that_is_no_boolean",
+        Ordinal.DELEGATE_MANAGE,
+        "BAD_PARAMETER",
+        "SUCCESS",
+        "The new value of a flag is a BOOL, 0 or 1 (Part 3, 19.1); libtpms takes any byte but 0 as "
+        "TRUE.",
+    ),
+    _code(
+        "migration_without_permission",
+        Ordinal.CREATE_MIGRATION_BLOB,
+        "MIGRATEFAIL",
+        "AUTHFAIL",
+        "A migrationKeyAuth that this owner did not make is MIGRATEFAIL (Part 3, 11.1).",
+    ),
+    _code(
+        "a_certified_migration_with_a_false_ticket",
+        Ordinal.CMK_CREATE_BLOB,
+        "MA_AUTHORITY",
+        "MA_TICKET_SIGNATURE",
+        "A sigTicket of no authority of the list is MA_AUTHORITY (Part 3, 11.9).",
+    ),
+    Declared(
+        "changing_a_secret_without_the_parent_knowing",
+        Ordinal.CHANGE_AUTH_ASYM_START,
+        "certify_info.parent_pcr_status",
+        "False",
+        "True",
+        "The ephemeral key has no parent, so none that PCRs bind (Part 3, 27.4.1).",
+    ),
+    _code(
+        "sessions_that_cannot_be_established",
+        Ordinal.FLUSH_SPECIFIC,
+        "SUCCESS",
+        "INVALID_AUTHHANDLE",
+        "A wrong tag is found before any session is looked at and ends none (Part 1, 8.1); libtpms "
+        "ends the session of the refused EstablishTransport.",
+    ),
+    _code(
+        "a_wrapped_command_with_a_wrong_hmac",
+        Ordinal.EXECUTE_TRANSPORT,
+        "AUTHFAIL",
+        "AUTH2FAIL",
+        _ONE_SESSION,
+    ),
     _code(
         "every_ordinal_without_an_owner",
         Ordinal.LOAD_KEY_CONTEXT,

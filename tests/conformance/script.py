@@ -185,6 +185,20 @@ class Script:
             self.tried.append(Tried(exchange.ordinal, exchange.code))
         return result
 
+    def fails(self, conversation: Conversation[T], ordinal: Ordinal, code: ReturnCode) -> None:
+        """Run a conversation that must end in an error, that of the ordinal."""
+        self._step += 1
+        found: int = ReturnCode.SUCCESS
+        try:
+            tss12.run_sync(self._send, conversation)
+        except TpmError as error:
+            found = error.code
+        except (ResponseError, WireError) as error:
+            if self.strict:
+                raise
+            raise Abandoned(f"step {self._step}: {error}") from error
+        self._expect(ordinal, code, found)
+
     def call(
         self,
         ordinal: Ordinal,
