@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# make up | test | bench | lint | setup | units | man | lock
+# make up | test | bench | lint | setup | units | man | conformance-doc | lock
 
 SHELL := /bin/bash
 BIN := .venv/bin
@@ -11,10 +11,10 @@ UNITS ?= build/systemd
 
 # What the tests and the benchmarks start, as Debian package = command.
 TEST_PACKAGES := trousers=tcsd tpm-tools=tpm_version tpm-quote-tools=tpm_mkuuid \
-    systemd=systemd-analyze util-linux=unshare
+    systemd=systemd-analyze util-linux=unshare swtpm=swtpm
 BENCH_PACKAGES := swtpm=swtpm util-linux=taskset
 
-.PHONY: setup up test lint unit integration bench fuzz corpus units man lock packages
+.PHONY: setup up test lint unit integration bench fuzz corpus units man conformance-doc lock packages
 
 setup: .venv/.installed
 	@:
@@ -45,7 +45,7 @@ lint: setup
 	$(BIN)/mypy --strict $(CODE)
 	$(BIN)/lint-imports --no-logo
 
-unit: setup
+unit: setup packages
 	$(BIN)/pytest -q -n 2 tests/unit $(wildcard tests/conformance)
 
 integration: setup packages
@@ -73,6 +73,10 @@ units:
 # The manual pages, from the commands' own help.
 man: setup
 	$(BIN)/python -m docs.manpages
+
+# What of TPM 1.2 there is, compared and different: docs/conformance.md.
+conformance-doc: setup
+	$(BIN)/python -m tests.conformance.document
 
 # Newer versions of everything: look at the difference, run the tests, commit.
 lock: setup

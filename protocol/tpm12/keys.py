@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import struct
 from dataclasses import dataclass, replace
 from typing import Annotated, Self
 
@@ -32,6 +34,8 @@ from protocol.tpm12.wire import (
 DEFAULT_EXPONENT = 65537
 _KEY_VERSION = b"\x01\x01\x00\x00"
 _KEY12_HEAD = StructureTag.KEY12.to_bytes(2, "big") + b"\x00\x00"
+_PACK_KEY = struct.Struct(">4sHIB").pack
+_PACK_PARMS = struct.Struct(">IHHI").pack
 _KNOWN_ALGORITHMS = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 9, 10})
 
 
@@ -52,6 +56,12 @@ class RsaKeyParms(Structure):
         """
         significant = self.exponent.strip(b"\0")
         return int.from_bytes(significant, "big") if self.exponent else DEFAULT_EXPONENT
+
+
+@functools.lru_cache(maxsize=32)
+def _rsa_parms(parms: bytes) -> RsaKeyParms:
+    """Decode RSA parameters: there are few, and each is asked for many times."""
+    return RsaKeyParms.decode(parms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +85,18 @@ class KeyParms(Structure):
         if value.algorithm_id not in _KNOWN_ALGORITHMS:
             raise BadKeyProperty("algorithmID", start, f"{value.algorithm_id:#x} is unknown")
         if value.algorithm_id == Algorithm.RSA:
-            RsaKeyParms.decode(value.parms)
+            _rsa_parms(value.parms)
         return value
+
+    def encode(self) -> bytes:
+        """Return the wire form."""
+        head = _PACK_PARMS(self.algorithm_id, self.enc_scheme, self.sig_scheme, len(self.parms))
+        return head + self.parms
 
     @property
     def rsa(self) -> RsaKeyParms:
         """The RSA parameters; only meaningful for algorithm RSA."""
-        return RsaKeyParms.decode(self.parms)
+        return _rsa_parms(self.parms)
 
     @classmethod
     def for_rsa(
@@ -164,12 +179,10 @@ class Key(Structure):
     def encode_public(self) -> bytes:
         """Return the structure through pubKey, which is what pubDataDigest covers."""
         info = b"" if self.pcr_info is None else self.pcr_info.encode()
+        head = _KEY12_HEAD if self.is_key12 else _KEY_VERSION
         return b"".join(
             (
-                _KEY12_HEAD if self.is_key12 else _KEY_VERSION,
-                self.key_usage.to_bytes(2, "big"),
-                self.key_flags.to_bytes(4, "big"),
-                self.auth_data_usage.to_bytes(1, "big"),
+                _PACK_KEY(head, self.key_usage, self.key_flags, self.auth_data_usage),
                 self.algorithm_parms.encode(),
                 SIZED.write(info),
                 SIZED.write(self.pub_key),

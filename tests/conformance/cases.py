@@ -7,9 +7,18 @@ from typing import Final
 
 from tests.conformance import (
     cases_admin,
+    cases_auditing,
     cases_capability,
     cases_crypto,
+    cases_delegation,
+    cases_gates,
+    cases_migration,
+    cases_nv,
     cases_ownership,
+    cases_sessions,
+    cases_signing,
+    cases_storage,
+    cases_transport,
 )
 from tests.conformance.script import Case
 
@@ -20,6 +29,15 @@ CASES: Final[tuple[Case, ...]] = tuple(
         cases_ownership.CHAPTER,
         cases_capability.CHAPTER,
         cases_crypto.CHAPTER,
+        cases_storage.CHAPTER,
+        cases_signing.CHAPTER,
+        cases_sessions.CHAPTER,
+        cases_nv.CHAPTER,
+        cases_auditing.CHAPTER,
+        cases_delegation.CHAPTER,
+        cases_migration.CHAPTER,
+        cases_transport.CHAPTER,
+        cases_gates.CHAPTER,
     )
     for case in chapter.cases
 )

@@ -47,20 +47,20 @@ def capability_of_every_property(tpm: Script) -> None:
 def capability_of_every_property_of_a_new_chip(tpm: Script) -> None:
     for prop in CapabilityProperty:
         tpm.capability(AREA.PROPERTY, prop, size if prop in _PRODUCT else None)
-    for prop in (0, 0x100, 0x105, 0x106, 0x108, 0x118, 0x121, 0x125, 0x200):
-        tpm.call(
-            Ordinal.GET_CAPABILITY, AREA.PROPERTY, prop.to_bytes(4, "big"), code=RC.BAD_MODE
-        )
+    for number in (0, 0x100, 0x105, 0x106, 0x108, 0x118, 0x121, 0x125, 0x200):
+        tpm.call(Ordinal.GET_CAPABILITY, AREA.PROPERTY, number.to_bytes(4, "big"), code=RC.BAD_MODE)
 
 
 @case(NEW, Ordinal.GET_CAPABILITY)
 def capability_of_algorithms_and_protocols(tpm: Script) -> None:
-    for area in (AREA.ALG, AREA.PID, AREA.TRANS_ALG, AREA.AUTH_ENCRYPT):
+    for number in range(8):
+        tpm.capability(AREA.SYM_MODE, number)
+        tpm.capability(AREA.PID, number.to_bytes(2, "big"))
+    for area in (AREA.ALG, AREA.TRANS_ALG, AREA.AUTH_ENCRYPT):
         for number in range(12):
             tpm.capability(area, number)
-    for area in (AREA.TRANS_ES, AREA.SYM_MODE):
-        for number in range(8):
-            tpm.capability(area, number)
+    for number in range(8):
+        tpm.capability(AREA.TRANS_ES, number.to_bytes(2, "big"))
 
 
 @case(OWNED, Ordinal.GET_CAPABILITY)
@@ -71,11 +71,11 @@ def capability_flags_versions_and_lists(tpm: Script) -> None:
     tpm.capability(AREA.VERSION_VAL, b"", anything)
     tpm.capability(AREA.NV_LIST, b"")
     tpm.capability(AREA.KEY_HANDLE, b"")
-    for kind in (1, 2, 4, 5, 8):
+    for kind in (1, 2, 4, 5, 6, 8):
         tpm.capability(AREA.HANDLE, kind)
-    for kind in (0, 3, 6, 7, 9, 99):
+    for kind in (0, 3, 7, 9, 99):
         tpm.call(
-            Ordinal.GET_CAPABILITY, AREA.HANDLE, kind.to_bytes(4, "big"), code=RC.BAD_MODE
+            Ordinal.GET_CAPABILITY, AREA.HANDLE, kind.to_bytes(4, "big"), code=RC.BAD_PARAMETER
         )
 
 
@@ -86,9 +86,7 @@ def capability_of_loaded_keys(tpm: Script) -> None:
     tpm.capability(AREA.KEY_HANDLE, b"", size)
     tpm.capability(AREA.HANDLE, 1, size)
     tpm.capability(AREA.KEY_STATUS, handle)
-    tpm.call(
-        Ordinal.GET_CAPABILITY, AREA.KEY_STATUS, b"\0\0\0\7", code=RC.INVALID_KEYHANDLE
-    )
+    tpm.call(Ordinal.GET_CAPABILITY, AREA.KEY_STATUS, b"\0\0\0\7", code=RC.INVALID_KEYHANDLE)
     parms = tpm.wrapped("sign").algorithm_parms
     tpm.capability(AREA.CHECK_LOADED, parms.encode())
 
@@ -107,7 +105,8 @@ def capability_areas_that_do_not_exist(tpm: Script) -> None:
 
 @case(NEW, Ordinal.GET_CAPABILITY)
 def capability_sub_caps_of_the_wrong_length(tpm: Script) -> None:
-    for area in (AREA.ORD, AREA.ALG, AREA.PID, AREA.FLAG, AREA.PROPERTY, AREA.HANDLE):
+    tpm.call(Ordinal.GET_CAPABILITY, AREA.PID, bytes(4), code=RC.BAD_MODE)
+    for area in (AREA.ORD, AREA.ALG, AREA.FLAG, AREA.PROPERTY, AREA.HANDLE):
         tpm.call(Ordinal.GET_CAPABILITY, area, b"\0\0", code=RC.BAD_MODE)
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 from typing import Final
 
 from protocol.tpm12.constants import Ordinal, ReturnCode
-from tests.conformance.comparison import anything, size
 from tests.conformance.machines import World
 from tests.conformance.script import DIGEST, Chapter, Script
 

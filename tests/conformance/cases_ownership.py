@@ -25,6 +25,7 @@ CHAPTER: Final = Chapter()
 case = CHAPTER.case
 RC = ReturnCode
 NEW, UNOWNED, OWNED = World.NEW, World.UNOWNED, World.OWNED
+SYMMETRIC_PARMS: Final = bytes.fromhex("00000080 00000080 00000000")  # key, block, no IV
 EK_PARMS: Final = KeyParms.for_rsa(enc_scheme=EncScheme.RSAESOAEP_SHA1_MGF1)
 
 
@@ -121,9 +122,14 @@ def ownership_with_an_unfit_srk(tpm: Script) -> None:
         KeyParms.for_rsa(enc_scheme=3, sig_scheme=SigScheme.RSASSAPKCS1V15_SHA1),
         KeyParms.for_rsa(enc_scheme=3, bits=1024),
         KeyParms.for_rsa(enc_scheme=3, exponent=b"\1\0\1"),
-        KeyParms(6, 1, 1, b""),
     ):
         _ownership(tpm, RC.BAD_KEY_PROPERTY, template=replace(template, algorithm_parms=parms))
+
+
+@case(UNOWNED, Ordinal.TAKE_OWNERSHIP)
+def ownership_with_a_symmetric_srk(tpm: Script) -> None:
+    template = replace(tss12.srk_template(), algorithm_parms=KeyParms(6, 1, 1, SYMMETRIC_PARMS))
+    _ownership(tpm, RC.BAD_KEY_PROPERTY, template=template)
 
 
 @case(OWNED, Ordinal.OWNER_CLEAR)
@@ -133,7 +139,7 @@ def owner_clears(tpm: Script) -> None:
     tpm.call(Ordinal.OWNER_CLEAR, auth=[tpm.oiap(keep=True)])
     tpm.owner_installed()
     tpm.flags()
-    tpm.call(Ordinal.OWNER_CLEAR, auth=[tpm.oiap()], code=RC.NOSRK)
+    tpm.call(Ordinal.OWNER_CLEAR, auth=[tpm.oiap()], code=RC.DISABLED)
 
 
 @case(OWNED, Ordinal.DISABLE_OWNER_CLEAR, Ordinal.OWNER_CLEAR)
@@ -183,20 +189,18 @@ def endorsement_key_is_made_once(tpm: Script) -> None:
 @case(NEW, Ordinal.CREATE_ENDORSEMENT_KEY_PAIR)
 def endorsement_key_of_another_kind(tpm: Script) -> None:
     for parms in (
-        KeyParms(6, 1, 1, b""),
+        KeyParms(6, 1, 1, SYMMETRIC_PARMS),
         KeyParms.for_rsa(enc_scheme=3, bits=1024),
         KeyParms(1, 3, 1, RsaKeyParms(2048, 3, b"").encode()),
         KeyParms.for_rsa(enc_scheme=2),
     ):
-        tpm.call(
-            Ordinal.CREATE_ENDORSEMENT_KEY_PAIR, DIGEST, parms, code=RC.BAD_KEY_PROPERTY
-        )
+        tpm.call(Ordinal.CREATE_ENDORSEMENT_KEY_PAIR, DIGEST, parms, code=RC.BAD_KEY_PROPERTY)
     tpm.call(Ordinal.READ_PUBEK, DIGEST, code=RC.NO_ENDORSEMENT)
 
 
 @case(NEW, Ordinal.CREATE_REVOCABLE_EK, Ordinal.REVOKE_TRUST)
 def revocable_endorsement_key(tpm: Script) -> None:
-    tpm.call(Ordinal.REVOKE_TRUST, DIGEST, code=RC.PERMANENTEK)
+    tpm.call(Ordinal.REVOKE_TRUST, DIGEST, code=RC.AUTHFAIL)
     tpm.call(
         Ordinal.CREATE_REVOCABLE_EK,
         DIGEST,
@@ -212,6 +216,9 @@ def revocable_endorsement_key(tpm: Script) -> None:
     tpm.presence()
     tpm.call(Ordinal.REVOKE_TRUST, DIGEST)
     tpm.flags()
+    # The clear actions leave the chip disabled and, from the next start on, deactivated.
+    tpm.call(Ordinal.READ_PUBEK, DIGEST, code=RC.DISABLED)
+    tpm.call(Ordinal.PHYSICAL_ENABLE)
     tpm.call(Ordinal.READ_PUBEK, DIGEST, code=RC.NO_ENDORSEMENT)
     tpm.call(Ordinal.CREATE_REVOCABLE_EK, DIGEST, EK_PARMS, True, DIGEST)
     tpm.call(Ordinal.READ_PUBEK, DIGEST)
@@ -233,9 +240,7 @@ def permanent_endorsement_key_cannot_be_revoked(tpm: Script) -> None:
 def owner_reads_internal_public_keys(tpm: Script) -> None:
     for handle in (ReservedHandle.EK, ReservedHandle.SRK):
         tpm.call(Ordinal.OWNER_READ_INTERNAL_PUB, handle, auth=[tpm.oiap()])
-    tpm.call(
-        Ordinal.OWNER_READ_INTERNAL_PUB, 0x40000001, auth=[tpm.oiap()], code=RC.BAD_PARAMETER
-    )
+    tpm.call(Ordinal.OWNER_READ_INTERNAL_PUB, 0x40000001, auth=[tpm.oiap()], code=RC.BAD_PARAMETER)
     tpm.call(
         Ordinal.OWNER_READ_INTERNAL_PUB,
         ReservedHandle.EK,

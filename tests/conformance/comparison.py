@@ -32,8 +32,11 @@ def size(value: bytes) -> object:
     return len(value)
 
 
-_HANDLE: Final[Mapping[str, Mask]] = {"handle": size}
-_KEY: Final[Mapping[str, Mask]] = {"pub_key": size, "enc_data": size}
+def error_or_size(value: bytes) -> object:
+    """Compare a wrapped response exactly if it is an error, otherwise its size."""
+    return value.hex() if len(value) == HEADER_BYTES else len(value)
+
+
 _TICKS: Final[Mapping[str, Mask]] = {"current_ticks": size, "tick_nonce": size}
 
 MASKS: Final[Mapping[int, Mapping[str, Mask]]] = {
@@ -87,6 +90,41 @@ MASKS: Final[Mapping[int, Mapping[str, Mask]]] = {
     Ordinal.CREATE_MIGRATION_BLOB: {"random": size, "out_data": size},
     Ordinal.CONVERT_MIGRATION_BLOB: {"out_data": size},
     Ordinal.MIGRATE_KEY: {"out_data": size},
+    Ordinal.AUTHORIZE_MIGRATION_KEY: {
+        "out_data.migration_key.key": size,
+        "out_data.digest": size,
+    },
+    Ordinal.CMK_APPROVE_MA: {"out_data": size},
+    Ordinal.CMK_CREATE_TICKET: {"out_data": size},
+    Ordinal.CMK_CREATE_KEY: {"wrapped_key.pub_key": size, "wrapped_key.enc_data": size},
+    Ordinal.CMK_CREATE_BLOB: {"random": size, "out_data": size},
+    Ordinal.CMK_CONVERT_MIGRATION: {"out_data": size},
+    Ordinal.CHANGE_AUTH_ASYM_START: {
+        "certify_info.pubkey_digest": size,
+        "certify_info.data": size,
+        "sig": size,
+        "eph_handle": size,
+        "temp_key.pub_key": size,
+        "temp_key.enc_data": size,
+    },
+    Ordinal.CHANGE_AUTH_ASYM_FINISH: {
+        "out_data": size,
+        "salt_nonce": size,
+        "change_proof": size,
+    },
+    Ordinal.DELEGATE_CREATE_OWNER_DELEGATION: {"blob": anything},
+    Ordinal.DELEGATE_CREATE_KEY_DELEGATION: {"blob": anything},
+    Ordinal.DELEGATE_UPDATE_VERIFICATION: {"output_data": anything},
+    Ordinal.ESTABLISH_TRANSPORT: {
+        "trans_handle": size,
+        **{f"current_ticks.{name}": mask for name, mask in _TICKS.items()},
+        "trans_nonce_even": size,
+    },
+    Ordinal.EXECUTE_TRANSPORT: {"current_ticks": size, "wrapped_rsp": error_or_size},
+    Ordinal.RELEASE_TRANSPORT_SIGNED: {
+        **{f"current_ticks.{name}": mask for name, mask in _TICKS.items()},
+        "signature": size,
+    },
     Ordinal.GET_AUDIT_DIGEST_SIGNED: {"sig": size},
 }
 """Fields that are random or keyed with something random, and what of them is compared."""

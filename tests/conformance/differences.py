@@ -37,4 +37,275 @@ class Declared:
         return Difference(self.ordinal, self.field, self.ours, self.theirs)
 
 
-DECLARED: Final[tuple[Declared, ...]] = ()
+_CLEARED: Final = (
+    "The clear actions give allowMaintenance its default, TRUE (Part 3, 6.2); libtpms gives FALSE."
+)
+_ONE_SESSION: Final = (
+    "A wrong HMAC in the only session of a command is AUTHFAIL; AUTH2FAIL is for the second "
+    "(Part 1, 8.1.1)."
+)
+_STARTUP: Final = (
+    "A refused Startup changes nothing, so a good one may follow (Part 3, 3.2); libtpms counts "
+    "itself as started."
+)
+_TOO_LARGE: Final = "Data that does not fit below the key's modulus is BAD_DATASIZE (Part 3, 10.1)."
+_OSAP_FREE: Final = "OSAP on a counter or an area needs no owner (Part 3, 18.2); libtpms wants one."
+
+_NO_OWNER: Final = (
+    "Owner authorization where there is no owner is AUTHFAIL, whatever session is named (Part 3, "
+    "20.1); libtpms looks for the session first."
+)
+_STATE_FIRST: Final = (
+    "The state is judged before the tag and the rest of the framing, and Startup was done (Part 3, "
+    "3.2)."
+)
+_AREA_FREE: Final = "The secret of an area serves without an owner (Part 3, 20.3 and 20.5)."
+_UNKNOWN_AREA: Final = "An unknown capArea is BAD_PARAMETER (Part 3, 7.2)."
+_CONTEXT: Final = "Whatever is wrong with a context, the answer is BADCONTEXT (Part 3, 21.3)."
+
+_FLAGS_AREA: Final = "00000004 00000004 00000108"
+
+
+def _code(case: str, ordinal: Ordinal, ours: str, theirs: str, reason: str) -> Declared:
+    return Declared(case, ordinal, "code", ours, theirs, reason)
+
+
+def _cleared(case: str, ours: str, theirs: str) -> Declared:
+    field = f"resp of {_FLAGS_AREA}"
+    return Declared(case, Ordinal.GET_CAPABILITY, field, ours, theirs, _CLEARED)
+
+
+_CLEARED_OURS: Final = "001f0101010100010000010100000000000000000000"
+_CLEARED_THEIRS: Final = "001f0101010100000000010100000000000000000000"
+
+DECLARED: Final[tuple[Declared, ...]] = (
+    _code("startup_of_an_unknown_type", Ordinal.STARTUP, "SUCCESS", "INVALID_POSTINIT", _STARTUP),
+    _code("startup_with_bad_framing", Ordinal.STARTUP, "SUCCESS", "INVALID_POSTINIT", _STARTUP),
+    _cleared("owner_clears", _CLEARED_OURS, _CLEARED_THEIRS),
+    _cleared("owner_clear_can_be_disabled", _CLEARED_OURS, _CLEARED_THEIRS),
+    _cleared("force_clear_needs_presence_and_can_be_disabled", _CLEARED_OURS, _CLEARED_THEIRS),
+    _cleared("force_clear_without_an_owner", _CLEARED_OURS, _CLEARED_THEIRS),
+    _cleared(
+        "revocable_endorsement_key",
+        "001f0101010100010000010000000000010000000000",
+        "001f0101010100000000010000000000010000000000",
+    ),
+    Declared(
+        "capability_of_select_sizes",
+        Ordinal.GET_CAPABILITY,
+        "resp of 00000018 00000004 01010003",
+        "00",
+        "01",
+        "A version 1.1 selection has two bytes, so a size of three is not supported there "
+        "(Part 2, 21.1, SELECT_SIZE); libtpms does not look at the version.",
+    ),
+    Declared(
+        "capability_of_every_ordinal",
+        Ordinal.GET_CAPABILITY,
+        "resp of 00000001 00000004 00000097",
+        "00",
+        "01",
+        "CAP_ORD tells which ordinals are answered (Part 2, 21.1); libtpms says that TPM_Init is "
+        "one, and answers it with BAD_ORDINAL.",
+    ),
+    _code(
+        "setting_an_unknown_area",
+        Ordinal.SET_CAPABILITY,
+        "BAD_PARAMETER",
+        "BAD_MODE",
+        _UNKNOWN_AREA,
+    ),
+    _code(
+        "setting_with_values_of_the_wrong_size",
+        Ordinal.SET_CAPABILITY,
+        "BAD_PARAMETER",
+        "SUCCESS",
+        "A BOOL is 0 or 1, anything else is BAD_PARAMETER (Part 2, 2.2.2); libtpms stores it.",
+    ),
+    Declared(
+        "setting_with_values_of_the_wrong_size",
+        Ordinal.GET_CAPABILITY,
+        f"resp of {_FLAGS_AREA}",
+        "001f0001000000010000010100000000000000000000",
+        "001f0201000000010000010100000000000000000000",
+        "As above: libtpms reports the byte 2 that it stored as a flag.",
+    ),
+    _code("sealing_and_unsealing", Ordinal.SEAL, "BAD_DATASIZE", "ENCRYPT_ERROR", _TOO_LARGE),
+    _code("sealx_errors", Ordinal.SEALX, "BAD_DATASIZE", "ENCRYPT_ERROR", _TOO_LARGE),
+    _code(
+        "unsealing_with_one_wrong_session", Ordinal.UNSEAL, "AUTHFAIL", "AUTH2FAIL", _ONE_SESSION
+    ),
+    _code(
+        "certifying_with_one_wrong_session",
+        Ordinal.CERTIFY_KEY,
+        "AUTHFAIL",
+        "AUTH2FAIL",
+        _ONE_SESSION,
+    ),
+    _code(
+        "certifying_in_the_new_form_with_one_wrong_session",
+        Ordinal.CERTIFY_KEY2,
+        "AUTHFAIL",
+        "AUTH2FAIL",
+        _ONE_SESSION,
+    ),
+    _code(
+        "making_an_identity_with_one_wrong_session",
+        Ordinal.MAKE_IDENTITY,
+        "AUTHFAIL",
+        "AUTH2FAIL",
+        _ONE_SESSION,
+    ),
+    _code(
+        "keys_bound_to_localities",
+        Ordinal.SIGN,
+        "BAD_LOCALITY",
+        "WRONGPCRVAL",
+        "A key that is not for this locality is BAD_LOCALITY (Part 1, 4.8); libtpms takes it for a "
+        "PCR mismatch.",
+    ),
+    _code("osap_on_a_counter_without_an_owner", Ordinal.OSAP, "BAD_COUNTER", "NOSRK", _OSAP_FREE),
+    _code("osap_on_an_area_without_an_owner", Ordinal.OSAP, "BADINDEX", "NOSRK", _OSAP_FREE),
+    _code(
+        "contexts_of_keys",
+        Ordinal.FLUSH_SPECIFIC,
+        "SUCCESS",
+        "BAD_PARAMETER",
+        "A refused LoadContext changes nothing (Part 3, 21.3); libtpms drops the loaded key whose "
+        "handle it was asked to keep.",
+    ),
+    _code(
+        "a_damaged_context",
+        Ordinal.LOAD_CONTEXT,
+        "BADCONTEXT",
+        "DECRYPT_ERROR",
+        _CONTEXT,
+    ),
+    *[
+        _code(
+            "audit_status_of_an_ordinal_that_is_not_there",
+            Ordinal.SET_ORDINAL_AUDIT_STATUS,
+            "BADINDEX",
+            theirs,
+            "An ordinal that is not implemented is BADINDEX (Part 3, 8.3); libtpms looks only at "
+            "its number.",
+        )
+        for theirs in ("BAD_PARAMETER", "SUCCESS")
+    ],
+    Declared(
+        "audit_digest_closed",
+        Ordinal.GET_AUDIT_DIGEST_SIGNED,
+        "audit_digest",
+        "True",
+        "False",
+        "The response of a closing command has the digest from before (Part 3, 8.2); libtpms gives "
+        "zeros. Compared is whether it is other than zero.",
+    ),
+    _code(
+        "a_family_flag_that_is_no_boolean",
+        Ordinal.DELEGATE_MANAGE,
+        "BAD_PARAMETER",
+        "SUCCESS",
+        "The new value of a flag is a BOOL, 0 or 1 (Part 3, 19.1); libtpms takes any byte but 0 as "
+        "TRUE.",
+    ),
+    _code(
+        "migration_without_permission",
+        Ordinal.CREATE_MIGRATION_BLOB,
+        "MIGRATEFAIL",
+        "AUTHFAIL",
+        "A migrationKeyAuth that this owner did not make is MIGRATEFAIL (Part 3, 11.1).",
+    ),
+    _code(
+        "a_certified_migration_with_a_false_ticket",
+        Ordinal.CMK_CREATE_BLOB,
+        "MA_AUTHORITY",
+        "MA_TICKET_SIGNATURE",
+        "A sigTicket of no authority of the list is MA_AUTHORITY (Part 3, 11.9).",
+    ),
+    Declared(
+        "changing_a_secret_without_the_parent_knowing",
+        Ordinal.CHANGE_AUTH_ASYM_START,
+        "certify_info.parent_pcr_status",
+        "False",
+        "True",
+        "The ephemeral key has no parent, so none that PCRs bind (Part 3, 27.4.1).",
+    ),
+    _code(
+        "sessions_that_cannot_be_established",
+        Ordinal.FLUSH_SPECIFIC,
+        "SUCCESS",
+        "INVALID_AUTHHANDLE",
+        "A wrong tag is found before any session is looked at and ends none (Part 1, 8.1); libtpms "
+        "ends the session of the refused EstablishTransport.",
+    ),
+    _code(
+        "a_wrapped_command_with_a_wrong_hmac",
+        Ordinal.EXECUTE_TRANSPORT,
+        "AUTHFAIL",
+        "AUTH2FAIL",
+        _ONE_SESSION,
+    ),
+    _code(
+        "every_ordinal_without_an_owner",
+        Ordinal.LOAD_KEY_CONTEXT,
+        "BADCONTEXT",
+        "DECRYPT_ERROR",
+        _CONTEXT,
+    ),
+    *[
+        _code(case, Ordinal.SET_CAPABILITY, "BAD_PARAMETER", "BAD_MODE", _UNKNOWN_AREA)
+        for case in (
+            "every_ordinal_without_an_owner",
+            "every_ordinal_while_disabled",
+            "every_ordinal_while_deactivated",
+        )
+    ],
+    *[
+        _code(
+            "every_ordinal_without_an_owner", ordinal, "AUTHFAIL", "INVALID_AUTHHANDLE", _NO_OWNER
+        )
+        for ordinal in (Ordinal.SET_CAPABILITY, Ordinal.DIR_WRITE_AUTH, Ordinal.NV_WRITE_VALUE)
+    ],
+    *[
+        _code("every_ordinal_without_an_owner", ordinal, "BADINDEX", "NOSRK", _AREA_FREE)
+        for ordinal in (Ordinal.NV_WRITE_VALUE_AUTH, Ordinal.NV_READ_VALUE_AUTH)
+    ],
+    _code(
+        "every_ordinal_with_the_wrong_tag",
+        Ordinal.STARTUP,
+        "INVALID_POSTINIT",
+        "BADTAG",
+        _STATE_FIRST,
+    ),
+    _code(
+        "every_ordinal_with_too_few_or_too_many_bytes",
+        Ordinal.STARTUP,
+        "INVALID_POSTINIT",
+        "BAD_PARAM_SIZE",
+        _STATE_FIRST,
+    ),
+    _code(
+        "ownership_with_a_symmetric_srk",
+        Ordinal.FLUSH_SPECIFIC,
+        "INVALID_AUTHHANDLE",
+        "SUCCESS",
+        "A known algorithm that no SRK may have is found by the command's own checks, after which "
+        "the sessions that it names end (Part 3, 6.1); libtpms refuses it while it parses.",
+    ),
+    _code(
+        "defining_what_cannot_be",
+        Ordinal.NV_DEFINE_SPACE,
+        "NOSPACE",
+        "SIZE",
+        "An area for which there is no room is NOSPACE (Part 3, 20.1).",
+    ),
+    _code(
+        "defining_with_the_write_locality_alone",
+        Ordinal.NV_DEFINE_SPACE,
+        "SUCCESS",
+        "PER_NOWRITE",
+        "Whether an area can be written follows from pcrInfoWrite (Part 3, 20.1); libtpms looks at "
+        "pcrInfoRead.",
+    ),
+)

@@ -16,8 +16,9 @@ from typing import Final, TypeAlias, TypeVar
 
 from protocol.errors import WireError
 from protocol.tpm12.constants import (
-    EntityType,
+    CapabilityArea,
     EncScheme,
+    EntityType,
     KeyUsage,
     Ordinal,
     PhysicalPresenceFlags,
@@ -99,7 +100,6 @@ class Auth:
     Attributes:
         keep: whether it is to stay open.
         spoil: whether the HMAC is to be wrong.
-        flag: continueAuthSession as sent, if it is not `keep`; a byte that is no boolean, for example.
     """
 
     session: Session
@@ -152,6 +152,22 @@ class Script:
         self._expect(ordinal, code, parse_header(response).code)
         return response
 
+    def probe(
+        self,
+        command: bytes,
+        code: ReturnCode | None = None,
+        *,
+        masks: Mapping[str, Mask] | None = None,
+    ) -> None:
+        """Send bytes whose answer is compared; the engine's code matters only if one is given."""
+        self._step += 1
+        self._masks = masks or {}
+        response = self._send(command)
+        self._masks = {}
+        if code is not None:
+            ordinal = int.from_bytes(command[6:10], "big")
+            self._expect(ordinal, code, parse_header(response).code)
+
     def run(self, conversation: Conversation[T], *, masks: Mapping[str, Mask] | None = None) -> T:
         """Run a conversation that must succeed."""
         self._step += 1
@@ -168,6 +184,20 @@ class Script:
         for exchange in self.log[start:]:
             self.tried.append(Tried(exchange.ordinal, exchange.code))
         return result
+
+    def fails(self, conversation: Conversation[T], ordinal: Ordinal, code: ReturnCode) -> None:
+        """Run a conversation that must end in an error, that of the ordinal."""
+        self._step += 1
+        found: int = ReturnCode.SUCCESS
+        try:
+            tss12.run_sync(self._send, conversation)
+        except TpmError as error:
+            found = error.code
+        except (ResponseError, WireError) as error:
+            if self.strict:
+                raise
+            raise Abandoned(f"step {self._step}: {error}") from error
+        self._expect(ordinal, code, found)
 
     def call(
         self,
@@ -232,11 +262,13 @@ class Script:
 
     def _open(self, conversation: Conversation[Session]) -> Session:
         try:
-            return tss12.run_sync(self._send, conversation)
+            session = tss12.run_sync(self._send, conversation)
         except TpmError as error:
             if self.strict:
                 raise
             raise Abandoned(f"no session: {error}") from error
+        self.tried.append(Tried(self.log[-1].ordinal, ReturnCode.SUCCESS))
+        return session
 
     def oiap(self, secret: bytes = OWNER_AUTH, *, keep: bool = False, spoil: bool = False) -> Auth:
         """Open an OIAP session, for the owner unless another secret is given."""
@@ -248,7 +280,13 @@ class Script:
         return Auth(session, keep=keep, spoil=spoil)
 
     def osap(
-        self, kind: EntityType, value: int, secret: bytes, *, spoil: bool = False, keep: bool = False
+        self,
+        kind: EntityType,
+        value: int,
+        secret: bytes,
+        *,
+        spoil: bool = False,
+        keep: bool = False,
     ) -> Auth:
         """Open an OSAP session on an entity."""
         session = self._open(tss12.osap(kind, value, secret, random=self.random))
@@ -312,7 +350,7 @@ class Script:
         """Ask for a capability that must be there."""
         encoded = sub.to_bytes(4, "big") if isinstance(sub, int) else sub
         masks = None if mask is None else {"resp": mask}
-        return self.run(tss12.get_capability(area, encoded), masks=masks)
+        return self.run(tss12.get_capability(CapabilityArea(area), encoded), masks=masks)
 
     def flags(self) -> None:
         """Compare the permanent and the volatile flags, the effect of most commands."""
@@ -361,9 +399,7 @@ KEYS: Final[Mapping[str, Key]] = {
     "bind": _template(KeyUsage.BIND, _OAEP, SigScheme.NONE),
     "bind-open": _template(KeyUsage.BIND, _OAEP, SigScheme.NONE, auth_data_usage=0),
     "bind-pkcs": _template(KeyUsage.BIND, EncScheme.RSAESPKCSV15, SigScheme.NONE),
-    "legacy": _template(
-        KeyUsage.LEGACY, EncScheme.RSAESPKCSV15, SigScheme.RSASSAPKCS1V15_SHA1
-    ),
+    "legacy": _template(KeyUsage.LEGACY, EncScheme.RSAESPKCSV15, SigScheme.RSASSAPKCS1V15_SHA1),
     "migrate": _template(KeyUsage.MIGRATE, _OAEP, SigScheme.NONE, bits=2048),
 }
 

@@ -32,7 +32,9 @@ def wrapped_keys() -> dict[tuple[str, str], Key]:
     return {}
 
 
-def _play(case: Case, machine: Machine, keys: dict[tuple[str, str], Key], *, strict: bool) -> Script:
+def _play(
+    case: Case, machine: Machine, keys: dict[tuple[str, str], Key], *, strict: bool
+) -> Script:
     machine.enter(case.world, start_up=case.start_up)
     script = Script(machine, keys, strict)
     try:

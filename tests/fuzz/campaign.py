@@ -89,7 +89,9 @@ class Campaign:
         snapshot = self._chips[dice.pick(_CHIPS)]
         signer = self._signers.setdefault(snapshot.name, Signer(dice, snapshot.secrets))
         signer.dice = dice
-        run = _Run(dice, Target(snapshot, f"{number}"), Mutator(dice, self._seeds), signer)
+        run = _Run(
+            dice, Target(snapshot, f"{number}"), Mutator(dice, self._seeds, snapshot.seeds), signer
+        )
         run.steps.append(Step(Kind.CHIP, number, snapshot.name.encode()))
         try:
             while run.tally.commands < commands and run.dead_ends < _DEAD_END_LIMIT:

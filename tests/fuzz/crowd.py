@@ -16,8 +16,7 @@ import click
 from protocol.tpm12.constants import Ordinal, ReturnCode
 from tests.fuzz.campaign import Campaign, Failure, Tally, write_finding
 from tests.fuzz.chips import prepare
-from tests.fuzz.corpus import read_seeds
-from tpmcore.tpm12.table import TABLE
+from tests.fuzz.corpus import ROWS, read_seeds
 
 REPORT_S: Final = 10.0
 SILENCE_S: Final = 120.0
@@ -80,7 +79,7 @@ class _Watch:
         if max(self.growth_kib) > GROWTH_LIMIT_KIB:
             self.found.append(f"memory grew by {max(self.growth_kib)} KiB")
         successes = {ordinal for ordinal, code in self.total.outcomes if code == ReturnCode.SUCCESS}
-        missing = [Ordinal(ordinal).name for ordinal in sorted(TABLE) if ordinal not in successes]
+        missing = [Ordinal(ordinal).name for ordinal in sorted(ROWS) if ordinal not in successes]
         click.echo(
             f"{self.total.commands} commands, {len(self.total.outcomes)} outcomes, slowest"
             f" {self.total.slowest_s * 1000:.1f} ms, memory grew by {max(self.growth_kib)} KiB"

@@ -78,7 +78,7 @@ def attack_front(stack: Stack, seed: str, commands: int) -> str:
     Returns: what is wrong, or nothing.
     """
     dice = Dice(f"{seed}/front")
-    attacker = _Attacker(stack, Mutator(dice, read_seeds()), dice)
+    attacker = _Attacker(stack, Mutator(dice, read_seeds(), {}), dice)
     pids = [stack.pid(name) for name in ("vtpm-g1", "tpmfront-g1")]
     try:
         with stack.connect("g1") as other, stack.connect("g2") as neighbour:

@@ -11,11 +11,11 @@ from protocol.errors import WireError
 from protocol.tpm12.constants import Ordinal, Tag
 from protocol.tpm12.framing import HEADER_BYTES, build_message, parse_header
 from protocol.tpm12.wire import Reader, Structure
+from tests.fuzz.corpus import ROWS
 from tests.fuzz.dice import Dice
 from tests.fuzz.sign import AUTH_BYTES
 from tests.fuzz.values import Values
 from tpmcore.tpm12.command import Command
-from tpmcore.tpm12.table import TABLE
 
 Seeds = Mapping[int, Sequence[tuple[int, bytes]]]
 
@@ -35,6 +35,7 @@ _FOLLOWERS: Mapping[int, tuple[Ordinal, ...]] = {
 """What only makes sense soon after a success of something else."""
 _BLOBS = 40
 _FAVOURITES = 10
+_RESERVED = 0x40
 _MAX_BYTES = 5000
 _TAGS = (0x00C1, 0x00C2, 0x00C3, 0x00C4, 0x0000, 0xFFFF)
 _SIZES = (0, 1, 9, 10, 0x7FFFFFFF, 0xFFFFFFFF)
@@ -46,15 +47,17 @@ class Mutator:
 
     Args:
         seeds: (return code, command) by ordinal.
+        own: the same of this very chip, whose keys and blobs it takes.
     """
 
-    def __init__(self, dice: Dice, seeds: Seeds) -> None:
+    def __init__(self, dice: Dice, seeds: Seeds, own: Seeds) -> None:
         self.dice = dice
         self.values = Values(dice)
         self._blobs: deque[bytes] = deque(maxlen=_BLOBS)
         self._seeds = seeds
+        self._own = own
         self._followers: tuple[Ordinal, ...] = ()
-        self._ordinals = sorted(TABLE)
+        self._ordinals = sorted(ROWS)
         # Some ordinals more often than others, in each run different ones, so that they meet.
         self._favourites = [dice.pick(self._ordinals) for _ in range(_FAVOURITES)]
         self._turns: tuple[Callable[[bytearray], None], ...] = (
@@ -87,12 +90,12 @@ class Mutator:
         ordinal = dice.pick(self._favourites if dice.chance(50) else self._ordinals)
         if self._followers and dice.chance(40):
             ordinal = dice.pick(self._followers)
-            if ordinal not in TABLE or dice.chance(20):
+            if ordinal not in ROWS or dice.chance(20):
                 self._followers = ()
                 ordinal = dice.pick(self._ordinals)
         seed = self._seed(ordinal)
         if seed is None or choice < 8:
-            seed = self._blank(TABLE[ordinal])
+            seed = self._blank(ROWS[ordinal])
         if choice < 50:
             seed = self._with_new_fields(seed)
         if 40 <= choice < 65:
@@ -100,16 +103,19 @@ class Mutator:
         return seed
 
     def _seed(self, ordinal: int) -> bytes | None:
-        vectors = self._seeds.get(ordinal)
+        vectors = self._seeds.get(ordinal, ())
+        if not vectors or (ordinal in self._own and self.dice.chance(60)):
+            vectors = self._own.get(ordinal, ())
         if not vectors:
             return None
         # Every second time one that succeeded, if there is one.
         if self.dice.chance(50):
             vectors = [vector for vector in vectors if vector[0] == 0] or vectors
         command = self.dice.pick(vectors)[1]
-        for start in range(HEADER_BYTES, HEADER_BYTES + TABLE[ordinal].handles_in // 4 * 4, 4):
-            reserved = command[start : start + 1] == b"\x40"
-            if self.dice.chance(15 if reserved else 85):
+        for start in range(HEADER_BYTES, HEADER_BYTES + ROWS[ordinal].handles_in // 4 * 4, 4):
+            known = int.from_bytes(command[start : start + 4], "big")
+            there = known >> 24 == _RESERVED or known in self.values.handles
+            if self.dice.chance(15 if there else 85):
                 handle = self.values.handle().to_bytes(4, "big")
                 command = command[:start] + handle + command[start + 4 :]
         return command
@@ -126,7 +132,7 @@ class Mutator:
         if len(command) < HEADER_BYTES:
             return command
         header = parse_header(command)
-        row = TABLE.get(header.code)
+        row = ROWS.get(header.code)
         if row is None:
             return command
         reader = Reader(command, HEADER_BYTES)

@@ -15,9 +15,9 @@ from typing import Final
 
 from protocol.tpm12.constants import ProtocolId, ReturnCode, Tag
 from protocol.tpm12.framing import HEADER_BYTES, parse_header
+from tests.fuzz.corpus import ROWS
 from tests.fuzz.dice import Dice
 from tpmcore.tpm12.state import Session
-from tpmcore.tpm12.table import TABLE
 from tpmcore.tpm12.tpm import Tpm
 
 AUTH_BYTES: Final = 45
@@ -62,7 +62,7 @@ class Signer:
         self._tried = []
         header = parse_header(command)
         count = header.tag - Tag.RQU_COMMAND
-        row = TABLE.get(header.code)
+        row = ROWS.get(header.code)
         body_end = len(command) - AUTH_BYTES * count
         if row is None or count not in (1, 2) or body_end < HEADER_BYTES + row.handles_in:
             return command

@@ -17,6 +17,7 @@ from protocol.errors import WireError
 from protocol.tpm12.constants import Ordinal, ReturnCode, StartupType, Tag
 from protocol.tpm12.framing import HEADER_BYTES, Header, build_message, error_response, parse_header
 from protocol.tpm12.wire import Reader
+from tests.fuzz.corpus import ROWS
 from tests.fuzz.steps import Kind, Step
 from tests.unit.tpm12.world import ManualTicks, SeededRandom, key_pair
 from tpmcore.engine import (
@@ -36,7 +37,6 @@ from tpmcore.engine import (
 )
 from tpmcore.engine import Step as EngineStep
 from tpmcore.tpm12.engine import Tpm12Engine
-from tpmcore.tpm12.table import TABLE
 from tpmcore.tpm12.tpm import Tpm
 from tpmcore.tpm12.world import Profile, World
 
@@ -75,6 +75,7 @@ class Snapshot:
 
     Attributes:
         secrets: what a client of it knows, by name.
+        seeds: what was said to it, (return code, command) by ordinal.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Snapshot:
     volatile: bytes
     ticks_us: int
     secrets: dict[str, bytes] = field(default_factory=dict)
+    seeds: dict[int, list[tuple[int, bytes]]] = field(default_factory=dict)
 
 
 class Target:
@@ -245,7 +247,7 @@ def _check_response(command: bytes, response: bytes, profile: Profile) -> None:
 
 
 def _check_body(request: Header, response: bytes, blocks: int) -> None:
-    row = TABLE.get(request.code)
+    row = ROWS.get(request.code)
     if row is None:
         raise Broken("success of an ordinal without a row")
     end = len(response) - blocks * _AUTH_RESPONSE_BYTES

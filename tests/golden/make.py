@@ -2,7 +2,8 @@
 """Makes the golden files of the formats as they are now: `python -m tests.golden.make FOLDER`.
 
 The chip in them has something in every section: an owner, keys in a slot and pinned, NV areas with
-data and locks, counters, PCRs, open and saved sessions, and the state that SaveState kept. Nothing
+data and locks, counters, PCRs, sessions of each kind, open and saved, audit status, delegations,
+maintenance key, and the state that SaveState kept. Nothing
 that exists is written over.
 """
 
@@ -20,14 +21,26 @@ from protocol.tpm12.constants import (
     EntityType,
     KeyUsage,
     NvAttributes,
+    Ordinal,
     ReservedHandle,
     ResourceType,
     SigScheme,
 )
-from protocol.tpm12.keys import Key
-from tests.unit.tpm12.world import OWNER_AUTH, SRK_AUTH, Chip, SeededRandom, make_chip
+from protocol.tpm12.delegation import DelegatePublic, DelegateType, Delegations
+from protocol.tpm12.keys import DEFAULT_EXPONENT, Key, KeyParms, PubKey
+from protocol.tpm12.transport import TransportAttributes
+from protocol.tpm12.wire import U32
+from tests.unit.tpm12.world import (
+    OWNER_AUTH,
+    SRK_AUTH,
+    Chip,
+    SeededRandom,
+    key_pair,
+    make_chip,
+)
 from tests.unit.vtpm.fakes import GUEST
 from tpmcore import tss12
+from tpmcore.tpm12.world import Profile
 
 KEY_AUTH: Final = b"key-secret-of-golden"
 AREA_AUTH: Final = b"area-secret-of-gold!"
@@ -36,14 +49,25 @@ OPERATOR_AUTH: Final = b"operator-secret-gold"
 OWNER_AREA: Final = 0x00010000
 AUTH_AREA: Final = 0x00010001
 MEASUREMENT: Final = b"golden measurement.."
+DELEGATE_AUTH: Final = b"delegate-secret-gold"
+FAMILY_LABEL: Final = 7
+ROW_LABEL: Final = 9
+SET_CAPABILITY_BIT: Final = 12
 SIGNING: Final = Key.template(
     KeyUsage.SIGNING, enc_scheme=EncScheme.NONE, sig_scheme=SigScheme.RSASSAPKCS1V15_SHA1
 )
 
 
+def maintainer() -> PubKey:
+    """The manufacturer's public key that the chip keeps."""
+    p, q = key_pair(99, 2048, DEFAULT_EXPONENT)
+    parms = KeyParms.for_rsa(enc_scheme=EncScheme.RSAESOAEP_SHA1_MGF1)
+    return PubKey(parms, (p * q).to_bytes(256, "big"))
+
+
 def make(folder: Path) -> None:
     """Write the golden files into a folder that is not there yet."""
-    chip = make_chip(seed="golden")
+    chip = make_chip(Profile(maintenance_commands=True), seed="golden")
     facts = _fill(chip)
     # SaveState comes last: the next command would drop what it kept.
     volatile = chip.engine.volatile_state()
@@ -95,7 +119,7 @@ def _fill(chip: Chip) -> dict[str, object]:
     context = chip.run(tss12.save_context(saved.handle, ResourceType.AUTH))
     oiap = chip.run(tss12.oiap())
     osap = chip.run(tss12.osap(EntityType.KEYHANDLE, loaded, KEY_AUTH, random=random))
-    return {
+    return _sections_of_1_1(chip) | {
         "owner_auth": OWNER_AUTH.hex(),
         "srk_auth": SRK_AUTH.hex(),
         "key_auth": KEY_AUTH.hex(),
@@ -128,6 +152,46 @@ def _fill(chip: Chip) -> dict[str, object]:
         "osap_secret": osap.shared_secret.hex(),
         "ek_modulus": _public_modulus(chip, ReservedHandle.EK),
         "srk_modulus": _public_modulus(chip, ReservedHandle.SRK),
+    }
+
+
+def _sections_of_1_1(chip: Chip) -> dict[str, object]:
+    random = chip.client_random
+    chip.run(
+        tss12.set_ordinal_audit_status(
+            Ordinal.PCR_RESET, True, owner_auth=OWNER_AUTH, random=random
+        )
+    )
+    chip.run(tss12.load_manu_maint_pub(maintainer(), bytes(20)))
+    family = chip.run(tss12.create_family(FAMILY_LABEL, owner_auth=OWNER_AUTH, random=random))
+    public = DelegatePublic(
+        ROW_LABEL,
+        tss12.pcr_info_short({}),
+        Delegations(DelegateType.OWNER, 1 << SET_CAPABILITY_BIT),
+        family,
+        0,
+    )
+    blob = chip.run(
+        tss12.create_owner_delegation(
+            public, owner_auth=OWNER_AUTH, delegate_auth=DELEGATE_AUTH, random=random
+        )
+    )
+    chip.run(tss12.load_owner_delegation(0, blob, owner_auth=OWNER_AUTH, random=random))
+    dsap = chip.run(tss12.dsap_row(0, DELEGATE_AUTH, random=random))
+    transport = chip.run(tss12.establish_transport(TransportAttributes.LOG, random=random))
+    daa = chip.run(tss12.daa_join(0, 0, U32.write(1), owner_auth=OWNER_AUTH, random=random))
+    return {
+        "audited_ordinal": Ordinal.PCR_RESET,
+        "audit_counter": chip.run(tss12.get_audit_digest()).counter.counter,
+        "audit_digest": chip.run(tss12.get_audit_digest()).digest.hex(),
+        "family_label": FAMILY_LABEL,
+        "family_id": family,
+        "row_label": ROW_LABEL,
+        "dsap_handle": dsap.handle,
+        "dsap_nonce": dsap.nonce_even.hex(),
+        "dsap_secret": dsap.shared_secret.hex(),
+        "transport_handle": transport.channel.handle,
+        "daa_handle": int.from_bytes(daa, "big"),
     }
 
 

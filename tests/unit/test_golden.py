@@ -24,8 +24,10 @@ from protocol.tpm12.constants import (
     ReservedHandle,
     ResourceType,
     ReturnCode,
+    SetCapabilityArea,
     StartupType,
 )
+from tests.golden.make import maintainer
 from tests.unit.tpm12.world import Chip, FixedKeys, ManualTicks, SeededRandom
 from tpmcore import tss12
 from tpmcore.tpm12.engine import Tpm12Engine
@@ -33,10 +35,14 @@ from tpmcore.tpm12.stateformat import decode_permanent, encode_permanent
 from tpmcore.tpm12.world import Profile, World
 from tpmcore.tss12 import Session
 
+READ_SRK_PUB = 17
 MESSAGE = hashlib.sha1(b"golden").digest()
 FOLDERS = sorted(
     path.parent for path in (Path(__file__).parents[1] / "golden").glob("*/facts.json")
 )
+
+SECTIONS = {"1.0": (range(1, 10), range(1, 9)), "1.1": (range(1, 14), (*range(1, 11), 12))}
+"""Numbers of the sections of the permanent and the volatile state, by version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +82,7 @@ class Golden:
         """The TPM of the files: as it ran, or as after TPM_Init."""
         permanent = self.file("permanent")
         random, ticks, keys = SeededRandom("later"), ManualTicks(60_000_000), FixedKeys()
-        profile = Profile()
+        profile = Profile(maintenance_commands=True)
         engine = Tpm12Engine.restore(
             World(random, ticks, keys),
             profile,
@@ -239,8 +245,58 @@ def test_an_old_state_is_written_in_the_format_of_now_and_stays_the_same(golden:
 
 
 def test_the_files_have_something_in_every_section(golden: Golden) -> None:
-    assert _sections(golden.file("permanent")) == list(range(1, 10))
-    assert _sections(golden.file("volatile")) == list(range(1, 9))
+    permanent, volatile = SECTIONS[golden.folder.name]
+    assert _sections(golden.file("permanent")) == list(permanent)
+    assert _sections(golden.file("volatile")) == list(volatile)
+
+
+@pytest.fixture
+def golden_1_1() -> Golden:
+    """The first version with auditing, delegation, transport sessions, DAA and maintenance."""
+    (folder,) = (path for path in FOLDERS if path.name == "1.1")
+    return Golden(folder, json.loads((folder / "facts.json").read_text()))
+
+
+def test_audit_status_and_digest_are_there(golden_1_1: Golden) -> None:
+    audit = golden_1_1.chip(running=True).run(tss12.get_audit_digest())
+    assert golden_1_1.number("audited_ordinal") in audit.ordinals
+    assert audit.counter.counter == golden_1_1.number("audit_counter")
+    assert audit.digest == golden_1_1.data("audit_digest")
+
+
+def test_delegations_and_their_sessions_are_there(golden_1_1: Golden) -> None:
+    chip = golden_1_1.chip(running=True)
+    tables = chip.run(tss12.read_delegation_tables())
+    assert [family.label for family in tables.families] == [golden_1_1.number("family_label")]
+    assert tables.rows[0].label == golden_1_1.number("row_label")
+    assert tables.rows[0].family_id == golden_1_1.number("family_id")
+    session = golden_1_1.session("dsap", golden_1_1.data("dsap_secret"))
+    chip.run(
+        tss12.set_capability(
+            SetCapabilityArea.PERM_FLAGS,
+            READ_SRK_PUB,
+            b"\x01",
+            owner_auth=bytes(20),
+            random=chip.client_random,
+            session=session,
+        )
+    )
+    assert chip.run(tss12.permanent_flags()).read_srk_pub
+
+
+def test_transport_and_daa_sessions_are_there(golden_1_1: Golden) -> None:
+    chip = golden_1_1.chip(running=True)
+    for kind, name in ((ResourceType.TRANS, "transport"), (ResourceType.DAA_TPM, "daa")):
+        handle = golden_1_1.number(f"{name}_handle")
+        assert chip.run(tss12.handles(kind)) == [handle]
+        chip.run(tss12.flush_specific(handle, kind))
+        assert chip.run(tss12.handles(kind)) == []
+
+
+def test_the_manufacturers_maintenance_key_is_there(golden_1_1: Golden) -> None:
+    chip = golden_1_1.chip(running=True)
+    checksum = chip.run(tss12.read_manu_maint_pub(bytes(20)))
+    assert checksum == hashlib.sha1(maintainer().encode() + bytes(20)).digest()
 
 
 def _sections(state: bytes) -> list[int]:

@@ -53,7 +53,7 @@ class PrivateKey:
         exponent: public exponent.
     """
 
-    __slots__ = ("_key", "exponent", "n", "p", "q")
+    __slots__ = ("_key", "_public", "exponent", "n", "p", "q")
 
     def __init__(self, p: int, q: int, exponent: int) -> None:
         self.p = p
@@ -61,6 +61,7 @@ class PrivateKey:
         self.n = p * q
         self.exponent = exponent
         self._key: rsa.RSAPrivateKey | None = None
+        self._public: rsa.RSAPublicKey | None = None
 
     @classmethod
     def generate(cls, keys: KeySource, bits: int, exponent: int) -> PrivateKey:
@@ -161,7 +162,10 @@ class PrivateKey:
         Raises:
             RsaError: the data is too long for the key.
         """
-        return _encrypt(self._loaded().public_key(), data, _OAEP)
+        if self._public is None:
+            # Kept, because the first use of a public key costs as much again as the encryption.
+            self._public = _public_key(self.n, self.exponent)
+        return _encrypt(self._public, data, _OAEP)
 
     def sign_sha1_digest(self, digest: bytes) -> bytes:
         """Sign a digest of 20 bytes: RSASSA-PKCS1-v1_5 with the DigestInfo of SHA-1 (4.8.6).

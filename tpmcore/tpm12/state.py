@@ -81,10 +81,15 @@ class StclearFlags(Structure):
 
 @dataclass(slots=True, repr=False)
 class EndorsementKey:
-    """The EK: its private part and the parameters it was asked for (they shape its TPM_PUBKEY)."""
+    """The EK: its private part and the parameters it was asked for (they shape its TPM_PUBKEY).
+
+    Attributes:
+        encoded: cached wire form for the permanent state; None until asked for.
+    """
 
     private: PrivateKey
     parms: KeyParms
+    encoded: bytes | None = field(default=None, compare=False)
 
     def public_key(self) -> PubKey:
         """Return TPM_PUBKEY."""
@@ -101,6 +106,8 @@ class KeyBody:
         usage_auth: 20 bytes.
         migration_auth: 20 bytes; tpmProof for a key that is not migratable.
         digest: pubDataDigest; also what an OSAP session on the key is bound to.
+        encoded: cached wire form for the permanent state of what never changes, before and behind
+            the secrets; None until asked for.
     """
 
     public: Key
@@ -109,6 +116,7 @@ class KeyBody:
     migration_auth: bytes
     private: PrivateKey
     digest: bytes
+    encoded: tuple[bytes, bytes] | None = field(default=None, compare=False)
 
     @property
     def is_migratable(self) -> bool:

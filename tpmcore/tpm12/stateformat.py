@@ -360,6 +360,24 @@ def _key_record(body: KeyBody) -> _KeyRecord:
     )
 
 
+def _key_bytes(body: KeyBody) -> bytes:
+    """Return a _KeyRecord of a key that is written at each change of the permanent state."""
+    if body.encoded is None:
+        record = _key_record(body)
+        head = record.public.encode() + U8.write(record.payload)
+        body.encoded = (head, SIZED.write(record.p) + SIZED.write(record.q))
+    head, tail = body.encoded
+    return head + body.usage_auth + body.migration_auth + tail
+
+
+def _ek_bytes(ek: EndorsementKey) -> bytes:
+    """Return an _EkRecord without its last field; made once."""
+    if ek.encoded is None:
+        numbers = SIZED.write(_number(ek.private.p)) + SIZED.write(_number(ek.private.q))
+        ek.encoded = ek.parms.encode() + numbers
+    return ek.encoded
+
+
 def _key_body(record: _KeyRecord) -> KeyBody:
     private = _private(record.p, record.q, record.public.algorithm_parms.rsa.exponent_value)
     if private.modulus != record.public.pub_key:
@@ -491,11 +509,9 @@ def encode_permanent(state: PermanentState) -> bytes:
         ),
     ]
     if state.owner_auth is not None and state.srk is not None:
-        sections.append((_P_OWNER, _OwnerRecord(state.owner_auth, _key_record(state.srk)).encode()))
+        sections.append((_P_OWNER, state.owner_auth + _key_bytes(state.srk)))
     if state.ek is not None:
-        private = state.ek.private
-        record = _EkRecord(state.ek.parms, _number(private.p), _number(private.q), state.ek_reset)
-        sections.append((_P_EK, record.encode()))
+        sections.append((_P_EK, _ek_bytes(state.ek) + state.ek_reset))
     data = _DataRecord(
         state.operator_auth, state.auth_dir, state.restrict_delegate, state.no_owner_nv_write
     )

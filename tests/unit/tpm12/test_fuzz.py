@@ -12,12 +12,11 @@ import pytest
 from protocol.tpm12.constants import Ordinal
 from tests.fuzz.campaign import Campaign, Failure, replay, write_finding
 from tests.fuzz.chips import prepare
-from tests.fuzz.corpus import findings, read_seeds
+from tests.fuzz.corpus import ROWS, findings, read_seeds
 from tests.fuzz.dice import Dice
 from tests.fuzz.sign import Signer
 from tests.fuzz.steps import Kind, Step, read_steps, send, write_steps
 from tests.fuzz.target import Broken, Snapshot, Target
-from tpmcore.tpm12.table import TABLE
 
 RUNS = 12
 
@@ -28,7 +27,7 @@ def _chips() -> Mapping[str, Snapshot]:
 
 
 def test_every_ordinal_of_the_table_has_a_seed() -> None:
-    missing = sorted(Ordinal(ordinal).name for ordinal in TABLE.keys() - read_seeds().keys())
+    missing = sorted(Ordinal(ordinal).name for ordinal in ROWS.keys() - read_seeds().keys())
     assert not missing, "python -m tests.fuzz.record records them from the unit tests"
 
 

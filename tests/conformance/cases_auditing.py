@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The audit digest, and the data integrity register (Part 3, chapters 8 and 27.3)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from protocol.tpm12.constants import Ordinal, ReturnCode
+from tests.conformance.comparison import size
+from tests.conformance.machines import World
+from tests.conformance.script import DIGEST, SRK, USAGE_AUTH, Chapter, Script
+from tests.unit.tpm12.world import OWNER_AUTH, SRK_AUTH
+from tpmcore import tss12
+
+CHAPTER: Final = Chapter()
+case = CHAPTER.case
+RC = ReturnCode
+NEW, UNOWNED, OWNED = World.NEW, World.UNOWNED, World.OWNED
+SIGNED: Final = {"audit_digest": size, "sig": size}
+
+
+@case(NEW, Ordinal.GET_AUDIT_DIGEST)
+def audit_digest_of_a_new_chip(tpm: Script) -> None:
+    for start in (0, 0x1F, 0x8D, 0x8E, 0xFF, 0x100, 0x4000000A, 0x4000000C, 0xFFFFFFFF):
+        tpm.call(Ordinal.GET_AUDIT_DIGEST, start)
+
+
+@case(NEW, Ordinal.GET_AUDIT_DIGEST)
+def audit_digest_follows_what_is_audited(tpm: Script) -> None:
+    tpm.call(Ordinal.DISABLE_FORCE_CLEAR)
+    tpm.call(Ordinal.GET_AUDIT_DIGEST, 0)
+    tpm.call(Ordinal.PHYSICAL_ENABLE, code=RC.BAD_PRESENCE)
+    tpm.call(Ordinal.GET_AUDIT_DIGEST, 0)
+    tpm.presence()
+    tpm.call(Ordinal.PHYSICAL_ENABLE)
+    tpm.call(Ordinal.GET_AUDIT_DIGEST, 0)
+    tpm.call(Ordinal.SET_OWNER_INSTALL, True)
+    tpm.call(Ordinal.GET_AUDIT_DIGEST, 0)
+    tpm.power_cycle()
+    tpm.call(Ordinal.GET_AUDIT_DIGEST, 0)
+
+
+@case(OWNED, Ordinal.SET_ORDINAL_AUDIT_STATUS, Ordinal.GET_AUDIT_DIGEST)
+def audit_status_is_set_by_the_owner(tpm: Script) -> None:
+    change = Ordinal.SET_ORDINAL_AUDIT_STATUS
+    masks = {"audit_digest": size}
+    tpm.call(change, Ordinal.EXTEND, True, auth=[tpm.oiap(spoil=True)], code=RC.AUTHFAIL)
+    tpm.call(change, Ordinal.EXTEND, True, auth=[tpm.oiap()])
+    tpm.call(Ordinal.GET_AUDIT_DIGEST, 0, masks=masks)
+    tpm.call(change, Ordinal.EXTEND, False, auth=[tpm.oiap()])
+    tpm.call(change, Ordinal.PHYSICAL_ENABLE, False, auth=[tpm.oiap()])
+    tpm.call(Ordinal.GET_AUDIT_DIGEST, 0, masks=masks)
+    tpm.power_cycle()
+    tpm.call(Ordinal.GET_AUDIT_DIGEST, 0, masks=masks)
+    for ordinal in (Ordinal.GET_AUDIT_DIGEST, Ordinal.GET_AUDIT_DIGEST_SIGNED):
+        tpm.call(change, ordinal, True, auth=[tpm.oiap()], code=RC.BAD_PARAMETER)
+
+
+@case(OWNED, Ordinal.SET_ORDINAL_AUDIT_STATUS)
+def audit_status_of_an_ordinal_that_is_not_there(tpm: Script) -> None:
+    change = Ordinal.SET_ORDINAL_AUDIT_STATUS
+    for ordinal in (0x1234, 0x01):
+        tpm.call(change, ordinal, True, auth=[tpm.oiap()], code=RC.BADINDEX)
+        tpm.call(change, ordinal, False, auth=[tpm.oiap()], code=RC.BADINDEX)
+
+
+@case(OWNED, Ordinal.GET_AUDIT_DIGEST_SIGNED)
+def audit_digest_signed(tpm: Script) -> None:
+    signed = Ordinal.GET_AUDIT_DIGEST_SIGNED
+    key = tpm.load("sign")
+    tpm.call(signed, key, False, DIGEST, auth=[tpm.oiap(USAGE_AUTH)], masks=SIGNED)
+    wrong = tpm.oiap(USAGE_AUTH, spoil=True)
+    tpm.call(signed, key, False, DIGEST, auth=[wrong], code=RC.AUTHFAIL)
+    tpm.call(signed, key, False, DIGEST, code=RC.AUTHFAIL)
+    tpm.call(signed, tpm.load("sign-open"), False, DIGEST, masks=SIGNED)
+    tpm.call(signed, key, True, DIGEST, auth=[tpm.oiap(USAGE_AUTH)], code=RC.INVALID_KEYUSAGE)
+    tpm.call(signed, tpm.load("bind-open"), False, DIGEST, code=RC.INVALID_KEYUSAGE)
+    der = tpm.load("sign-der")
+    tpm.call(signed, der, False, DIGEST, auth=[tpm.oiap(USAGE_AUTH)], code=RC.INVALID_KEYUSAGE)
+    tpm.call(signed, 9, False, DIGEST, code=RC.INVALID_KEYHANDLE)
+
+
+@case(OWNED, Ordinal.GET_AUDIT_DIGEST_SIGNED)
+def audit_digest_closed(tpm: Script) -> None:
+    made = tpm.run(
+        tss12.make_identity(
+            owner_auth=OWNER_AUTH,
+            srk_auth=SRK_AUTH,
+            identity_auth=USAGE_AUTH,
+            label_digest=DIGEST,
+            random=tpm.random,
+        )
+    )
+    handle = tpm.run(tss12.load_key2(SRK, made.key, parent_auth=SRK_AUTH, random=tpm.random))
+    # Only whether the digest is zero is compared: it covers random keys.
+    masks = {"audit_digest": any, "sig": size}
+    auth = [tpm.oiap(USAGE_AUTH)]
+    tpm.call(Ordinal.GET_AUDIT_DIGEST_SIGNED, handle, True, DIGEST, auth=auth, masks=masks)
+    tpm.call(Ordinal.GET_AUDIT_DIGEST, 0)
+
+
+@case(OWNED, Ordinal.DIR_WRITE_AUTH, Ordinal.DIR_READ)
+def data_integrity_register(tpm: Script) -> None:
+    tpm.call(Ordinal.DIR_READ, 0)
+    tpm.call(Ordinal.DIR_WRITE_AUTH, 0, DIGEST, auth=[tpm.oiap(spoil=True)], code=RC.AUTHFAIL)
+    tpm.call(Ordinal.DIR_WRITE_AUTH, 1, DIGEST, auth=[tpm.oiap()], code=RC.BADINDEX)
+    tpm.call(Ordinal.DIR_WRITE_AUTH, 0, DIGEST, auth=[tpm.oiap()])
+    tpm.call(Ordinal.DIR_READ, 0)
+    tpm.call(Ordinal.DIR_READ, 1, code=RC.BADINDEX)
+    tpm.power_cycle()
+    tpm.call(Ordinal.DIR_READ, 0)

@@ -1,0 +1,393 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sealing, binding, and keys below the SRK (Part 3, chapter 10, and LoadKey)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from protocol.tpm12.constants import EntityType, KeyUsage, Ordinal, ReturnCode
+from protocol.tpm12.keys import Key, KeyParms
+from protocol.tpm12.pcr import PcrInfo, PcrInfoLong, PcrSelection, composite_hash
+from protocol.tpm12.stored import StoredData
+from tests.conformance.machines import World
+from tests.conformance.script import (
+    DIGEST,
+    KEYS,
+    MIGRATION_AUTH,
+    SRK,
+    USAGE_AUTH,
+    Auth,
+    Chapter,
+    Script,
+)
+from tests.unit.tpm12.keychain import encrypt_pkcs1v15
+from tests.unit.tpm12.world import SRK_AUTH
+from tpmcore import tss12
+
+CHAPTER: Final = Chapter()
+case = CHAPTER.case
+RC = ReturnCode
+OWNED = World.OWNED
+BLOB_AUTH: Final = b"secret of the blob--"
+PCR_16: Final = PcrSelection.of([16])
+RESET: Final = composite_hash(PCR_16, [bytes(20)] * 24)
+NO_INFO: Final = b""
+
+
+def release_info(digest: bytes = RESET, *, localities: int = 0x1F) -> PcrInfoLong:
+    """Release when PCR 16 has a value, at some localities."""
+    return PcrInfoLong(1, localities, PCR_16, PCR_16, bytes(20), digest)
+
+
+def _seal(
+    tpm: Script,
+    data: bytes = b"the secret",
+    info: bytes = NO_INFO,
+    *,
+    parent: int = SRK,
+    auth: Auth | None = None,
+    code: ReturnCode = RC.SUCCESS,
+    ordinal: Ordinal = Ordinal.SEAL,
+) -> StoredData | None:
+    auth = auth or tpm.osap_key(parent, SRK_AUTH if parent == SRK else USAGE_AUTH)
+    secret = tpm.encrypt(auth, BLOB_AUTH) if auth.session.shared_secret else BLOB_AUTH
+    response = tpm.call(ordinal, parent, secret, info, data, auth=[auth], code=code)
+    blob = getattr(response, "sealed_data", None)
+    assert blob is None or isinstance(blob, StoredData)
+    return blob
+
+
+def _unseal(
+    tpm: Script,
+    blob: StoredData,
+    code: ReturnCode = RC.SUCCESS,
+    *,
+    parent: int = SRK,
+    auth: list[Auth] | None = None,
+) -> None:
+    if auth is None:
+        auth = [
+            tpm.oiap(SRK_AUTH if parent == SRK else USAGE_AUTH),
+            tpm.oiap(BLOB_AUTH),
+        ]
+    tpm.call(Ordinal.UNSEAL, parent, blob, auth=auth, code=code)
+
+
+def _made(blob: StoredData | None) -> StoredData:
+    assert blob is not None
+    return blob
+
+
+@case(OWNED, Ordinal.SEAL, Ordinal.UNSEAL)
+def sealing_and_unsealing(tpm: Script) -> None:
+    for data in (b"x", bytes(149)):
+        _unseal(tpm, _made(_seal(tpm, data)))
+    _seal(tpm, bytes(150), code=RC.BAD_DATASIZE)
+    _seal(tpm, b"", code=RC.BAD_PARAMETER)
+
+
+@case(OWNED, Ordinal.SEAL, Ordinal.UNSEAL)
+def sealing_to_pcrs_in_the_old_form(tpm: Script) -> None:
+    info = PcrInfo(PCR_16, RESET, bytes(20))
+    blob = _made(_seal(tpm, info=info.encode()))
+    _unseal(tpm, blob)
+    tpm.call(Ordinal.EXTEND, 16, DIGEST)
+    _unseal(tpm, blob, RC.WRONGPCRVAL)
+    tpm.call(Ordinal.PCR_RESET, PCR_16)
+    _unseal(tpm, blob)
+
+
+@case(OWNED, Ordinal.SEAL, Ordinal.UNSEAL)
+def sealing_to_pcrs_and_localities(tpm: Script) -> None:
+    blob = _made(_seal(tpm, info=release_info(localities=0x02).encode()))
+    _unseal(tpm, blob, RC.BAD_LOCALITY)
+    tpm.locality = 1
+    _unseal(tpm, blob)
+    tpm.locality = 0
+    _seal(tpm, info=b"garbage", code=RC.BADINDEX)
+    _unseal(tpm, _made(_seal(tpm, info=release_info(DIGEST).encode())), RC.WRONGPCRVAL)
+
+
+@case(OWNED, Ordinal.SEAL)
+def sealing_with_the_wrong_key_or_session(tpm: Script) -> None:
+    _seal(tpm, auth=tpm.osap_key(spoil=True), code=RC.AUTHFAIL)
+    _seal(tpm, auth=tpm.oiap(SRK_AUTH), code=RC.BAD_MODE)
+    _seal(tpm, auth=tpm.osap_owner(), code=RC.AUTHFAIL)
+    _seal(tpm, parent=tpm.load("sign"), code=RC.INVALID_KEYUSAGE)
+    _seal(tpm, parent=tpm.load("storage-migratable"), code=RC.INVALID_KEYUSAGE)
+    _seal(tpm, parent=0x55, auth=tpm.osap_key(), code=RC.INVALID_KEYHANDLE)
+    for handle in range(0x40000001, 0x40000006):
+        _seal(tpm, parent=handle, auth=tpm.osap_key(), code=RC.INVALID_RESOURCE)
+    _seal(tpm, parent=0x40000006, auth=tpm.osap_key(), code=RC.KEYNOTFOUND)
+
+
+@case(OWNED, Ordinal.UNSEAL)
+def unsealing_what_is_wrong(tpm: Script) -> None:
+    blob = _made(_seal(tpm))
+    flipped = bytes((blob.enc_data[0] ^ 1, *blob.enc_data[1:]))
+    _unseal(tpm, replace(blob, enc_data=flipped), RC.NOTSEALED_BLOB)
+    _unseal(tpm, replace(blob, enc_data=b"short"), RC.NOTSEALED_BLOB)
+    _unseal(tpm, blob, RC.AUTHFAIL, auth=[tpm.oiap(SRK_AUTH, spoil=True), tpm.oiap(BLOB_AUTH)])
+    _unseal(tpm, blob, RC.AUTH2FAIL, auth=[tpm.oiap(SRK_AUTH), tpm.oiap(BLOB_AUTH, spoil=True)])
+    _unseal(tpm, blob, RC.AUTHFAIL, auth=[tpm.oiap(BLOB_AUTH)])
+    _unseal(tpm, blob, RC.INVALID_KEYUSAGE, parent=tpm.load("sign"))
+    _unseal(tpm, blob, RC.INVALID_KEYUSAGE, parent=tpm.load("storage-migratable"))
+    _unseal(tpm, blob, RC.NOTSEALED_BLOB, parent=tpm.load("storage"))
+    info = release_info()
+    _unseal(tpm, replace(blob, is_12=True, seal_info=info), RC.NOTSEALED_BLOB)
+
+
+@case(OWNED, Ordinal.UNSEAL)
+def unsealing_what_is_neither_form(tpm: Script) -> None:
+    blob = _made(_seal(tpm)).encode()
+    body = SRK.to_bytes(4, "big") + b"\0\x99" + blob[2:]
+    tpm.call(
+        Ordinal.UNSEAL,
+        body=body,
+        auth=[tpm.oiap(SRK_AUTH), tpm.oiap(BLOB_AUTH)],
+        code=RC.BAD_VERSION,
+    )
+
+
+@case(OWNED, Ordinal.SEAL, Ordinal.UNSEAL)
+def sealing_below_a_key_that_needs_no_secret(tpm: Script) -> None:
+    parent = tpm.load("storage-open")
+    blob = _made(_seal(tpm, parent=parent))
+    _unseal(tpm, blob, parent=parent, auth=[tpm.oiap(BLOB_AUTH)])
+
+
+@case(OWNED, Ordinal.UNSEAL)
+def unsealing_with_one_wrong_session(tpm: Script) -> None:
+    parent = tpm.load("storage-open")
+    blob = _made(_seal(tpm, parent=parent))
+    _unseal(tpm, blob, RC.AUTHFAIL, parent=parent, auth=[tpm.oiap(BLOB_AUTH, spoil=True)])
+
+
+@case(OWNED, Ordinal.SEALX, Ordinal.UNSEAL)
+def sealx_and_back(tpm: Script) -> None:
+    for info in (None, release_info()):
+        blob = tpm.run(
+            tss12.sealx(
+                SRK,
+                parent_auth=SRK_AUTH,
+                blob_auth=BLOB_AUTH,
+                data=b"hidden on its way",
+                pcr_info=info,
+                random=tpm.random,
+            )
+        )
+        tpm.run(
+            tss12.unseal(SRK, blob, parent_auth=SRK_AUTH, blob_auth=BLOB_AUTH, random=tpm.random),
+            masks={"secret": len},
+        )
+        _unseal(tpm, blob, RC.BAD_MODE)
+        _unseal(tpm, blob, RC.AUTHFAIL, auth=[tpm.oiap(BLOB_AUTH)])
+
+
+@case(OWNED, Ordinal.SEALX)
+def sealx_errors(tpm: Script) -> None:
+    sealx = Ordinal.SEALX
+    _seal(tpm, b"", ordinal=sealx, code=RC.BAD_PARAMETER)
+    _seal(tpm, info=PcrInfo(PCR_16, RESET, bytes(20)).encode(), ordinal=sealx, code=RC.BADINDEX)
+    _seal(tpm, bytes(150), ordinal=sealx, code=RC.BAD_DATASIZE)
+    _seal(tpm, ordinal=sealx, auth=tpm.osap_key(spoil=True), code=RC.AUTHFAIL)
+    _seal(tpm, ordinal=sealx, auth=tpm.oiap(SRK_AUTH), code=RC.BAD_MODE)
+    _seal(tpm, ordinal=sealx, parent=tpm.load("sign"), code=RC.INVALID_KEYUSAGE)
+    _seal(tpm, ordinal=sealx, parent=tpm.load("storage-migratable"), code=RC.INVALID_KEYUSAGE)
+
+
+@case(OWNED, Ordinal.UNBIND)
+def unbinding(tpm: Script) -> None:
+    for name in ("bind", "bind-pkcs", "legacy"):
+        handle = tpm.load(name)
+        public = tpm.wrapped(name).public_key
+        bound = tss12.bind(public, b"bound")
+        if name != "bind":
+            bound = encrypt_pkcs1v15(public.key, b"\1\1\0\0\2bound")
+        tpm.call(Ordinal.UNBIND, handle, bound, auth=[tpm.oiap(USAGE_AUTH)])
+        wrong = tpm.oiap(USAGE_AUTH, spoil=True)
+        tpm.call(Ordinal.UNBIND, handle, bound, auth=[wrong], code=RC.AUTHFAIL)
+        tpm.call(Ordinal.UNBIND, handle, bound, code=RC.AUTHFAIL)
+        tpm.call(Ordinal.UNBIND, handle, b"", auth=[tpm.oiap(USAGE_AUTH)], code=RC.BAD_PARAMETER)
+    handle = tpm.load("bind-open")
+    bound = tss12.bind(tpm.wrapped("bind-open").public_key, b"bound")
+    tpm.call(Ordinal.UNBIND, handle, bound)
+
+
+@case(OWNED, Ordinal.UNBIND)
+def unbinding_what_is_wrong(tpm: Script) -> None:
+    handle = tpm.load("bind-open")
+    public = tpm.wrapped("bind-open").public_key
+    tpm.call(Ordinal.UNBIND, handle, bytes(128), code=RC.DECRYPT_ERROR)
+    tpm.call(Ordinal.UNBIND, handle, b"short", code=RC.DECRYPT_ERROR)
+    for plain, code in (
+        (b"\1\2\0\0\2data", RC.BAD_VERSION),
+        (b"\1\1\0\0\1data", RC.INVALID_STRUCTURE),
+        (b"\1\1\0\0\2", RC.SUCCESS),
+    ):
+        tpm.call(Ordinal.UNBIND, handle, tss12.encrypt_oaep(public, plain), code=code)
+    sign = tpm.load("sign-open")
+    tpm.call(Ordinal.UNBIND, sign, bytes(128), code=RC.INVALID_KEYUSAGE)
+    tpm.call(Ordinal.UNBIND, 99, bytes(128), code=RC.INVALID_KEYHANDLE)
+
+
+def _create(
+    tpm: Script,
+    template: Key,
+    code: ReturnCode = RC.SUCCESS,
+    *,
+    parent: int = SRK,
+    auth: Auth | None = None,
+) -> None:
+    auth = auth or tpm.osap_key(parent, SRK_AUTH if parent == SRK else USAGE_AUTH)
+    tpm.call(
+        Ordinal.CREATE_WRAP_KEY,
+        parent,
+        USAGE_AUTH,
+        MIGRATION_AUTH,
+        template,
+        auth=[auth],
+        code=code,
+    )
+
+
+@case(OWNED, Ordinal.CREATE_WRAP_KEY)
+def keys_of_every_kind_are_made(tpm: Script) -> None:
+    for name in ("sign", "sign-migratable", "bind", "legacy", "storage", "migrate"):
+        _create(tpm, KEYS[name])
+
+
+@case(OWNED, Ordinal.CREATE_WRAP_KEY)
+def keys_that_cannot_be_made(tpm: Script) -> None:
+    sign, storage = KEYS["sign"], KEYS["storage"]
+    _create(tpm, sign, RC.AUTHFAIL, auth=tpm.osap_key(spoil=True))
+    _create(tpm, sign, RC.BAD_MODE, auth=tpm.oiap(SRK_AUTH))
+    for usage, parms in (
+        (KeyUsage.IDENTITY, KeyParms.for_rsa(sig_scheme=2)),
+        (KeyUsage.AUTHCHANGE, KeyParms.for_rsa(enc_scheme=3)),
+    ):
+        template = replace(sign, key_usage=usage, algorithm_parms=parms)
+        _create(tpm, template, RC.INVALID_KEYUSAGE)
+    _create(tpm, replace(sign, key_flags=0x10), RC.INVALID_KEYUSAGE)
+    for parms in (
+        KeyParms.for_rsa(enc_scheme=1, sig_scheme=1, bits=1024),
+        KeyParms.for_rsa(enc_scheme=3, sig_scheme=2, bits=1024),
+        KeyParms.for_rsa(enc_scheme=1, sig_scheme=2, bits=256),
+        KeyParms.for_rsa(enc_scheme=1, sig_scheme=5, bits=1024),
+    ):
+        _create(tpm, replace(sign, algorithm_parms=parms), RC.BAD_KEY_PROPERTY)
+    for parms in (
+        KeyParms.for_rsa(enc_scheme=2, bits=2048),
+        KeyParms.for_rsa(enc_scheme=3, bits=1024),
+        KeyParms.for_rsa(enc_scheme=3, sig_scheme=2),
+    ):
+        _create(tpm, replace(storage, algorithm_parms=parms), RC.BAD_KEY_PROPERTY)
+    _create(tpm, sign, RC.INVALID_KEYUSAGE, parent=tpm.load("sign"))
+    _create(tpm, sign, RC.INVALID_KEYUSAGE, parent=tpm.load("storage-migratable"))
+    _create(tpm, KEYS["sign-migratable"], parent=tpm.load("storage-migratable"))
+
+
+@case(OWNED, Ordinal.CREATE_WRAP_KEY, Ordinal.LOAD_KEY2, Ordinal.SIGN)
+def keys_bound_to_pcrs(tpm: Script) -> None:
+    for info in (PcrInfo(PCR_16, RESET, bytes(20)), release_info()):
+        template = replace(KEYS["sign"], pcr_info=info, is_key12=isinstance(info, PcrInfoLong))
+        _key_bound(tpm, template)
+
+
+def _key_bound(tpm: Script, template: Key) -> None:
+    key = tpm.run(
+        tss12.create_wrap_key(
+            SRK, template, parent_auth=SRK_AUTH, usage_auth=USAGE_AUTH, random=tpm.random
+        )
+    )
+    handle = tpm.run(tss12.load_key2(SRK, key, parent_auth=SRK_AUTH, random=tpm.random))
+    tpm.call(Ordinal.SIGN, handle, DIGEST, auth=[tpm.oiap(USAGE_AUTH)])
+    tpm.call(Ordinal.EXTEND, 16, DIGEST)
+    tpm.call(Ordinal.SIGN, handle, DIGEST, auth=[tpm.oiap(USAGE_AUTH)], code=RC.WRONGPCRVAL)
+    tpm.call(Ordinal.PCR_RESET, PCR_16)
+
+
+@case(OWNED, Ordinal.SIGN)
+def keys_bound_to_localities(tpm: Script) -> None:
+    template = replace(KEYS["sign"], pcr_info=release_info(localities=2), is_key12=True)
+    key = tpm.run(
+        tss12.create_wrap_key(
+            SRK, template, parent_auth=SRK_AUTH, usage_auth=USAGE_AUTH, random=tpm.random
+        )
+    )
+    handle = tpm.run(tss12.load_key2(SRK, key, parent_auth=SRK_AUTH, random=tpm.random))
+    tpm.call(Ordinal.SIGN, handle, DIGEST, auth=[tpm.oiap(USAGE_AUTH)], code=RC.BAD_LOCALITY)
+    tpm.locality = 1
+    tpm.call(Ordinal.SIGN, handle, DIGEST, auth=[tpm.oiap(USAGE_AUTH)])
+
+
+@case(OWNED, Ordinal.LOAD_KEY2, Ordinal.LOAD_KEY)
+def loading_keys(tpm: Script) -> None:
+    key = tpm.wrapped("sign")
+    for load in (Ordinal.LOAD_KEY2, Ordinal.LOAD_KEY):
+        tpm.call(load, SRK, key, auth=[tpm.oiap(SRK_AUTH)])
+        tpm.call(load, SRK, key, auth=[tpm.osap_key()])
+        tpm.call(load, SRK, key, auth=[tpm.oiap(SRK_AUTH, spoil=True)], code=RC.AUTHFAIL)
+        tpm.call(load, SRK, key, code=RC.AUTHFAIL)
+        tpm.call(load, 5, key, auth=[tpm.oiap(SRK_AUTH)], code=RC.INVALID_KEYHANDLE)
+
+
+@case(OWNED, Ordinal.LOAD_KEY2)
+def loading_what_is_wrong(tpm: Script) -> None:
+    key = tpm.wrapped("sign")
+    flipped = bytes((key.enc_data[0] ^ 1, *key.enc_data[1:]))
+    sign = tpm.load("sign")
+
+    def load(value: Key, code: ReturnCode, parent: int = SRK) -> None:
+        secret = SRK_AUTH if parent == SRK else USAGE_AUTH
+        tpm.call(Ordinal.LOAD_KEY2, parent, value, auth=[tpm.oiap(secret)], code=code)
+
+    load(replace(key, enc_data=flipped), RC.DECRYPT_ERROR)
+    load(replace(key, enc_data=b""), RC.DECRYPT_ERROR)
+    load(key, RC.INVALID_KEYUSAGE, parent=sign)
+    load(replace(key, auth_data_usage=0), RC.AUTHFAIL)
+    load(replace(key, key_flags=2), RC.AUTHFAIL)
+    load(key, RC.DECRYPT_ERROR, parent=tpm.load("storage"))
+    load(replace(key, algorithm_parms=KeyParms.for_rsa(bits=1024)), RC.BAD_KEY_PROPERTY)
+    load(replace(key, pub_key=tpm.wrapped("sign-der").pub_key), RC.BAD_PARAMETER)
+
+
+@case(OWNED, Ordinal.LOAD_KEY2)
+def loading_below_other_parents(tpm: Script) -> None:
+    for name in ("storage-open", "storage-migratable"):
+        parent = tpm.load(name)
+        child = tpm.run(
+            tss12.create_wrap_key(
+                parent,
+                KEYS["sign-migratable"],
+                parent_auth=USAGE_AUTH,
+                usage_auth=USAGE_AUTH,
+                migration_auth=MIGRATION_AUTH,
+                random=tpm.random,
+            )
+        )
+        tpm.call(Ordinal.LOAD_KEY2, parent, child, auth=[tpm.oiap(USAGE_AUTH)])
+        code = RC.SUCCESS if name == "storage-open" else RC.AUTHFAIL
+        tpm.call(Ordinal.LOAD_KEY2, parent, child, code=code)
+
+
+@case(OWNED, Ordinal.GET_PUB_KEY)
+def reading_public_keys(tpm: Script) -> None:
+    key = tpm.load("sign")
+    tpm.call(Ordinal.GET_PUB_KEY, key, auth=[tpm.oiap(USAGE_AUTH)])
+    tpm.call(Ordinal.GET_PUB_KEY, key, auth=[tpm.osap(EntityType.KEYHANDLE, key, USAGE_AUTH)])
+    tpm.call(Ordinal.GET_PUB_KEY, key, auth=[tpm.oiap(USAGE_AUTH, spoil=True)], code=RC.AUTHFAIL)
+    tpm.call(Ordinal.GET_PUB_KEY, key, code=RC.AUTHFAIL)
+    for name in ("sign-open", "sign-readable"):
+        tpm.call(Ordinal.GET_PUB_KEY, tpm.load(name))
+    tpm.call(Ordinal.GET_PUB_KEY, 1, code=RC.INVALID_KEYHANDLE)
+    tpm.call(Ordinal.GET_PUB_KEY, 0x40000006, code=RC.KEYNOTFOUND)
+
+
+@case(OWNED, Ordinal.GET_PUB_KEY)
+def reading_the_storage_root_key(tpm: Script) -> None:
+    tpm.call(Ordinal.GET_PUB_KEY, SRK, auth=[tpm.oiap(SRK_AUTH)], code=RC.INVALID_KEYHANDLE)
+    tpm.call(Ordinal.SET_CAPABILITY, 1, b"\0\0\0\x11", b"\1", auth=[tpm.oiap()])
+    tpm.call(Ordinal.GET_PUB_KEY, SRK, auth=[tpm.oiap(SRK_AUTH)])
+    tpm.call(Ordinal.GET_PUB_KEY, SRK, code=RC.AUTHFAIL)

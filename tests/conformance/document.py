@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes docs/conformance.md: `python -m tests.conformance.document` (make conformance-doc).
+
+What is implemented comes from the dispatch table, what is tried from running every case on the
+engine, what differs from the table of declared differences. The reference is not needed: that each
+case gives the same there is what `test_conformance.py` tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from protocol.tpm12.constants import Ordinal, ReturnCode
+from protocol.tpm12.keys import Key
+from tests.conformance.cases import CASES
+from tests.conformance.comparison import code_name
+from tests.conformance.differences import DECLARED
+from tests.conformance.machines import EngineMachine
+from tests.conformance.script import Script
+from tpmcore.tpm12.table import TABLE, table_for
+from tpmcore.tpm12.world import Profile
+
+PATH: Final = Path(__file__).parents[2] / "docs" / "conformance.md"
+
+LEFT_OUT: Final[Mapping[int, str]] = {
+    Ordinal.CERTIFY_SELF_TEST: "deleted from the specification; BAD_ORDINAL",
+    Ordinal.GET_CAPABILITY_SIGNED: "deleted from the specification; BAD_ORDINAL",
+    Ordinal.GET_AUDIT_EVENT: "deleted from the specification; BAD_ORDINAL",
+    Ordinal.GET_AUDIT_EVENT_SIGNED: "deleted from the specification; BAD_ORDINAL",
+    Ordinal.GET_ORDINAL_AUDIT_STATUS: "deleted from the specification; BAD_ORDINAL",
+    Ordinal.INIT: "no command but the reset signal (Part 3, 3.1); as an ordinal BAD_ORDINAL",
+    Ordinal.FIELD_UPGRADE: (
+        "optional, and every parameter of it is the vendor's: this software is upgraded by its "
+        "package; BAD_ORDINAL"
+    ),
+    Ordinal.SET_REDIRECTION: (
+        "optional, redirects a key to hardware next to the TPM, of which there is none; BAD_ORDINAL"
+    ),
+}
+"""Ordinals that the engine does not answer, with the reason."""
+
+COMPARED_ELSEWHERE: Final[Mapping[int, str]] = {
+    Ordinal.DAA_JOIN: "test_daa.py: each stage on both, outputs verified, since all are random",
+    Ordinal.DAA_SIGN: "test_daa.py: each stage on both, outputs verified, since all are random",
+}
+"""Ordinals with a comparison of their own beside the cases."""
+
+NOT_COMPARED: Final[Mapping[int, str]] = dict.fromkeys(
+    (
+        Ordinal.CREATE_MAINTENANCE_ARCHIVE,
+        Ordinal.LOAD_MAINTENANCE_ARCHIVE,
+        Ordinal.KILL_MAINTENANCE_FEATURE,
+        Ordinal.LOAD_MANU_MAINT_PUB,
+        Ordinal.READ_MANU_MAINT_PUB,
+    ),
+    "libtpms is built without maintenance; only with `--maintcmds` here; unit tests",
+)
+"""Ordinals that the engine answers and the reference does not."""
+
+_HEAD: Final = """\
+# Conformance: TPM 1.2, ordinal by ordinal
+
+Written by `make conformance-doc` from the dispatch table (`tpmcore/tpm12/table.py`), the cases of
+`tests/conformance/` and the differences declared there; a test checks that it is what the command
+writes. Do not edit it.
+
+Each case runs on the engine and on swtpm (libtpms 0.9.2, TPM 1.2) from the same state, and every
+response is compared: tag, size and return code exactly, then field by field, with what is random
+masked by name. *Codes tried* are return codes that a case makes the ordinal end in, on purpose;
+every ordinal is also sent before startup, in failure mode, disabled, deactivated, without an owner,
+with tags that it does not have, and with too few and too many bytes.
+
+"""
+
+
+def tried() -> dict[int, tuple[set[str], set[int]]]:
+    """Run every case on the engine and return the cases and codes of each ordinal."""
+    machine = EngineMachine()
+    keys: dict[tuple[str, str], Key] = {}
+    found: dict[int, tuple[set[str], set[int]]] = {}
+    for case in CASES:
+        machine.enter(case.world, start_up=case.start_up)
+        script = Script(machine, keys, strict=True)
+        case.play(script)
+        for each in script.tried:
+            names, codes = found.setdefault(each.ordinal, (set(), set()))
+            names.add(case.name)
+            codes.add(each.code)
+    return found
+
+
+def _rows(found: Mapping[int, tuple[set[str], set[int]]]) -> Iterator[str]:
+    yield "| Ordinal | Name | Source | Implemented | Compared | Codes tried |"
+    yield "|---|---|---|---|---|---|"
+    everything = table_for(Profile(maintenance_commands=True))
+    for ordinal in Ordinal:
+        row = everything.get(ordinal)
+        names, codes = found.get(ordinal, (set(), set()))
+        implemented = "no" if row is None else "yes" if ordinal in TABLE else "with `--maintcmds`"
+        compared = f"{len(names)} cases" if names else ""
+        for note in (COMPARED_ELSEWHERE, NOT_COMPARED, LEFT_OUT):
+            if ordinal in note:
+                compared = f"{compared}; {note[ordinal]}" if compared else note[ordinal]
+        listed = ", ".join(code_name(code) for code in sorted(codes))
+        source = "" if row is None else row.source
+        yield (
+            f"| {ordinal:#010x} | {ordinal.name} | {source} | {implemented} | {compared} "
+            f"| {listed} |"
+        )
+
+
+def _differences() -> Iterator[str]:
+    yield "| Ordinal | What | Here | libtpms | Rule that decides | Case |"
+    yield "|---|---|---|---|---|---|"
+    for entry in DECLARED:
+        name = Ordinal(entry.ordinal).name
+        what = "return code" if entry.field == "code" else f"`{entry.field}`"
+        yield (
+            f"| {name} | {what} | {entry.ours} | {entry.theirs} | {entry.reason} | `{entry.case}` |"
+        )
+
+
+def document() -> str:
+    """Return the text of docs/conformance.md."""
+    found = tried()
+    codes = {code for _names, each in found.values() for code in each}
+    counted = len({ordinal for ordinal in found if ordinal in TABLE})
+    parts = [
+        _HEAD,
+        f"{len(TABLE)} ordinals are answered by every TPM; {counted} of them are in the "
+        f"{len(CASES)} cases, which try {len(codes)} of the {len(ReturnCode)} return codes.\n\n",
+        "## Ordinals\n\n",
+        *[line + "\n" for line in _rows(found)],
+        "\n## Differences that stay\n\n",
+        *[line + "\n" for line in _differences()],
+        "\n## Left out\n\n",
+        *[
+            f"- {Ordinal(ordinal).name} ({ordinal:#x}): {reason}.\n"
+            for ordinal, reason in LEFT_OUT.items()
+        ],
+    ]
+    return "".join(parts)
+
+
+if __name__ == "__main__":
+    PATH.write_text(document())
