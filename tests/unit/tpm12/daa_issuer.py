@@ -11,6 +11,7 @@ to the TPM only. S0 is S and S1 is S^(2^1024): the TPM keeps v as two numbers.
 
 from __future__ import annotations
 
+import abc
 import functools
 import hashlib
 from dataclasses import dataclass, field
@@ -132,7 +133,7 @@ def issuer() -> Issuer:
 
 
 @dataclass(slots=True)
-class Host:
+class Host(abc.ABC):
     """Who carries stages to a chip; remembers inputs and outputs.
 
     Attributes:
@@ -145,17 +146,17 @@ class Host:
     handle: int = 0
     done: dict[int, bytes] = field(default_factory=dict)
 
+    @abc.abstractmethod
     def send(self, stage: int, data0: bytes = b"", data1: bytes = b"") -> bytes:
         """Send one stage of this host's command."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def code(self, stage: int, data0: bytes = b"", data1: bytes = b"") -> int:
         """Return the code that one stage ends in."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def inputs(self, stage: int) -> tuple[bytes, bytes]:
         """Return what a host that follows the protocol sends in a stage."""
-        raise NotImplementedError
 
     def step(self, stage: int) -> bytes:
         """Do a stage as the protocol wants it."""
@@ -171,9 +172,9 @@ class Host:
             self.step(stage)
 
     @property
+    @abc.abstractmethod
     def challenge(self) -> bytes:
         """The number c of the proof, as the chip must have computed it."""
-        raise NotImplementedError
 
     def responses(self, first: int) -> tuple[int, int]:
         """Return s0 and s1, which begin at a stage."""
