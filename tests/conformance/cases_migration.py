@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa, utils
 
 from protocol.tpm12.constants import (
     EncScheme,
+    EntityType,
     KeyFlags,
     KeyUsage,
     MigrationScheme,
@@ -421,6 +422,85 @@ def a_certified_migration_with_a_false_ticket(tpm: Script) -> None:
     _refused_blob(tpm, ticket=True, code=RC.MA_AUTHORITY)
 
 
+def _refused_conversion(tpm: Script, code: ReturnCode, **wrong: object) -> None:
+    key, srk = _certified(tpm), _srk_public(tpm)
+    authorities = _authorities(tpm)
+    restrict = CmkAuth(authorities.digest(), srk.digest(), key.public_key.digest())
+    ticket = _ticket(tpm, restrict)
+    blob = tpm.run(
+        tss12.cmk_create_blob(
+            SRK,
+            key,
+            permission=_permit(tpm, srk, SCHEME.RESTRICT_APPROVE),
+            authorities=authorities,
+            ticket=ticket,
+            parent_auth=SRK_AUTH,
+            random=tpm.random,
+        )
+    )
+    if "ticket" in wrong:
+        ticket = replace(ticket, signature=DIGEST)
+    if "destination" in wrong:
+        ticket = _ticket(tpm, replace(restrict, destination_key_digest=DIGEST))
+    if "source" in wrong:
+        ticket = _ticket(tpm, replace(restrict, source_key_digest=DIGEST))
+    data = bytes(256) if "data" in wrong else blob.data
+    tpm.fails(
+        tss12.cmk_convert_migration(
+            SRK,
+            replace(key, enc_data=data),
+            mask=blob.random[:-1] if "mask" in wrong else blob.random,
+            authorities=MsaComposite((DIGEST,)) if "authorities" in wrong else authorities,
+            ticket=ticket,
+            parent_auth=WRONG_AUTH if "auth" in wrong else SRK_AUTH,
+            random=tpm.random,
+        ),
+        Ordinal.CMK_CONVERT_MIGRATION,
+        code,
+    )
+
+
+@case(OWNED, Ordinal.CMK_CONVERT_MIGRATION)
+def certified_conversions_that_are_refused(tpm: Script) -> None:
+    _refused_conversion(tpm, RC.AUTHFAIL, auth=True)
+    _refused_conversion(tpm, RC.DECRYPT_ERROR, data=True)
+    _refused_conversion(tpm, RC.BAD_PARAMETER, mask=True)
+    _refused_conversion(tpm, RC.MA_DESTINATION, destination=True)
+    _refused_conversion(tpm, RC.MA_SOURCE, source=True)
+
+
+@case(OWNED, Ordinal.CMK_CONVERT_MIGRATION)
+def a_certified_conversion_with_a_false_ticket(tpm: Script) -> None:
+    _refused_conversion(tpm, RC.MA_AUTHORITY, ticket=True)
+
+
+@case(OWNED, Ordinal.CMK_CREATE_BLOB)
+def certified_migration_of_a_key_that_is_not_certified(tpm: Script) -> None:
+    srk = _srk_public(tpm)
+    authorities = _authorities(tpm)
+    for name in ("sign", "sign-migratable"):
+        key = tpm.wrapped(name)
+        tpm.fails(
+            tss12.cmk_create_blob(
+                SRK,
+                key,
+                permission=_permit(tpm, srk, SCHEME.RESTRICT_MIGRATE),
+                authorities=authorities,
+                ticket=None,
+                parent_auth=SRK_AUTH,
+                random=tpm.random,
+            ),
+            Ordinal.CMK_CREATE_BLOB,
+            RC.INVALID_STRUCTURE,
+        )
+
+
+@case(OWNED, Ordinal.CREATE_MIGRATION_BLOB)
+def plain_migration_of_a_certified_key(tpm: Script) -> None:
+    permission = _permit(tpm, tpm.wrapped("storage").public_key)
+    _create(tpm, permission, RC.BAD_MIGRATION, data=_certified(tpm).enc_data)
+
+
 # ChangeAuthAsym
 
 
@@ -470,6 +550,10 @@ def changing_a_secret_without_the_parent_knowing(tpm: Script) -> None:
     changed = replace(child, enc_data=enc_data)
     handle = tpm.run(tss12.load_key2(parent, changed, parent_auth=None))
     tpm.call(Ordinal.SIGN, handle, DIGEST, auth=[tpm.oiap(NEW_AUTH)])
+    small = KeyParms.for_rsa(enc_scheme=3, bits=256)
+    for bad in (small, KeyParms.for_rsa(enc_scheme=1, bits=1024)):
+        auth = [tpm.oiap(USAGE_AUTH)]
+        tpm.call(start, identity, DIGEST, bad, auth=auth, code=RC.BAD_KEY_PROPERTY)
     finish = tss12.change_auth_asym_finish(
         parent,
         ephemeral,
@@ -480,3 +564,54 @@ def changing_a_secret_without_the_parent_knowing(tpm: Script) -> None:
         random=tpm.random,
     )
     tpm.fails(finish, Ordinal.CHANGE_AUTH_ASYM_FINISH, RC.INVALID_KEYHANDLE)
+
+
+@case(OWNED, Ordinal.CHANGE_AUTH_ASYM_FINISH)
+def changes_without_the_parent_that_are_refused(tpm: Script) -> None:
+    made = tpm.run(
+        tss12.make_identity(
+            owner_auth=OWNER_AUTH,
+            srk_auth=SRK_AUTH,
+            identity_auth=USAGE_AUTH,
+            label_digest=DIGEST,
+            random=tpm.random,
+        )
+    )
+    identity = tpm.run(tss12.load_key2(SRK, made.key, parent_auth=SRK_AUTH, random=tpm.random))
+    ephemeral = tpm.run(
+        tss12.change_auth_asym_start(
+            identity, made.key.public_key, identity_auth=USAGE_AUTH, random=tpm.random
+        )
+    )
+    parent, sign = tpm.load("storage-open"), tpm.load("sign")
+    child = tpm.run(
+        tss12.create_wrap_key(
+            parent, KEYS["sign"], parent_auth=USAGE_AUTH, usage_auth=USAGE_AUTH, random=tpm.random
+        )
+    )
+    public = ephemeral.key.public_key
+    sealed = tss12.encrypt_oaep(public, NEW_AUTH + DIGEST)
+    key_type = EntityType.KEY
+    for values, spoil, code in (
+        ((parent, ephemeral.handle, key_type, DIGEST, sealed, child.enc_data), True, RC.AUTHFAIL),
+        ((parent, ephemeral.handle, key_type, DIGEST, sealed, child.enc_data), False, RC.AUTHFAIL),
+        (
+            (parent, ephemeral.handle, EntityType.OWNER, DIGEST, sealed, child.enc_data),
+            False,
+            RC.WRONG_ENTITYTYPE,
+        ),
+        (
+            (sign, ephemeral.handle, key_type, DIGEST, sealed, child.enc_data),
+            False,
+            RC.INVALID_KEYUSAGE,
+        ),
+        ((parent, ephemeral.handle, key_type, DIGEST, sealed, bytes(256)), False, RC.DECRYPT_ERROR),
+        ((parent, sign, key_type, DIGEST, sealed, child.enc_data), False, RC.BAD_PARAMETER),
+        (
+            (parent, ephemeral.handle, key_type, DIGEST, bytes(128), child.enc_data),
+            False,
+            RC.DECRYPT_ERROR,
+        ),
+    ):
+        auth = [tpm.oiap(USAGE_AUTH, spoil=spoil)]
+        tpm.call(Ordinal.CHANGE_AUTH_ASYM_FINISH, *values, auth=auth, code=code)
