@@ -263,17 +263,18 @@ def delegated_sessions_that_are_refused(tpm: Script) -> None:
     tpm.call(dsap, EntityType.DEL_KEY_BLOB, key, DIGEST, damaged, code=RC.AUTHFAIL)
     for kind in (EntityType.DEL_OWNER_BLOB, EntityType.DEL_KEY_BLOB):
         tpm.call(dsap, kind, key, DIGEST, b"garbage", code=RC.WRONG_ENTITYTYPE)
+    whole = owner.encode()
     tpm.call(
         dsap,
         0x0500 | EntityType.DEL_OWNER_BLOB,
         0,
         DIGEST,
-        owner.encode(),
+        whole,
         code=RC.INAPPROPRIATE_ENC,
     )
     for _ in range(16):
         tpm.oiap()
-    tpm.call(dsap, EntityType.DEL_OWNER_BLOB, 0, DIGEST, blob, code=RC.RESOURCES)
+    tpm.call(dsap, EntityType.DEL_OWNER_BLOB, 0, DIGEST, whole, code=RC.RESOURCES)
 
 
 @case(OWNED, Ordinal.DELEGATE_MANAGE, Ordinal.DELEGATE_CREATE_OWNER_DELEGATION)
