@@ -9,6 +9,7 @@ from tests.conformance import (
     cases_admin,
     cases_auditing,
     cases_capability,
+    cases_change_auth_asym,
     cases_crypto,
     cases_delegation,
     cases_gates,
@@ -36,6 +37,7 @@ CASES: Final[tuple[Case, ...]] = tuple(
         cases_auditing.CHAPTER,
         cases_delegation.CHAPTER,
         cases_migration.CHAPTER,
+        cases_change_auth_asym.CHAPTER,
         cases_transport.CHAPTER,
         cases_gates.CHAPTER,
     )

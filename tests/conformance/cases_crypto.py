@@ -7,7 +7,7 @@ from typing import Final
 
 from protocol.tpm12.constants import Ordinal, ReturnCode
 from tests.conformance.machines import World
-from tests.conformance.script import DIGEST, Chapter, Script
+from tests.conformance.script import DIGEST, USAGE_AUTH, Chapter, Script
 
 CHAPTER: Final = Chapter()
 case = CHAPTER.case
@@ -79,8 +79,6 @@ def ticks(tpm: Script) -> None:
 
 @case(OWNED, Ordinal.TICK_STAMP_BLOB)
 def stamping_with_a_key(tpm: Script) -> None:
-    from tests.conformance.script import USAGE_AUTH
-
     key = tpm.load("sign")
     tpm.call(Ordinal.TICK_STAMP_BLOB, key, DIGEST, DIGEST, auth=[tpm.oiap(USAGE_AUTH)])
     tpm.call(

@@ -250,3 +250,75 @@ def verifying_and_updating(tpm: Script) -> None:
     tpm.call(verify, owner.encode(), code=RC.DISABLED_CMD)
     _manage(tpm, family, OPERATION.INVALIDATE, b"", auth=tpm.oiap())
     tpm.call(verify, owner.encode(), code=RC.BADINDEX)
+
+
+@case(OWNED, Ordinal.DSAP)
+def delegated_sessions_that_are_refused(tpm: Script) -> None:
+    family, key = _family(tpm), tpm.load("sign")
+    dsap = Ordinal.DSAP
+    owner, per_key = _owner_blob(tpm, family), _key_blob(tpm, key, family)
+    damaged = replace(owner, integrity_digest=bytes(20)).encode()
+    tpm.call(dsap, EntityType.DEL_OWNER_BLOB, 0, DIGEST, damaged, code=RC.AUTHFAIL)
+    damaged = replace(per_key, integrity_digest=bytes(20)).encode()
+    tpm.call(dsap, EntityType.DEL_KEY_BLOB, key, DIGEST, damaged, code=RC.AUTHFAIL)
+    for kind in (EntityType.DEL_OWNER_BLOB, EntityType.DEL_KEY_BLOB):
+        tpm.call(dsap, kind, key, DIGEST, b"garbage", code=RC.WRONG_ENTITYTYPE)
+    whole = owner.encode()
+    tpm.call(
+        dsap,
+        0x0500 | EntityType.DEL_OWNER_BLOB,
+        0,
+        DIGEST,
+        whole,
+        code=RC.INAPPROPRIATE_ENC,
+    )
+    for _ in range(16):
+        tpm.oiap()
+    tpm.call(dsap, EntityType.DEL_OWNER_BLOB, 0, DIGEST, whole, code=RC.RESOURCES)
+
+
+@case(OWNED, Ordinal.DELEGATE_MANAGE, Ordinal.DELEGATE_CREATE_OWNER_DELEGATION)
+def a_delegate_manages_only_its_own_family(tpm: Script) -> None:
+    manage, create = 1 << 2, 1 << 1
+    family, other = _family(tpm), _family(tpm)
+    blob = _owner_blob(tpm, family, manage | create | READ_PUBEK).encode()
+    auth = _dsap(tpm, EntityType.DEL_OWNER_BLOB, blob)
+    _manage(tpm, other, OPERATION.ENABLE, b"\1", RC.DELEGATE_FAMILY, auth=auth)
+    auth = _dsap(tpm, EntityType.DEL_OWNER_BLOB, blob)
+    values = (False, _public(other), tpm.encrypt(auth, DELEGATE_AUTH))
+    delegate = Ordinal.DELEGATE_CREATE_OWNER_DELEGATION
+    tpm.call(delegate, *values, auth=[auth], code=RC.DELEGATE_FAMILY)
+    auth = _dsap(tpm, EntityType.DEL_OWNER_BLOB, blob)
+    values = (False, _public(family, 1 << 8), tpm.encrypt(auth, DELEGATE_AUTH))
+    tpm.call(delegate, *values, auth=[auth], code=RC.AUTHFAIL)
+    auth = _dsap(tpm, EntityType.DEL_OWNER_BLOB, blob)
+    values = (False, _public(family), tpm.encrypt(auth, DELEGATE_AUTH))
+    tpm.call(delegate, *values, auth=[auth])
+
+
+@case(OWNED, Ordinal.SET_OWNER_POINTER)
+def the_owner_pointer_to_a_stale_row(tpm: Script) -> None:
+    family = _family(tpm)
+    blob = _owner_blob(tpm, family)
+    tpm.run(tss12.load_owner_delegation(0, blob, owner_auth=OWNER_AUTH, random=tpm.random))
+    auth = tpm.osap_owner()
+    values = (True, _public(family), tpm.encrypt(auth, DELEGATE_AUTH))
+    tpm.call(Ordinal.DELEGATE_CREATE_OWNER_DELEGATION, *values, auth=[auth])
+    tpm.call(Ordinal.SET_OWNER_POINTER, EntityType.DEL_ROW, 0, code=RC.FAMILYCOUNT)
+
+
+@case(OWNED, Ordinal.OWNER_READ_PUBEK)
+def delegations_for_other_localities(tpm: Script) -> None:
+    family = _family(tpm)
+    blob = tpm.run(
+        tss12.create_owner_delegation(
+            _public(family, localities=2),
+            owner_auth=OWNER_AUTH,
+            delegate_auth=DELEGATE_AUTH,
+            random=tpm.random,
+        )
+    ).encode()
+    auth = _dsap(tpm, EntityType.DEL_OWNER_BLOB, blob)
+    tpm.call(OWNER_READ, auth=[auth], code=RC.BAD_LOCALITY)
+    tpm.locality = 1
+    tpm.call(OWNER_READ, auth=[_dsap(tpm, EntityType.DEL_OWNER_BLOB, blob)])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Migration, certified migration, and the old way to change secrets (Part 3, chapters 11 and 27.4).
+"""Migration and certified migration (Part 3, chapter 11).
 
 A key goes from a chip to itself: from below the SRK to below another storage key, or, certified, to
 the SRK again.
@@ -46,7 +46,6 @@ case = CHAPTER.case
 RC = ReturnCode
 OWNED = World.OWNED
 SCHEME = MigrationScheme
-NEW_AUTH: Final = b"another secret------"
 CMK: Final = KeyFlags.MIGRATABLE | KeyFlags.MIGRATE_AUTHORITY
 _EXPONENT: Final = 65537
 
@@ -421,62 +420,80 @@ def a_certified_migration_with_a_false_ticket(tpm: Script) -> None:
     _refused_blob(tpm, ticket=True, code=RC.MA_AUTHORITY)
 
 
-# ChangeAuthAsym
-
-
-@case(OWNED, Ordinal.CHANGE_AUTH_ASYM_START, Ordinal.CHANGE_AUTH_ASYM_FINISH)
-def changing_a_secret_without_the_parent_knowing(tpm: Script) -> None:
-    made = tpm.run(
-        tss12.make_identity(
-            owner_auth=OWNER_AUTH,
-            srk_auth=SRK_AUTH,
-            identity_auth=USAGE_AUTH,
-            label_digest=DIGEST,
+def _refused_conversion(tpm: Script, code: ReturnCode, **wrong: object) -> None:
+    key, srk = _certified(tpm), _srk_public(tpm)
+    authorities = _authorities(tpm)
+    restrict = CmkAuth(authorities.digest(), srk.digest(), key.public_key.digest())
+    ticket = _ticket(tpm, restrict)
+    blob = tpm.run(
+        tss12.cmk_create_blob(
+            SRK,
+            key,
+            permission=_permit(tpm, srk, SCHEME.RESTRICT_APPROVE),
+            authorities=authorities,
+            ticket=ticket,
+            parent_auth=SRK_AUTH,
             random=tpm.random,
         )
     )
-    identity = tpm.run(tss12.load_key2(SRK, made.key, parent_auth=SRK_AUTH, random=tpm.random))
-    start = Ordinal.CHANGE_AUTH_ASYM_START
-    parms = KeyParms.for_rsa(enc_scheme=3, bits=1024)
-    wrong = tpm.oiap(USAGE_AUTH, spoil=True)
-    tpm.call(start, identity, DIGEST, parms, auth=[wrong], code=RC.AUTHFAIL)
-    tpm.call(start, identity, DIGEST, parms, code=RC.AUTHFAIL)
-    sign = tpm.load("sign")
-    tpm.call(start, sign, DIGEST, parms, auth=[tpm.oiap(USAGE_AUTH)], code=RC.INVALID_KEYUSAGE)
-    ephemeral = tpm.run(
-        tss12.change_auth_asym_start(
-            identity, made.key.public_key, identity_auth=USAGE_AUTH, random=tpm.random
-        )
-    )
-    key = tpm.wrapped("sign")
-    parent = tpm.load("storage-open")
-    child = tpm.run(
-        tss12.create_wrap_key(
-            parent, KEYS["sign"], parent_auth=USAGE_AUTH, usage_auth=USAGE_AUTH, random=tpm.random
-        )
-    )
-    assert key.enc_data
-    enc_data = tpm.run(
-        tss12.change_auth_asym_finish(
-            parent,
-            ephemeral,
-            child.enc_data,
-            parent_auth=USAGE_AUTH,
-            old_auth=USAGE_AUTH,
-            new_auth=NEW_AUTH,
+    if "ticket" in wrong:
+        ticket = replace(ticket, signature=DIGEST)
+    if "destination" in wrong:
+        ticket = _ticket(tpm, replace(restrict, destination_key_digest=DIGEST))
+    if "source" in wrong:
+        ticket = _ticket(tpm, replace(restrict, source_key_digest=DIGEST))
+    data = bytes(256) if "data" in wrong else blob.data
+    tpm.fails(
+        tss12.cmk_convert_migration(
+            SRK,
+            replace(key, enc_data=data),
+            mask=blob.random[:-1] if "mask" in wrong else blob.random,
+            authorities=MsaComposite((DIGEST,)) if "authorities" in wrong else authorities,
+            ticket=ticket,
+            parent_auth=WRONG_AUTH if "auth" in wrong else SRK_AUTH,
             random=tpm.random,
+        ),
+        Ordinal.CMK_CONVERT_MIGRATION,
+        code,
+    )
+
+
+@case(OWNED, Ordinal.CMK_CONVERT_MIGRATION)
+def certified_conversions_that_are_refused(tpm: Script) -> None:
+    _refused_conversion(tpm, RC.AUTHFAIL, auth=True)
+    _refused_conversion(tpm, RC.DECRYPT_ERROR, data=True)
+    _refused_conversion(tpm, RC.BAD_PARAMETER, mask=True)
+    _refused_conversion(tpm, RC.MA_DESTINATION, destination=True)
+    _refused_conversion(tpm, RC.MA_SOURCE, source=True)
+
+
+@case(OWNED, Ordinal.CMK_CONVERT_MIGRATION)
+def a_certified_conversion_with_a_false_ticket(tpm: Script) -> None:
+    _refused_conversion(tpm, RC.MA_AUTHORITY, ticket=True)
+
+
+@case(OWNED, Ordinal.CMK_CREATE_BLOB)
+def certified_migration_of_a_key_that_is_not_certified(tpm: Script) -> None:
+    srk = _srk_public(tpm)
+    authorities = _authorities(tpm)
+    for name in ("sign", "sign-migratable"):
+        key = tpm.wrapped(name)
+        tpm.fails(
+            tss12.cmk_create_blob(
+                SRK,
+                key,
+                permission=_permit(tpm, srk, SCHEME.RESTRICT_MIGRATE),
+                authorities=authorities,
+                ticket=None,
+                parent_auth=SRK_AUTH,
+                random=tpm.random,
+            ),
+            Ordinal.CMK_CREATE_BLOB,
+            RC.INVALID_STRUCTURE,
         )
-    )
-    changed = replace(child, enc_data=enc_data)
-    handle = tpm.run(tss12.load_key2(parent, changed, parent_auth=None))
-    tpm.call(Ordinal.SIGN, handle, DIGEST, auth=[tpm.oiap(NEW_AUTH)])
-    finish = tss12.change_auth_asym_finish(
-        parent,
-        ephemeral,
-        child.enc_data,
-        parent_auth=USAGE_AUTH,
-        old_auth=USAGE_AUTH,
-        new_auth=NEW_AUTH,
-        random=tpm.random,
-    )
-    tpm.fails(finish, Ordinal.CHANGE_AUTH_ASYM_FINISH, RC.INVALID_KEYHANDLE)
+
+
+@case(OWNED, Ordinal.CREATE_MIGRATION_BLOB)
+def plain_migration_of_a_certified_key(tpm: Script) -> None:
+    permission = _permit(tpm, tpm.wrapped("storage").public_key)
+    _create(tpm, permission, RC.BAD_MIGRATION, data=_certified(tpm).enc_data)

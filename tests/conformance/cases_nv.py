@@ -368,3 +368,11 @@ def counters_until_there_is_no_slot(tpm: Script) -> None:
     tpm.call(Ordinal.CREATE_COUNTER, bytes(20), b"none", auth=[auth], code=RC.RESOURCES)
     tpm.capability(5, 0x10C)
     tpm.run(tss12.read_counter(7))
+
+
+@case(OWNED, Ordinal.NV_WRITE_VALUE_AUTH)
+def areas_with_a_secret_that_are_written_whole(tpm: Script) -> None:
+    _define(tpm, INDEX, 8, NV.AUTHWRITE | NV.WRITEALL)
+    write = Ordinal.NV_WRITE_VALUE_AUTH
+    tpm.call(write, INDEX, 0, b"x", auth=[tpm.oiap(AREA_AUTH)], code=RC.NOT_FULLWRITE)
+    tpm.call(write, INDEX, 0, bytes(8), auth=[tpm.oiap(AREA_AUTH)])

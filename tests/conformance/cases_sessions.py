@@ -337,3 +337,64 @@ def changing_secrets_wrongly(tpm: Script) -> None:
     _change(tpm, data, RC.BAD_MODE, entity=tpm.osap_owner())
     _change(tpm, data, RC.INVALID_KEYUSAGE, parent=tpm.load("sign"))
     _change(tpm, bytes(256), RC.DECRYPT_ERROR)
+
+
+@case(OWNED, Ordinal.OSAP)
+def osap_sessions_until_there_is_no_slot(tpm: Script) -> None:
+    for _ in range(16):
+        tpm.osap_owner()
+    tpm.call(Ordinal.OSAP, EntityType.OWNER, 0, DIGEST, code=RC.RESOURCES)
+
+
+@case(OWNED, Ordinal.SAVE_CONTEXT, Ordinal.LOAD_CONTEXT)
+def contexts_that_find_no_place(tpm: Script) -> None:
+    blob = _context(tpm, tpm.oiap().session.handle, ResourceType.AUTH)
+    for _ in range(16):
+        tpm.oiap()
+    _load_context(tpm, blob, RC.RESOURCES)
+
+
+@case(OWNED, Ordinal.LOAD_CONTEXT)
+def contexts_of_keys_that_find_no_place(tpm: Script) -> None:
+    blob = _context(tpm, tpm.load("sign"), ResourceType.KEY)
+    for _ in range(19):
+        tpm.load("sign")
+    _load_context(tpm, blob, RC.NOSPACE)
+
+
+@case(OWNED, Ordinal.LOAD_CONTEXT)
+def contexts_of_sessions_whose_entity_changed(tpm: Script) -> None:
+    saved = tpm.osap(EntityType.SRK, SRK, SRK_AUTH)
+    blob = _context(tpm, saved.session.handle, ResourceType.AUTH)
+    auth = tpm.osap_owner()
+    other = _context(tpm, tpm.osap_owner().session.handle, ResourceType.AUTH)
+    secret = tpm.encrypt(auth, NEW_AUTH)
+    tpm.call(Ordinal.CHANGE_AUTH_OWNER, 4, secret, EntityType.OWNER, auth=[auth])
+    _load_context(tpm, other, RC.RESOURCEMISSING, entity=0x40000001)
+    _load_context(tpm, blob, entity=SRK)
+
+
+@case(OWNED, Ordinal.LOAD_KEY_CONTEXT, Ordinal.LOAD_AUTH_CONTEXT)
+def old_contexts_of_the_other_kind(tpm: Script) -> None:
+    saved = tpm.call(Ordinal.SAVE_KEY_CONTEXT, tpm.load("sign"))
+    blob = getattr(saved, "context_blob", b"")
+    tpm.call(Ordinal.LOAD_AUTH_CONTEXT, blob, code=RC.BAD_PARAMETER)
+    saved = tpm.call(Ordinal.SAVE_AUTH_CONTEXT, tpm.oiap().session.handle)
+    blob = getattr(saved, "context_blob", b"")
+    tpm.call(Ordinal.LOAD_KEY_CONTEXT, blob, code=RC.BAD_PARAMETER)
+
+
+@case(OWNED, Ordinal.RESET, Ordinal.LOAD_CONTEXT)
+def saved_contexts_outlive_a_reset(tpm: Script) -> None:
+    blob = _context(tpm, tpm.oiap().session.handle, ResourceType.AUTH)
+    tpm.call(Ordinal.RESET)
+    _load_context(tpm, blob)
+
+
+@case(OWNED, Ordinal.KEY_CONTROL_OWNER)
+def keys_that_may_not_stay(tpm: Script) -> None:
+    public = tpm.wrapped("migrate").public_key
+    values = (tpm.load("migrate"), public, 1, True)
+    tpm.call(Ordinal.KEY_CONTROL_OWNER, *values, auth=[tpm.oiap()], code=RC.INVALID_KEYUSAGE)
+    values = (SRK, public, 1, True)
+    tpm.call(Ordinal.KEY_CONTROL_OWNER, *values, auth=[tpm.oiap()], code=RC.INVALID_KEYHANDLE)

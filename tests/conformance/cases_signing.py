@@ -290,3 +290,30 @@ def activating_an_identity(tpm: Script) -> None:
     ):
         head = b"\0\x0c" + kind.to_bytes(2, "big") + len(plain).to_bytes(4, "big")
         activate(head + plain, code)
+
+
+@case(OWNED, Ordinal.CERTIFY_KEY, Ordinal.CERTIFY_KEY2)
+def certifying_with_an_identity_or_what_cannot_be_certified(tpm: Script) -> None:
+    made = tpm.run(
+        tss12.make_identity(
+            owner_auth=OWNER_AUTH,
+            srk_auth=SRK_AUTH,
+            identity_auth=USAGE_AUTH,
+            label_digest=DIGEST,
+            random=tpm.random,
+        )
+    )
+    identity = tpm.run(tss12.load_key2(SRK, made.key, parent_auth=SRK_AUTH, random=tpm.random))
+    migratable, migrate = tpm.load("sign-migratable"), tpm.load("migrate")
+    sign, key = tpm.load("sign"), tpm.load("bind")
+    for cert, handle, code in (
+        (identity, key, RC.SUCCESS),
+        (identity, migratable, RC.MIGRATEFAIL),
+        (sign, migratable, RC.SUCCESS),
+        (sign, migrate, RC.INVALID_KEYUSAGE),
+    ):
+        both = [tpm.oiap(USAGE_AUTH), tpm.oiap(USAGE_AUTH)]
+        tpm.call(Ordinal.CERTIFY_KEY, cert, handle, DIGEST, auth=both, code=code)
+        both = [tpm.oiap(USAGE_AUTH), tpm.oiap(USAGE_AUTH)]
+        values = (handle, cert, bytes(20), DIGEST)
+        tpm.call(Ordinal.CERTIFY_KEY2, *values, auth=both, code=code)

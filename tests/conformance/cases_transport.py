@@ -8,8 +8,8 @@ from typing import Final
 from protocol.tpm12.constants import Algorithm, EncScheme, Ordinal, ResourceType, ReturnCode
 from protocol.tpm12.transport import TransportAttributes, TransportPublic
 from tests.conformance.machines import World
-from tests.conformance.script import DIGEST, USAGE_AUTH, Auth, Chapter, Script, message
-from tests.unit.tpm12.world import OWNER_AUTH
+from tests.conformance.script import DIGEST, SRK, USAGE_AUTH, Auth, Chapter, Script, message
+from tests.unit.tpm12.world import OWNER_AUTH, SRK_AUTH
 from tpmcore import tss12
 from tpmcore.tss12 import TransportSession
 
@@ -171,3 +171,44 @@ def a_wrapped_command_with_a_wrong_hmac(tpm: Script) -> None:
     read = message(Ordinal.PCR_READ, bytes(4))
     auth = Auth(session.channel, session.auth_data, spoil=True)
     tpm.call(Ordinal.EXECUTE_TRANSPORT, read, auth=[auth], code=RC.AUTHFAIL)
+
+
+@case(OWNED, Ordinal.RELEASE_TRANSPORT_SIGNED)
+def logs_signed_by_the_wrong_kind_of_key(tpm: Script) -> None:
+    made = tpm.run(
+        tss12.make_identity(
+            owner_auth=OWNER_AUTH,
+            srk_auth=SRK_AUTH,
+            identity_auth=USAGE_AUTH,
+            label_digest=DIGEST,
+            random=tpm.random,
+        )
+    )
+    identity = tpm.run(tss12.load_key2(SRK, made.key, parent_auth=SRK_AUTH, random=tpm.random))
+    session = _open(tpm, LOG)
+    auth = [tpm.oiap(USAGE_AUTH), Auth(session.channel, session.auth_data)]
+    release = Ordinal.RELEASE_TRANSPORT_SIGNED
+    tpm.call(release, identity, DIGEST, auth=auth, code=RC.INVALID_KEYUSAGE)
+    session = _open(tpm, LOG)
+    auth = [Auth(session.channel, session.auth_data)]
+    tpm.call(release, tpm.load("sign"), DIGEST, auth=auth, code=RC.AUTHFAIL)
+    session = _open(tpm, LOG)
+    auth = [Auth(session.channel, session.auth_data)]
+    tpm.call(release, tpm.load("sign-open"), DIGEST, auth=auth)
+    auth = [Auth(session.channel, session.auth_data)]
+    tpm.call(release, tpm.load("sign-open"), DIGEST, auth=auth, code=RC.INVALID_AUTHHANDLE)
+
+
+@case(OWNED, Ordinal.EXECUTE_TRANSPORT)
+def wrapped_bytes_that_are_no_command(tpm: Script) -> None:
+    session = tpm.run(tss12.establish_transport(NONE, random=tpm.random))
+    auth = Auth(session.channel, session.auth_data)
+    tpm.call(Ordinal.EXECUTE_TRANSPORT, b"short", auth=[auth], code=RC.BAD_PARAMETER)
+
+
+@case(OWNED, Ordinal.EXECUTE_TRANSPORT)
+def a_wrapped_ordinal_that_does_not_exist(tpm: Script) -> None:
+    session = tpm.run(tss12.establish_transport(NONE, random=tpm.random))
+    auth = Auth(session.channel, session.auth_data)
+    unknown = message(0x1234)
+    tpm.call(Ordinal.EXECUTE_TRANSPORT, unknown, auth=[auth], code=RC.BAD_PARAMETER)

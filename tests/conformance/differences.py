@@ -247,6 +247,43 @@ DECLARED: Final[tuple[Declared, ...]] = (
         _ONE_SESSION,
     ),
     _code(
+        "saved_contexts_outlive_a_reset",
+        Ordinal.LOAD_CONTEXT,
+        "SUCCESS",
+        "BADCONTEXT",
+        "TPM_Reset leaves what TPM_SaveContext saved (Part 3, 27.9); libtpms forgets every saved "
+        "session.",
+    ),
+    _code(
+        "a_certified_conversion_with_a_false_ticket",
+        Ordinal.CMK_CONVERT_MIGRATION,
+        "MA_AUTHORITY",
+        "MA_TICKET_SIGNATURE",
+        "A sigTicket of no authority of the list is MA_AUTHORITY (Part 3, 11.10).",
+    ),
+    Declared(
+        "changes_without_the_parent_that_are_refused",
+        Ordinal.CHANGE_AUTH_ASYM_START,
+        "certify_info.parent_pcr_status",
+        "False",
+        "True",
+        "The ephemeral key has no parent, so none that PCRs bind (Part 3, 27.4.1).",
+    ),
+    *[
+        _code(
+            case,
+            Ordinal.EXECUTE_TRANSPORT,
+            "BAD_PARAMETER",
+            theirs,
+            "A wrapped command that cannot be parsed, or whose ordinal is unknown, is "
+            "BAD_PARAMETER (Part 3, 24.2).",
+        )
+        for case, theirs in (
+            ("wrapped_bytes_that_are_no_command", "BAD_PARAM_SIZE"),
+            ("a_wrapped_ordinal_that_does_not_exist", "BAD_ORDINAL"),
+        )
+    ],
+    _code(
         "every_ordinal_without_an_owner",
         Ordinal.LOAD_KEY_CONTEXT,
         "BADCONTEXT",
