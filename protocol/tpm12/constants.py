@@ -22,7 +22,8 @@ class Tag(enum.IntEnum):
 
 
 class Ordinal(enum.IntEnum):
-    """Command ordinals (Part 2, 17), and the two of the TIS; deleted ones included."""
+    """Command ordinals (Part 2, 17), the two of the TIS and the two of Xen's vTPM; deleted ones
+    included."""
 
     OIAP = 0x0A
     OSAP = 0x0B
@@ -147,6 +148,8 @@ class Ordinal(enum.IntEnum):
     RELEASE_TRANSPORT_SIGNED = 0xE8
     GET_TICKS = 0xF1
     TICK_STAMP_BLOB = 0xF2
+    DEEP_QUOTE = 0x20000016
+    PARENT_SIGN_EK = 0x2000007C
     TSC_PHYSICAL_PRESENCE = 0x4000000A
     TSC_RESET_ESTABLISHMENT_BIT = 0x4000000B
 

@@ -3,8 +3,8 @@
 
 The chip in them has something in every section: an owner, keys in a slot and pinned, NV areas with
 data and locks, counters, PCRs, sessions of each kind, open and saved, audit status, delegations,
-maintenance key, and the state that SaveState kept. Nothing
-that exists is written over.
+maintenance key, an EK of this run, and the state that SaveState kept. Nothing that exists is
+written over.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def maintainer() -> PubKey:
 
 def make(folder: Path) -> None:
     """Write the golden files into a folder that is not there yet."""
-    chip = make_chip(Profile(maintenance_commands=True), seed="golden")
+    chip = make_chip(Profile(maintenance_commands=True, has_parent=True), seed="golden")
     facts = _fill(chip)
     # SaveState comes last: the next command would drop what it kept.
     volatile = chip.engine.volatile_state()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from protocol.tpm12.constants import Ordinal
 from protocol.tpm12.wire import Structure
-from tpmcore.engine import Duration
+from tpmcore.engine import Duration, ParentQuote
 
 if TYPE_CHECKING:
     from tpmcore.tpm12.context import Context
@@ -40,6 +40,19 @@ NOTHING = Nothing()
 
 
 @dataclass(frozen=True, slots=True)
+class Awaiting:
+    """What a handler returns that has checked everything and needs its parent's quote to go on.
+
+    Attributes:
+        effect: what the parent is asked.
+        finish: makes the response from what the parent gave; it may still raise TpmError.
+    """
+
+    effect: ParentQuote
+    finish: Callable[[bytes], Structure]
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
     """A row.
 
@@ -49,7 +62,8 @@ class Command:
         gate: when it is allowed.
         request: its parameters; the first `handles_in` bytes are outside the parameter digest.
         response: type of what the handler returns; the first `handles_out` bytes are not digested.
-        handler: gets the context and the request, returns the response or raises TpmError.
+        handler: gets the context and the request, returns the response (or `Awaiting`, if it is not
+            wrappable) or raises TpmError.
         duration: where it runs, see Duration. A private-key operation is SHORT: a thread's two
             switches cost 0.35 to 0.7 ms more, which is twice the operation itself.
         persists: may change the permanent state.
@@ -66,7 +80,7 @@ class Command:
     gate: Gate
     request: type[Structure]
     response: type[Structure]
-    handler: Callable[[Context, Any], Structure]
+    handler: Callable[[Context, Any], Structure | Awaiting]
     handles_in: int = 0
     handles_out: int = 0
     duration: Duration = Duration.SHORT

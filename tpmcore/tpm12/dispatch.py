@@ -15,15 +15,17 @@ import hashlib
 import hmac
 import struct
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from protocol.tpm12.constants import Ordinal, ReturnCode, Tag
 from protocol.tpm12.framing import HEADER_BYTES, build_message, error_response
 from protocol.tpm12.transport import TransportAttributes
 from protocol.tpm12.wire import Reader, WireError
+from tpmcore.engine import Done, EffectResult
 from tpmcore.errors import EngineFault, GateError, TpmError
 from tpmcore.tpm12 import audit_trail, selftest
-from tpmcore.tpm12.command import Command, Gate
+from tpmcore.tpm12.command import Awaiting, Command, Gate
 from tpmcore.tpm12.context import AuthBlock, Context
 from tpmcore.tpm12.parsing import parse_code
 from tpmcore.tpm12.rsa import RsaError
@@ -75,6 +77,21 @@ _WRAPPED_ORDINAL_AT: Final = HEADER_BYTES + 4 + 6
 _WRAPPED_HEADER_END: Final = _WRAPPED_ORDINAL_AT + 4
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class Suspended:
+    """A command that everything was checked of and that waits for its parent TPM.
+
+    Attributes:
+        audited: whether its success goes into the audit digest.
+        max_response_bytes: longest response that it may have.
+    """
+
+    context: Context
+    awaiting: Awaiting
+    audited: bool
+    max_response_bytes: int
+
+
 class Dispatcher:
     """Judges commands against a table and runs their handlers on one TPM."""
 
@@ -121,11 +138,12 @@ class Dispatcher:
         outer = self.row(command)
         return outer is not None and outer is not row and audit_trail.is_audited(self._tpm, outer)
 
-    def run(self, command: bytes, locality: int) -> bytes:
+    def run(self, command: bytes, locality: int) -> bytes | Suspended:
         """Execute one command of any content.
 
         Returns:
-            The response. Effects are the engine's business: it compares the state before and after.
+            The response; or a command that has to wait for the parent TPM, see `finish`. Persisting
+            is the engine's business: it compares the state before and after.
 
         Raises:
             EngineFault: a broken invariant.
@@ -171,9 +189,32 @@ class Dispatcher:
         """
         if self._tpm.sha1_thread is not None:
             self._keep_or_drop_sha1_thread(row.ordinal, transport)
-        return self._judge(
+        response = self._judge(
             row, _HEADER(command)[0], command, locality, transport, max_response_bytes
         )
+        if isinstance(response, Suspended):
+            raise EngineFault(f"{row.ordinal.name} waits for the parent in a transport session")
+        return response
+
+    def finish(self, suspended: Suspended, result: EffectResult) -> bytes:
+        """Go on with a command once the parent TPM has answered; nothing ran in between.
+
+        A refusal of the parent is the command's own: same code, and its sessions end.
+
+        Raises:
+            EngineFault: a broken invariant.
+        """
+        context = suspended.context
+        try:
+            if not isinstance(result, Done):
+                # Nor may a code of 0 make a success of what was not done.
+                raise TpmError(result.code or ReturnCode.IOERROR)
+            body = suspended.awaiting.finish(result.data).encode()
+            self._admit(context, body, suspended.audited, suspended.max_response_bytes)
+        except TpmError as error:
+            self._end_named_sessions(context.auths, error.code)
+            return error_response(error.code)
+        return self._respond(context, body)
 
     def _keep_or_drop_sha1_thread(self, ordinal: int, transport: TransportSession | None) -> None:
         """Apply step 2b of the reference order: only the SHA-1 commands keep the thread, and only
@@ -190,7 +231,7 @@ class Dispatcher:
         locality: int,
         transport: TransportSession | None,
         max_response_bytes: int,
-    ) -> bytes:
+    ) -> bytes | Suspended:
         """Apply the reference order from step 4 on, and run the handler."""
         tpm = self._tpm
         reader = Reader(command, HEADER_BYTES)
@@ -219,11 +260,11 @@ class Dispatcher:
                 # In what is saved there can be nothing of the response (4.6).
                 audit_trail.record_input(tpm, in_param_digest)
                 audited = False
-            body = row.handler(context, request).encode()
-            if HEADER_BYTES + len(body) + 41 * len(auths) > max_response_bytes:
-                raise TpmError(ReturnCode.SIZE)
-            if audited:
-                _audit(context, in_param_digest, body)
+            answer = row.handler(context, request)
+            if isinstance(answer, Awaiting):
+                return Suspended(context, answer, audited, max_response_bytes)
+            body = answer.encode()
+            self._admit(context, body, audited, max_response_bytes)
         except GateError as error:
             return error_response(error.code)
         except TpmError as error:
@@ -234,6 +275,17 @@ class Dispatcher:
             self._end_named_sessions(auths, ReturnCode.BAD_KEY_PROPERTY)
             return error_response(ReturnCode.BAD_KEY_PROPERTY)
         return self._respond(context, body)
+
+    def _admit(self, context: Context, body: bytes, audited: bool, max_response_bytes: int) -> None:
+        """Let a response body pass if it fits, and put the success into the audit digest.
+
+        Raises:
+            TpmError: SIZE, AUDITFAIL_SUCCESSFUL.
+        """
+        if HEADER_BYTES + len(body) + 41 * len(context.auths) > max_response_bytes:
+            raise TpmError(ReturnCode.SIZE)
+        if audited:
+            _audit(context, context.in_param_digest, body)
 
     def _check_gate(self, row: Command, tag: int) -> None:
         """Apply step 5 of the reference order."""

@@ -21,6 +21,7 @@ from tpmcore.engine import (
     HashData,
     HashEnd,
     HashStart,
+    ParentQuote,
     Persist,
     PhysicalPresence,
     PowerOn,
@@ -29,7 +30,7 @@ from tpmcore.engine import (
 )
 from tpmcore.errors import EngineFault, TpmError
 from tpmcore.tpm12 import endorsement, pcrs, startup
-from tpmcore.tpm12.dispatch import Dispatcher
+from tpmcore.tpm12.dispatch import Dispatcher, Suspended
 from tpmcore.tpm12.state import ZERO_DIGEST, Counter, PermanentFlags, PermanentState, SelfTest
 from tpmcore.tpm12.stateformat import (
     VolatileState,
@@ -74,7 +75,7 @@ class Tpm12Engine:
         self._tpm = tpm
         self._dispatcher = Dispatcher(tpm, table_for(tpm.profile))
         self._durable = durable
-        self._pending: _Pending | None = None
+        self._pending: _Pending | Suspended | None = None
         self._volatile_version = 0
         self.fault: Exception | None = None
 
@@ -130,6 +131,8 @@ class Tpm12Engine:
                 response = self._dispatcher.run(command, locality)
             except Exception as fault:
                 return self._fail(fault)
+            if isinstance(response, Suspended):
+                return self._suspend(response)
             changes = row is not None and (row.volatile or command[1] != Tag.RQU_COMMAND & 0xFF)
             if (
                 changes
@@ -153,6 +156,9 @@ class Tpm12Engine:
         if pending is None:
             raise EngineFault("no effect is pending")
         self._pending = None
+        if isinstance(pending, Suspended):
+            handles = tuple([block.handle for block in pending.context.auths])
+            return self._step(lambda: self._dispatcher.finish(pending, result), handles)
         match result:
             case Done():
                 self._durable = pending.permanent
@@ -182,7 +188,9 @@ class Tpm12Engine:
     def volatile_state(self) -> bytes:
         """Return the volatile state; see `tpmcore.tpm12.stateformat`."""
         tpm = self._tpm
-        state = VolatileState(tpm.stclear, tpm.stany, tpm.self_test, tpm.hardware_presence)
+        state = VolatileState(
+            tpm.stclear, tpm.stany, tpm.self_test, tpm.hardware_presence, tpm.fresh_ek
+        )
         return encode_volatile(state, tpm.permanent, tpm.world.ticks.ticks_us())
 
     @property
@@ -199,12 +207,20 @@ class Tpm12Engine:
         if self._pending is not None:
             raise EngineFault("a step is pending")
 
-    def _step(self, run: Callable[[], bytes | EventDone], sessions: tuple[int, ...]) -> Step:
+    def _suspend(self, suspended: Suspended) -> ParentQuote:
+        self._pending = suspended
+        return suspended.awaiting.effect
+
+    def _step(
+        self, run: Callable[[], bytes | EventDone | Suspended], sessions: tuple[int, ...]
+    ) -> Step:
         """Run something that may change the permanent state, and ask for it to be made durable."""
         before = self.volatile_state()
         self._volatile_version += 1
         try:
             answer = run()
+            if isinstance(answer, Suspended):
+                return self._suspend(answer)
             permanent = encode_permanent(self._tpm.permanent)
         except Exception as fault:
             return self._fail(fault)
@@ -269,6 +285,7 @@ def _adopt(tpm: Tpm, state: VolatileState) -> None:
     tpm.stany = state.stany
     tpm.self_test = state.self_test
     tpm.hardware_presence = state.hardware_presence
+    tpm.fresh_ek = state.fresh_ek
 
 
 def _named_sessions(command: bytes) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ is in the command modules, how they become bytes in `tpmcore.tpm12.stateformat`.
 from __future__ import annotations
 
 import enum
+import hashlib
 from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar
 
@@ -94,6 +95,10 @@ class EndorsementKey:
     def public_key(self) -> PubKey:
         """Return TPM_PUBKEY."""
         return PubKey(self.parms, self.private.modulus)
+
+    def fingerprint(self) -> bytes:
+        """Return 32 bytes that no other key has."""
+        return hashlib.sha256(self.private.modulus).digest()
 
 
 @dataclass(slots=True, repr=False)

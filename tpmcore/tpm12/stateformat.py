@@ -67,7 +67,7 @@ from tpmcore.tpm12.state import (
 PERMANENT_MAGIC: Final = b"VTPM12PS"
 VOLATILE_MAGIC: Final = b"VTPM12VS"
 MAJOR: Final = 1
-MINOR: Final = 1
+MINOR: Final = 2
 
 _SECTION = struct.Struct(">HI")
 _VERSION = struct.Struct(">HH")
@@ -80,6 +80,7 @@ _PACK_CLOCK = struct.Struct(">Q8sB?").pack
 _PACK_COUNTER = struct.Struct(">?4sI20s20s").pack
 _MAX_LIST = 1 << 16
 _U64_MASK = (1 << 64) - 1
+_FINGERPRINT_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -305,6 +306,7 @@ _V_STCLEAR, _V_STANY, _V_CLOCK, _V_PCRS, _V_SESSIONS = 1, 2, 3, 4, 5
 _V_CONTEXTS, _V_KEYS, _V_NV_LOCKS, _V_TRANSPORTS = 6, 7, 8, 9
 _V_DAA_SESSIONS = 10  # since 1.1
 _V_DELEGATED = 12  # since 1.1
+_V_FRESH_EK = 13  # since 1.2
 
 
 def _assemble(magic: bytes, sections: list[tuple[int, bytes]]) -> bytes:
@@ -689,12 +691,17 @@ def _read_areas(data: bytes) -> dict[int, NvArea]:
 
 @dataclass(slots=True, repr=False)
 class VolatileState:
-    """Everything that a restart of the daemon must not lose."""
+    """Everything that a restart of the daemon must not lose.
+
+    Attributes:
+        fresh_ek: see `Tpm.fresh_ek`; what SaveState keeps has none, as it outlives the run.
+    """
 
     stclear: StclearState
     stany: StanyState
     self_test: SelfTest
     hardware_presence: bool
+    fresh_ek: bytes = b""
 
 
 def encode_volatile(state: VolatileState, permanent: PermanentState, now_us: int) -> bytes:
@@ -770,6 +777,8 @@ def encode_volatile(state: VolatileState, permanent: PermanentState, now_us: int
     delegated = [s for s in stany.sessions.values() if s.delegation is not None]
     if delegated or stclear.owner_reference != ReservedHandle.OWNER:
         sections.append((_V_DELEGATED, _delegated_record(stclear, delegated).encode()))
+    if state.fresh_ek:
+        sections.append((_V_FRESH_EK, state.fresh_ek))
     return _assemble(VOLATILE_MAGIC, sections)
 
 
@@ -795,6 +804,7 @@ _VOLATILE_SECTIONS: Final = frozenset(
         _V_DELEGATED,
         _V_TRANSPORTS,
         _V_DAA_SESSIONS,
+        _V_FRESH_EK,
     }
 )
 
@@ -853,7 +863,18 @@ def decode_volatile(data: bytes, permanent: PermanentState, now_us: int) -> Vola
         self_test = SelfTest(clock.self_test)
     except ValueError as error:
         raise WireError("selfTest", 0, str(error)) from error
-    return VolatileState(stclear, stany, self_test, clock.hardware_presence)
+    fresh_ek = _read_fresh_ek(sections.get(_V_FRESH_EK), permanent)
+    return VolatileState(stclear, stany, self_test, clock.hardware_presence, fresh_ek)
+
+
+def _read_fresh_ek(data: bytes | None, permanent: PermanentState) -> bytes:
+    """Return the fingerprint of an EK made in this run; empty if it is not the EK that is there."""
+    if data is None:
+        return b""
+    if len(data) != _FINGERPRINT_BYTES:
+        raise WireError("freshEk", 0, f"{len(data)} bytes, must be {_FINGERPRINT_BYTES}")
+    ek = permanent.ek
+    return data if ek is not None and ek.fingerprint() == data else b""
 
 
 def _forget_owner_period(stclear: StclearState, stany: StanyState) -> None:

@@ -29,6 +29,7 @@ from tpmcore.tpm12 import (
     nv,
     optin,
     ownership,
+    parent,
     pcrs,
     quotes,
     session_management,
@@ -79,12 +80,14 @@ TABLE: Final[Mapping[int, Command]] = build_table(
 )
 """What every TPM answers, whatever its profile."""
 
-_WITH_MAINTENANCE: Final[Mapping[int, Command]] = {
-    **TABLE,
-    **build_table((maintenance.COMMANDS,)),
-}
+_MAINTENANCE: Final[Mapping[int, Command]] = build_table((maintenance.COMMANDS,))
+_PARENT: Final[Mapping[int, Command]] = build_table((parent.COMMANDS,))
 
 
 def table_for(profile: Profile) -> Mapping[int, Command]:
     """Return the table of a TPM with this profile."""
-    return _WITH_MAINTENANCE if profile.maintenance_commands else TABLE
+    return {
+        **TABLE,
+        **(_MAINTENANCE if profile.maintenance_commands else {}),
+        **(_PARENT if profile.has_parent else {}),
+    }

@@ -37,6 +37,10 @@ class Tpm:
             saved state: after a restart the client is told SHA_THREAD and begins anew.
         sha1_transport: the transport session in which that hash was started, or None.
         hash_sequence: the open hash of the hash sequence of locality 4, or None.
+        fresh_ek: fingerprint of the endorsement key if it was made in this run of the TPM, else
+            empty. A run is what one manufacture or restore from the permanent state alone begins: a
+            reset of the platform does not end it, nor does a restart that takes up the volatile
+            state.
     """
 
     def __init__(self, world: World, profile: Profile, permanent: PermanentState) -> None:
@@ -50,6 +54,7 @@ class Tpm:
         self.sha1_thread: hashlib._Hash | None = None
         self.sha1_transport: TransportSession | None = None
         self.hash_sequence: hashlib._Hash | None = None
+        self.fresh_ek = b""
         self.lockout = Lockout(self)
 
     def random(self, size_bytes: int) -> bytes:
