@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Annotated, Final, Self
 
 from protocol.tpm12.constants import Ordinal, ReturnCode
 from protocol.tpm12.pcr import PcrInfoShort, PcrSelection, composite_hash
-from protocol.tpm12.wire import DIGEST, U32, Structure
+from protocol.tpm12.wire import DIGEST, U32, Reader, Structure
 from tpmcore.engine import ParentQuote
 from tpmcore.errors import TpmError
 from tpmcore.tpm12.command import AUTH1, Awaiting, Command, Gate
@@ -34,6 +34,11 @@ class ParentQuoteResponse(Structure):
     """What the parent gave, without a length: signature 256, then 20 bytes per hash and per PCR."""
 
     evidence: bytes
+
+    @classmethod
+    def read(cls, reader: Reader) -> Self:
+        """Take all that is left."""
+        return cls(reader.take(reader.remaining, "evidence"))
 
     def encode(self) -> bytes:
         """Return it as it came."""

@@ -91,3 +91,7 @@ def table_for(profile: Profile) -> Mapping[int, Command]:
         **(_MAINTENANCE if profile.maintenance_commands else {}),
         **(_PARENT if profile.has_parent else {}),
     }
+
+
+EVERYTHING: Final[Mapping[int, Command]] = {**TABLE, **_MAINTENANCE, **_PARENT}
+"""What a TPM of some profile answers."""
