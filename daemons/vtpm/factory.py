@@ -42,6 +42,7 @@ class Tpm12Maker:
             input_buffer_bytes=capacity_bytes(0),
             make_ek=config.make_ek,
             maintenance_commands=config.maintenance_commands,
+            has_parent=True,
         )
 
     def manufacture(self) -> Engine:
