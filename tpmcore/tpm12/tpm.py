@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 from collections.abc import Callable
 
 from protocol.tpm12.constants import ProtocolId, ReturnCode
@@ -180,7 +181,7 @@ class Tpm:
             if (
                 session.protocol != ProtocolId.OIAP
                 and session.entity_kind == kind
-                and (digest is None or session.entity_digest == digest)
+                and (digest is None or hmac.compare_digest(session.entity_digest, digest))
             ):
                 del sessions[handle]
 
