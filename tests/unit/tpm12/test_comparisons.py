@@ -229,7 +229,7 @@ def owner_by_dsap(chip: Chip, _: Spoil) -> Conversation[Any]:
 
 
 def key_by_oiap(chip: Chip, _: Spoil) -> Conversation[Any]:
-    _, handle = make_and_load(chip, signing_key())
+    handle = make_and_load(chip, signing_key())[1]
     return tss12.sign(handle, bytes(20), key_auth=USAGE_AUTH, random=chip.client_random)
 
 
