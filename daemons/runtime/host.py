@@ -48,7 +48,8 @@ exception ends the
 daemon, and the next start finds out which state is current."""
 
 ParentQuoter = Callable[[ParentQuote], Awaitable[EffectResult]]
-"""Has the parent TPM quote; what the parent refuses is `Failed` with the parent's code."""
+"""Has the parent TPM quote; what the parent refuses is `Failed` with the parent's code.
+It is cancelled when nobody wants the quote any more."""
 
 
 class EngineBroken(DaemonError):
