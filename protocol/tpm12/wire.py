@@ -340,7 +340,8 @@ class Structure:
     one.
     """
 
-    __slots__ = ()
+    __slots__ = ("_encoded",)
+    _encoded: bytes
     prefix: ClassVar[Prefix | None] = None
     _layouts: ClassVar[dict[type[Structure], tuple[tuple[str, WireType[Any]], ...]]] = {}
     _strokes: ClassVar[dict[type[Structure], _Stroke | None]] = {}
@@ -398,6 +399,19 @@ class Structure:
         else:
             body = b"".join([wire.write(getattr(self, name)) for name, wire in self.layout()])
         return body if self.prefix is None else self.prefix.value + body
+
+    def encode_once(self) -> bytes:
+        """Return the wire form, which is kept from the first call on.
+
+        Only a frozen structure has this: it cannot change, so what is kept cannot become wrong.
+        """
+        try:
+            return self._encoded
+        except AttributeError:
+            if not self.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+                raise TypeError(f"{type(self).__name__} can change") from None
+            object.__setattr__(self, "_encoded", self.encode())
+            return self._encoded
 
 
 S = TypeVar("S", bound=Structure)
