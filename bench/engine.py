@@ -6,7 +6,8 @@ times the cost of those; every other one at most 60 us. The cost of RSA is measu
 the library that the engine uses and keys of the same length. Public operations are not the engine's
 either, so theirs is added to what is allowed. In DAA the modular exponentiations count as private
 operations do. New keys come from stock and cost nothing here; the state that is to be persisted is
-made, and is not written anywhere.
+made, and is not written anywhere. Between two commands the volatile state is asked for, untimed, as
+the daemons do after each change of it (5 us).
 """
 
 from __future__ import annotations

@@ -65,6 +65,7 @@ class TimedChip:
         self.timed: Collection[str] = ()
         self.variant = ""
         self.samples_us: dict[str, list[float]] = defaultdict(list)
+        self._kept_version = -1
         self._world = World(KernelRandom(), MonotonicTicks(), keys)
         self.renew(profile or Profile(maintenance_commands=True))
 
@@ -86,6 +87,7 @@ class TimedChip:
         while not isinstance(step, bytes):
             step = engine.resume(Done())
         elapsed_us = (time.perf_counter_ns() - started) / 1000
+        self._keep_volatile()
         name = name_of(command) + self.variant
         if name in self.timed:
             self.samples_us[name].append(elapsed_us)
@@ -96,6 +98,13 @@ class TimedChip:
         step = self.engine.handle(event)
         while not isinstance(step, EventDone):
             step = self.engine.resume(Done())
+        self._keep_volatile()
+
+    def _keep_volatile(self) -> None:
+        """Ask for the volatile state if it may have changed, as the daemons do; not timed."""
+        if self.engine.volatile_version != self._kept_version:
+            self.engine.volatile_state()
+            self._kept_version = self.engine.volatile_version
 
     def run(self, conversation: Conversation[T]) -> T:
         """Run a conversation."""
