@@ -31,7 +31,7 @@ OTHERS_US: Final = 60.0
 PRIVATE_RATIO: Final = 1.3
 
 _LIGHT: Final = frozenset({Ordinal.PCR_READ.name, Ordinal.EXTEND.name})
-_BATCH: Final = 10
+_BATCH: Final = 20
 
 _DIGEST: Final = bytes(20)
 _PLAIN: Final = bytes(60)
@@ -142,7 +142,7 @@ def measure(rounds: int = 20) -> list[Figure]:
     """Measure all routines in turn, a batch of each at a time.
 
     Args:
-        rounds: turns of each; one has ten repetitions, of the heavy ones a single one.
+        rounds: turns of each; one has twenty repetitions, of the heavy ones a single one.
     """
     routines, floor = list(all_routines(KeptKeys())), _Floor()
     for routine in routines:

@@ -7,7 +7,7 @@ import enum
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Final, Self
 
-from protocol.tpm12.constants import StructureTag
+from protocol.tpm12.constants import StructureTag, tested_as_number
 from protocol.tpm12.pcr import PcrInfoShort
 from protocol.tpm12.wire import (
     DIGEST,
@@ -29,6 +29,7 @@ class DelegateType(enum.IntEnum):
     KEY = 2
 
 
+@tested_as_number
 class FamilyFlags(enum.IntFlag):
     """TPM_FAMILY_FLAGS (20.4)."""
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Self
 
 from protocol.tpm12.constants import (
@@ -178,12 +178,12 @@ class Key(Structure):
 
     def encode_public(self) -> bytes:
         """Return the structure through pubKey, which is what pubDataDigest covers."""
-        info = b"" if self.pcr_info is None else self.pcr_info.encode()
+        info = b"" if self.pcr_info is None else self.pcr_info.encode_once()
         head = _KEY12_HEAD if self.is_key12 else _KEY_VERSION
         return b"".join(
             (
                 _PACK_KEY(head, self.key_usage, self.key_flags, self.auth_data_usage),
-                self.algorithm_parms.encode(),
+                self.algorithm_parms.encode_once(),
                 SIZED.write(info),
                 SIZED.write(self.pub_key),
             )
@@ -202,9 +202,18 @@ class Key(Structure):
         """The TPM_PUBKEY of this key, parameters as stored."""
         return PubKey(self.algorithm_parms, self.pub_key)
 
-    def without_private(self) -> Key:
-        """Return a copy with empty encData."""
-        return replace(self, enc_data=b"")
+    def with_private(self, enc_data: bytes) -> Key:
+        """Return a copy with another encData; written out, as it is on the way of every key."""
+        return Key(
+            self.is_key12,
+            self.key_usage,
+            self.key_flags,
+            self.auth_data_usage,
+            self.algorithm_parms,
+            self.pcr_info,
+            self.pub_key,
+            enc_data,
+        )
 
     @classmethod
     def template(

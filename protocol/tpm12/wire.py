@@ -390,6 +390,11 @@ class Structure:
         return known
 
     @classmethod
+    def is_frozen(cls) -> bool:
+        """Whether its fields cannot be set."""
+        return bool(cls.__dataclass_params__.frozen)  # type: ignore[attr-defined]
+
+    @classmethod
     def _compiled(cls) -> tuple[_Field | _Stroke, ...]:
         try:
             return Structure._parts[cls]
@@ -437,7 +442,7 @@ class Structure:
         try:
             return self._encoded
         except AttributeError:
-            if not self.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+            if not self.is_frozen():
                 raise TypeError(f"{type(self).__name__} can change") from None
             object.__setattr__(self, "_encoded", self.encode())
             return self._encoded
@@ -447,12 +452,14 @@ S = TypeVar("S", bound=Structure)
 
 
 class Nested(Generic[S]):
-    """A structure as a field of another."""
+    """A structure as a field of another; if it is frozen it keeps its encoding, since the outer one
+    is often encoded again with something else changed."""
 
-    __slots__ = ("kind",)
+    __slots__ = ("_encode", "kind")
 
     def __init__(self, kind: type[S]) -> None:
         self.kind = kind
+        self._encode = kind.encode_once if kind.is_frozen() else kind.encode
 
     def read(self, reader: Reader, field: str) -> S:
         """Take the structure."""
@@ -460,7 +467,7 @@ class Nested(Generic[S]):
 
     def write(self, value: S) -> bytes:
         """Give its bytes."""
-        return value.encode()
+        return self._encode(value)
 
 
 class SizedStruct(Generic[S]):

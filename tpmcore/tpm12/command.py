@@ -30,6 +30,9 @@ class Gate(enum.Enum):
     HANDLER = "the handler checks for itself (NV, SetCapability)"
     STARTUP = "only before Startup"
 
+    # Each command asks three times whether its gate is in a set; enum's own hashes the name.
+    __hash__ = object.__hash__
+
 
 @dataclass(frozen=True, slots=True)
 class Nothing(Structure):

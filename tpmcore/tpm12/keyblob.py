@@ -188,7 +188,7 @@ def wrap(parent: KeyBody, body: KeyBody) -> bytes:
 
 def wrapped(parent: KeyBody, body: KeyBody) -> Key:
     """Return the key structure of a key with its private part wrapped for a parent."""
-    return replace(body.public, enc_data=wrap(parent, body))
+    return body.public.with_private(wrap(parent, body))
 
 
 def unwrap(parent: KeyBody, key: Key) -> KeyBody:
@@ -206,7 +206,7 @@ def unwrap(parent: KeyBody, key: Key) -> KeyBody:
     store = decode_plaintext(StoreAsymKey, plain)
     if store.payload not in PAYLOADS_OF_LOADABLE_KEYS:
         raise TpmError(ReturnCode.INVALID_STRUCTURE)
-    public = key.without_private()
+    public = key.with_private(b"")
     rsa = public.algorithm_parms.rsa
     try:
         private = PrivateKey.from_factor(

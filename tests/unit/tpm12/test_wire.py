@@ -25,10 +25,6 @@ def _structures(kind: type[Structure] = Structure) -> Iterator[type[Structure]]:
         yield from _structures(derived)
 
 
-def _is_frozen(kind: type) -> bool:
-    return bool(kind.__dataclass_params__.frozen)  # type: ignore[attr-defined]
-
-
 def _leaves(hint: object) -> Iterator[object]:
     origin = typing.get_origin(hint)
     if origin in (types.UnionType, typing.Union, tuple):
@@ -54,7 +50,7 @@ def test_structure_that_can_change_keeps_no_encoding() -> None:
 
 def test_what_is_in_a_frozen_structure_cannot_change_either() -> None:
     frozen = [
-        kind for kind in _structures() if _is_frozen(kind) and kind.__name__ not in _ONLY_READ
+        kind for kind in _structures() if kind.is_frozen() and kind.__name__ not in _ONLY_READ
     ]
     assert len(frozen) > 100
     for kind in frozen:
@@ -62,5 +58,5 @@ def test_what_is_in_a_frozen_structure_cannot_change_either() -> None:
             for leaf in _leaves(hint):
                 if typing.get_origin(leaf) is typing.ClassVar or name == "_encoded":
                     continue
-                ours = isinstance(leaf, type) and issubclass(leaf, Structure) and _is_frozen(leaf)
+                ours = isinstance(leaf, type) and issubclass(leaf, Structure) and leaf.is_frozen()
                 assert ours or leaf in (bool, int, bytes, type(None), Ellipsis), (kind, name, leaf)
