@@ -214,7 +214,9 @@ def _identities(ring: KeyRing) -> Iterator[Routine]:
             )
         )
 
-    yield routine(chip, lambda: _make_identity(ring), MAKE_IDENTITY=(Rsa.SIGN, Rsa.ENCRYPT))
+    yield routine(
+        chip, lambda: _make_identity(ring), MAKE_IDENTITY=(Rsa.SIGN_WITH_NEW, Rsa.ENCRYPT)
+    )
     yield routine(chip, activate, ACTIVATE_IDENTITY=(Rsa.DECRYPT,))
 
 
@@ -262,5 +264,5 @@ def _changing_auth(ring: KeyRing) -> Iterator[Routine]:
         chip,
         change_unseen,
         CHANGE_AUTH_ASYM_START=(Rsa.SIGN,),
-        CHANGE_AUTH_ASYM_FINISH=(Rsa.DECRYPT, Rsa.DECRYPT, Rsa.ENCRYPT),
+        CHANGE_AUTH_ASYM_FINISH=(Rsa.DECRYPT, Rsa.DECRYPT_WITH_NEW, Rsa.ENCRYPT),
     )

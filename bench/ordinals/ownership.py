@@ -172,6 +172,6 @@ def _maintenance(keys: KeySource) -> Iterator[Routine]:
         Ordinal.LOAD_MANU_MAINT_PUB,
         Ordinal.READ_MANU_MAINT_PUB,
         CREATE_MAINTENANCE_ARCHIVE=(Rsa.ENCRYPT_FOR_OTHERS,),
-        LOAD_MAINTENANCE_ARCHIVE=(Rsa.VERIFY, Rsa.DECRYPT),
+        LOAD_MAINTENANCE_ARCHIVE=(Rsa.VERIFY, Rsa.DECRYPT_WITH_NEW),
     )
     yield routine(chip, kill, Ordinal.KILL_MAINTENANCE_FEATURE)

@@ -15,11 +15,15 @@ from protocol.tpm12.constants import Ordinal
 class Rsa(enum.Enum):
     """An RSA operation of 2048 bits, and the two of the self test together.
 
-    Those with "a public key" are with one that comes with the command, so building it is in them.
+    For a loaded key the library has computed before what it needs (blinding values, Montgomery
+    forms), which costs as much as the operation. Those with "a new key" or "a public key" are with
+    one that is made by the command or comes with it, so building it and all this is in them.
     """
 
     SIGN = "sign with a loaded key"
     DECRYPT = "decrypt OAEP with a loaded key"
+    SIGN_WITH_NEW = "sign with a new key"
+    DECRYPT_WITH_NEW = "decrypt OAEP with a new key"
     ENCRYPT = "encrypt OAEP for a loaded key"
     ENCRYPT_FOR_OTHERS = "encrypt OAEP for a public key"
     VERIFY = "verify with a public key"
@@ -28,7 +32,7 @@ class Rsa(enum.Enum):
     @property
     def is_private(self) -> bool:
         """Whether it needs the private part."""
-        return self in (Rsa.SIGN, Rsa.DECRYPT, Rsa.SELF_TEST)
+        return self not in (Rsa.ENCRYPT, Rsa.ENCRYPT_FOR_OTHERS, Rsa.VERIFY)
 
 
 Power: TypeAlias = Callable[[], object]

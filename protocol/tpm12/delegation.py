@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Final, Self
 
@@ -51,7 +52,7 @@ class BadDelegation(WireError):
 
 
 _TAG: Final = tag_prefix(StructureTag.DELEGATIONS)
-_MASKS: Final = {DelegateType.OWNER: 0xFFFFFFFF, DelegateType.KEY: 0x1FFFFFFF}
+_MASKS: Final[Mapping[int, int]] = {DelegateType.OWNER: 0xFFFFFFFF, DelegateType.KEY: 0x1FFFFFFF}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +76,9 @@ class Delegations(Structure):
         start = reader.position
         _TAG.check(reader, "Delegations")
         delegate_type, per1, per2 = reader.u32(), reader.u32(), reader.u32()
-        try:
-            mask = _MASKS[DelegateType(delegate_type)]
-        except ValueError as error:
-            raise BadDelegation("delegateType", start, str(error)) from error
+        mask = _MASKS.get(delegate_type)
+        if mask is None:
+            raise BadDelegation("delegateType", start, f"{delegate_type} is none")
         if per1 & ~mask or per2:
             raise BadDelegation("per", start, f"{per1:#x} {per2:#x} has reserved bits")
         return cls(delegate_type, per1, per2)
@@ -100,6 +100,7 @@ class DelegatePublic(Structure):
     """TPM_DELEGATE_PUBLIC (20.8)."""
 
     prefix: ClassVar[Prefix | None] = tag_prefix(StructureTag.DELEGATE_PUBLIC)
+    is_exact: ClassVar[bool] = True
     label: Annotated[int, U8]
     pcr_info: PcrInfoShort
     permissions: Delegations

@@ -133,6 +133,14 @@ class Reader:
             raise BadBool(field, self.position - 1, f"boolean is {value:#04x}")
         return value == 1
 
+    def unpack(self, layout: struct.Struct, field: str) -> tuple[Any, ...]:
+        """Read several numbers or bytes of fixed size at once."""
+        position = self.position
+        if position + layout.size > self.end:
+            raise self._short(layout.size, field)
+        self.position = position + layout.size
+        return layout.unpack_from(self.data, position)
+
     def take(self, size: int, field: str = "bytes") -> bytes:
         """Read exactly `size` bytes."""
         position = self.position
@@ -378,6 +386,8 @@ class Structure:
     __slots__ = ("_encoded",)
     _encoded: bytes
     prefix: ClassVar[Prefix | None] = None
+    is_exact: ClassVar[bool] = False
+    """Whether what is read is byte for byte what would be written: it is kept as the encoding."""
     _layouts: ClassVar[dict[type[Structure], tuple[tuple[str, WireType[Any]], ...]]] = {}
     _parts: ClassVar[dict[type[Structure], tuple[_Field | _Stroke, ...]]] = {}
 
@@ -409,12 +419,16 @@ class Structure:
         Raises:
             WireError: the bytes do not form one.
         """
+        start = reader.position
         if cls.prefix is not None:
             cls.prefix.check(reader, cls.__name__)
         parts = cls._compiled()
         if len(parts) == 1:
             return cls(*parts[0].read(reader))
-        return cls(*[value for part in parts for value in part.read(reader)])
+        value = cls(*[field for part in parts for field in part.read(reader)])
+        if cls.is_exact:
+            object.__setattr__(value, "_encoded", reader.since(start))
+        return value
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
