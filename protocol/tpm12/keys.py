@@ -205,8 +205,10 @@ class Key(Structure):
         """The TPM_PUBKEY of this key, parameters as stored."""
         return PubKey(self.algorithm_parms, self.pub_key)
 
+    # Both are written out, dataclasses.replace takes three times as long: every key passes here.
+
     def with_private(self, enc_data: bytes) -> Key:
-        """Return a copy with another encData; written out, as it is on the way of every key."""
+        """Return a copy with another encData."""
         return Key(
             self.is_key12,
             self.key_usage,
@@ -216,6 +218,18 @@ class Key(Structure):
             self.pcr_info,
             self.pub_key,
             enc_data,
+        )
+
+    def with_public(self, pub_key: bytes, pcr_info: PcrInfo | PcrInfoLong | None) -> Key:
+        """Return a copy with another modulus and PCR structure, and with empty encData."""
+        return Key(
+            self.is_key12,
+            self.key_usage,
+            self.key_flags,
+            self.auth_data_usage,
+            self.algorithm_parms,
+            pcr_info,
+            pub_key,
         )
 
     @classmethod

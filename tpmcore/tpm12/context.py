@@ -109,7 +109,8 @@ class Context:
     Attributes:
         dispatcher: what runs it, and can run a command that is wrapped in it.
         transport: the session that it is wrapped in, or None.
-        out_param_digest: set by a handler whose response has a digest of its own.
+        out_param_digest: set by a handler whose response has a digest of its own, else by the
+            dispatcher if something wants it.
         audited_as: set by a handler whose audit events have digests of their own: that of the
             parameters and that of the response.
     """

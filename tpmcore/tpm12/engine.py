@@ -123,7 +123,7 @@ class Tpm12Engine:
         tested, exclusive = tpm.self_test, tpm.stany.transport_exclusive
         digest = tpm.stany.audit_digest
         persists = row is not None and (
-            row.persists
+            row.may_persist(tpm.permanent)
             # The first event of an audit chain advances the persistent counter.
             or (digest == ZERO_DIGEST and self._dispatcher.audits(command, row))
         )

@@ -161,12 +161,8 @@ def create_key(
     """
     rsa = check_rsa_parms(template.algorithm_parms)
     private = PrivateKey.generate(tpm.world.keys, rsa.key_length, rsa.exponent_value)
-    public = replace(
-        template,
-        pcr_info=with_creation_values(tpm, template.pcr_info),
-        pub_key=private.modulus,
-        enc_data=b"",
-    )
+    pcr_info = with_creation_values(tpm, template.pcr_info)
+    public = template.with_public(private.modulus, pcr_info)
     return KeyBody(public, payload, usage_auth, migration_auth, private, public.public_digest())
 
 

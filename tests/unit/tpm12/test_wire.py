@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.tpm12.delegation import DelegatePublic, DelegateType, Delegations
-from protocol.tpm12.pcr import PcrInfoShort, PcrSelection
+from protocol.tpm12.pcr import PcrInfo, PcrInfoLong, PcrInfoShort, PcrSelection
 from protocol.tpm12.resources import NvAttributesWord, NvDataPublic
 from protocol.tpm12.wire import Structure, WireError
 from tpmcore.tpm12.state import PermanentFlags
@@ -25,6 +25,11 @@ _ONLY_READ = frozenset({"_StclearRecord"})
 
 _RELEASE = PcrInfoShort(PcrSelection(b"\x01\x02\x03"), 0x1F, bytes(range(20)))
 _EXACT: dict[type[Structure], Structure] = {
+    PcrInfo: PcrInfo(_RELEASE.pcr_selection, bytes(20), bytes(range(20))),
+    PcrInfoLong: PcrInfoLong(
+        1, 0x1F, _RELEASE.pcr_selection, PcrSelection(), bytes(20), bytes(range(20))
+    ),
+    PcrInfoShort: _RELEASE,
     DelegatePublic: DelegatePublic(7, _RELEASE, Delegations(DelegateType.KEY, 0x40), 1, 2),
     NvDataPublic: NvDataPublic(
         0x10050, _RELEASE, _RELEASE, NvAttributesWord(4), False, True, False, 32
