@@ -24,6 +24,7 @@ from typing import (
     Generic,
     Protocol,
     Self,
+    TypeAlias,
     TypeVar,
     get_args,
     get_origin,
@@ -287,24 +288,6 @@ SIZED: WireType[bytes] = _Scalar(Reader.sized, _pack_sized)
 REST: WireType[bytes] = _Scalar(lambda reader, _field: reader.rest(), bytes)
 
 
-class _Field:
-    """Reads and writes one field of a structure."""
-
-    __slots__ = ("_name", "_wire")
-
-    def __init__(self, name: str, wire: WireType[Any]) -> None:
-        self._name = name
-        self._wire = wire
-
-    def read(self, reader: Reader) -> tuple[Any, ...]:
-        """Take the value."""
-        return (self._wire.read(reader, self._name),)
-
-    def write(self, value: Structure) -> bytes:
-        """Give the bytes."""
-        return self._wire.write(getattr(value, self._name))
-
-
 class _Stroke:
     """Reads and writes fields of fixed size that stand beside each other, all at once.
 
@@ -353,15 +336,19 @@ class _Stroke:
         return self._pack(*values)
 
 
-def _parts_of(fields: Iterable[tuple[str, WireType[Any]]]) -> tuple[_Field | _Stroke, ...]:
+_Part: TypeAlias = tuple[str, "WireType[Any]", _Stroke | None]
+"""A field by name and wire type; or a stroke, with the name and type of its first field."""
+
+
+def _parts_of(fields: Iterable[tuple[str, WireType[Any]]]) -> tuple[_Part, ...]:
     """Join neighbours of fixed size, so that they are read and written together."""
-    parts: list[_Field | _Stroke] = []
+    parts: list[_Part] = []
     for fixed, group in itertools.groupby(fields, lambda field: bool(_format_of(field[1]))):
         neighbours = list(group)
         if fixed and len(neighbours) > 1:
-            parts.append(_Stroke(neighbours))
+            parts.append((*neighbours[0], _Stroke(neighbours)))
         else:
-            parts += [_Field(name, wire) for name, wire in neighbours]
+            parts += [(name, wire, None) for name, wire in neighbours]
     return tuple(parts)
 
 
@@ -389,7 +376,7 @@ class Structure:
     is_exact: ClassVar[bool] = False
     """Whether what is read is byte for byte what would be written: it is kept as the encoding."""
     _layouts: ClassVar[dict[type[Structure], tuple[tuple[str, WireType[Any]], ...]]] = {}
-    _parts: ClassVar[dict[type[Structure], tuple[_Field | _Stroke, ...]]] = {}
+    _parts: ClassVar[dict[type[Structure], tuple[_Part, ...]]] = {}
 
     @classmethod
     def layout(cls) -> tuple[tuple[str, WireType[Any]], ...]:
@@ -405,7 +392,7 @@ class Structure:
         return bool(cls.__dataclass_params__.frozen)  # type: ignore[attr-defined]
 
     @classmethod
-    def _compiled(cls) -> tuple[_Field | _Stroke, ...]:
+    def _compiled(cls) -> tuple[_Part, ...]:
         try:
             return Structure._parts[cls]
         except KeyError:
@@ -422,10 +409,13 @@ class Structure:
         start = reader.position
         if cls.prefix is not None:
             cls.prefix.check(reader, cls.__name__)
-        parts = cls._compiled()
-        if len(parts) == 1:
-            return cls(*parts[0].read(reader))
-        value = cls(*[field for part in parts for field in part.read(reader)])
+        values: list[Any] = []
+        for name, wire, stroke in cls._compiled():
+            if stroke is None:
+                values.append(wire.read(reader, name))
+            else:
+                values += stroke.read(reader)
+        value = cls(*values)
         if cls.is_exact:
             object.__setattr__(value, "_encoded", reader.since(start))
         return value
@@ -444,9 +434,12 @@ class Structure:
 
     def encode(self) -> bytes:
         """Return the wire form."""
-        parts = self._compiled()
-        body = parts[0].write(self) if len(parts) == 1 else b"".join([p.write(self) for p in parts])
-        return body if self.prefix is None else self.prefix.value + body
+        written = [] if self.prefix is None else [self.prefix.value]
+        for name, wire, stroke in self._compiled():
+            written.append(
+                wire.write(getattr(self, name)) if stroke is None else stroke.write(self)
+            )
+        return b"".join(written)
 
     def encode_once(self) -> bytes:
         """Return the wire form, which is kept from the first call on.
