@@ -118,8 +118,10 @@ class Dispatcher:
         """
         if audit_trail.is_audited(self._tpm, row):
             return True
+        if _HEADER(command)[2] == row.ordinal:
+            return False
         outer = self.row(command)
-        return outer is not None and outer is not row and audit_trail.is_audited(self._tpm, outer)
+        return outer is not None and audit_trail.is_audited(self._tpm, outer)
 
     def run(self, command: bytes, locality: int) -> bytes:
         """Execute one command of any content.

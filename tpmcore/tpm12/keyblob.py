@@ -131,10 +131,13 @@ def with_creation_values(
     """Return a PCR structure with what the TPM fills in when it makes a blob: the digest of the
     PCRs as they are and, in a PcrInfoLong, the locality of the command."""
     if isinstance(info, PcrInfoLong):
-        return replace(
-            info,
-            locality_at_creation=1 << tpm.stany.locality_modifier,
-            digest_at_creation=composite_hash(info.creation_selection, tpm.stclear.pcrs),
+        return PcrInfoLong(
+            1 << tpm.stany.locality_modifier,
+            info.locality_at_release,
+            info.creation_selection,
+            info.release_selection,
+            composite_hash(info.creation_selection, tpm.stclear.pcrs),
+            info.digest_at_release,
         )
     if info is None:
         return None
