@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import enum
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Final, Self
@@ -52,6 +53,7 @@ class BadDelegation(WireError):
 
 
 _TAG: Final = tag_prefix(StructureTag.DELEGATIONS)
+_NUMBERS: Final = struct.Struct(">III")
 _MASKS: Final[Mapping[int, int]] = {DelegateType.OWNER: 0xFFFFFFFF, DelegateType.KEY: 0x1FFFFFFF}
 
 
@@ -75,7 +77,7 @@ class Delegations(Structure):
         """Take one; unknown types and reserved bits are BadDelegation."""
         start = reader.position
         _TAG.check(reader, "Delegations")
-        delegate_type, per1, per2 = reader.u32(), reader.u32(), reader.u32()
+        delegate_type, per1, per2 = reader.unpack(_NUMBERS, "Delegations")
         mask = _MASKS.get(delegate_type)
         if mask is None:
             raise BadDelegation("delegateType", start, f"{delegate_type} is none")

@@ -209,6 +209,11 @@ class Prefix:
     def check(self, reader: Reader, field: str) -> None:
         """Take the prefix and compare it."""
         start = reader.position
+        # The usual case, without a copy.
+        end = start + len(self.value)
+        if end <= reader.end and reader.data.startswith(self.value, start):
+            reader.position = end
+            return
         found = reader.take(len(self.value), field)
         if found[: self._compared] != self.value[: self._compared]:
             raise self._error(field, start, f"{self.value.hex()} wanted, found {found.hex()}")
