@@ -15,9 +15,11 @@ from tests.conformance import (
     cases_gates,
     cases_migration,
     cases_nv,
+    cases_optin,
     cases_ownership,
     cases_sessions,
     cases_signing,
+    cases_startup,
     cases_storage,
     cases_transport,
 )
@@ -26,6 +28,8 @@ from tests.conformance.script import Case
 CASES: Final[tuple[Case, ...]] = tuple(
     case
     for chapter in (
+        cases_startup.CHAPTER,
+        cases_optin.CHAPTER,
         cases_admin.CHAPTER,
         cases_ownership.CHAPTER,
         cases_capability.CHAPTER,
