@@ -81,6 +81,21 @@ _CLEARED_THEIRS: Final = "001f0101010100000000010100000000000000000000"
 DECLARED: Final[tuple[Declared, ...]] = (
     _code("startup_of_an_unknown_type", Ordinal.STARTUP, "SUCCESS", "INVALID_POSTINIT", _STARTUP),
     _code("startup_with_bad_framing", Ordinal.STARTUP, "SUCCESS", "INVALID_POSTINIT", _STARTUP),
+    _code(
+        "startup_that_is_refused_keeps_the_saved_state",
+        Ordinal.STARTUP,
+        "SUCCESS",
+        "INVALID_POSTINIT",
+        _STARTUP,
+    ),
+    Declared(
+        "startup_that_is_refused_keeps_the_saved_state",
+        Ordinal.PCR_READ,
+        "out_digest",
+        "f87cfc25e047ab7fa1c1d2cca2c7ffaa706cd23a",
+        "0000000000000000000000000000000000000000",
+        "As above: the saved state with this PCR is there still; libtpms dropped it.",
+    ),
     _cleared("owner_clears", _CLEARED_OURS, _CLEARED_THEIRS),
     _cleared("owner_clear_can_be_disabled", _CLEARED_OURS, _CLEARED_THEIRS),
     _cleared("force_clear_needs_presence_and_can_be_disabled", _CLEARED_OURS, _CLEARED_THEIRS),
