@@ -13,6 +13,7 @@ from typing import Final
 
 from tests.conformance.paths import (
     counters,
+    optin,
     startup,
 )
 from tests.conformance.paths.path import ErrorPath
@@ -21,6 +22,7 @@ __all__ = ["PATHS", "ErrorPath"]
 
 _CHAPTERS: Final = (
     startup.PATHS,
+    optin.PATHS,
     counters.PATHS,
 )
 

@@ -71,6 +71,9 @@ def test_the_operator_deactivates_with_a_secret() -> None:
         Pp.CMD_ENABLE | Pp.CMD_DISABLE,
         Pp.HW_ENABLE | Pp.HW_DISABLE,
         Pp.PRESENT,
+        Pp.CMD_ENABLE | 0x0001,
+        Pp.CMD_ENABLE | 0x8000,
+        Pp.HW_ENABLE | Pp.LIFETIME_LOCK | 0x0400,
     ],
 )
 def test_contradictory_or_unknown_presence_bits_are_refused_on_a_new_chip(bits: int) -> None:
@@ -80,7 +83,9 @@ def test_contradictory_or_unknown_presence_bits_are_refused_on_a_new_chip(bits: 
     assert chip.engine.permanent_state() == before
 
 
-@pytest.mark.parametrize("bits", [Pp.PRESENT | Pp.LOCK, Pp.PRESENT | Pp.NOTPRESENT])
+@pytest.mark.parametrize(
+    "bits", [Pp.PRESENT | Pp.LOCK, Pp.PRESENT | Pp.NOTPRESENT, Pp.PRESENT | 0x8000]
+)
 def test_contradictory_assertions_are_refused(bits: int) -> None:
     chip = make_chip()
     chip.run(tss12.tsc_physical_presence(Pp.CMD_ENABLE))
