@@ -14,6 +14,7 @@ from typing import Final
 from tests.conformance.paths import (
     counters,
     optin,
+    ownership,
     startup,
 )
 from tests.conformance.paths.path import ErrorPath
@@ -23,6 +24,7 @@ __all__ = ["PATHS", "ErrorPath"]
 _CHAPTERS: Final = (
     startup.PATHS,
     optin.PATHS,
+    ownership.PATHS,
     counters.PATHS,
 )
 
