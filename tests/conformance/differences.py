@@ -63,6 +63,11 @@ _AREA_FREE: Final = "The secret of an area serves without an owner (Part 3, 20.3
 _UNKNOWN_AREA: Final = "An unknown capArea is BAD_PARAMETER (Part 3, 7.2)."
 _CONTEXT: Final = "Whatever is wrong with a context, the answer is BADCONTEXT (Part 3, 21.3)."
 
+_SUB_CAP: Final = (
+    "A subCap of the wrong length is BAD_MODE, whatever the area (Part 3, 7.1); libtpms takes the "
+    "error of its parser, or does not look."
+)
+
 _FLAGS_AREA: Final = "00000004 00000004 00000108"
 
 
@@ -177,20 +182,52 @@ DECLARED: Final[tuple[Declared, ...]] = (
         _UNKNOWN_AREA,
     ),
     _code(
-        "setting_with_values_of_the_wrong_size",
+        "setting_a_flag_to_what_is_no_boolean",
         Ordinal.SET_CAPABILITY,
         "BAD_PARAMETER",
         "SUCCESS",
         "A BOOL is 0 or 1, anything else is BAD_PARAMETER (Part 2, 2.2.2); libtpms stores it.",
     ),
     Declared(
-        "setting_with_values_of_the_wrong_size",
+        "setting_a_flag_to_what_is_no_boolean",
         Ordinal.GET_CAPABILITY,
         f"resp of {_FLAGS_AREA}",
         "001f0001000000010000010100000000000000000000",
         "001f0201000000010000010100000000000000000000",
         "As above: libtpms reports the byte 2 that it stored as a flag.",
     ),
+    _code(
+        "setting_new_daa_secrets_without_the_owner",
+        Ordinal.SET_CAPABILITY,
+        "AUTHFAIL",
+        "SUCCESS",
+        "Only the owner renews daaProof (Part 2, 7.5); libtpms lets everybody.",
+    ),
+    _code(
+        "setting_a_value_of_the_wrong_kind_while_disabled",
+        Ordinal.SET_CAPABILITY,
+        "BAD_PARAMETER",
+        "DISABLED",
+        "The value is judged before the TPM's state, for every field alike (Part 3, 7.2); libtpms "
+        "has it so for the permanent flags only.",
+    ),
+    _code(
+        "capability_to_load_a_key_that_is_not_for_rsa",
+        Ordinal.GET_CAPABILITY,
+        "SUCCESS",
+        "BAD_KEY_PROPERTY",
+        "The answer to whether a key of a known algorithm could be loaded is FALSE (Part 2, 21.1).",
+    ),
+    *[
+        _code(case, Ordinal.GET_CAPABILITY, "BAD_MODE", theirs, _SUB_CAP)
+        for case, theirs in (
+            ("capability_to_load_a_key_that_does_not_parse", "BAD_PARAM_SIZE"),
+            ("capability_to_load_a_key_with_a_tail", "SUCCESS"),
+            ("capability_of_a_select_size_of_the_wrong_length", "BAD_PARAM_SIZE"),
+            ("capability_of_a_select_size_of_the_wrong_length", "SUCCESS"),
+            ("capability_of_attack_logic_with_a_sub_cap_of_the_wrong_length", "SUCCESS"),
+        )
+    ],
     _code("sealing_and_unsealing", Ordinal.SEAL, "BAD_DATASIZE", "ENCRYPT_ERROR", _TOO_LARGE),
     _code("sealx_errors", Ordinal.SEALX, "BAD_DATASIZE", "ENCRYPT_ERROR", _TOO_LARGE),
     _code(

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from tests.conformance.paths import (
+    capability,
     counters,
     optin,
     ownership,
@@ -25,6 +26,7 @@ _CHAPTERS: Final = (
     startup.PATHS,
     optin.PATHS,
     ownership.PATHS,
+    capability.PATHS,
     counters.PATHS,
 )
 
