@@ -28,6 +28,8 @@ def lock_value_and_a_wrong_secret(tpm: Script) -> None:
     tpm.call(Ordinal.RESET_LOCK_VALUE, auth=[tpm.oiap(spoil=True)], code=RC.AUTHFAIL)
     # Without a lockout there is nothing that the failure could bar.
     tpm.call(Ordinal.RESET_LOCK_VALUE, auth=[tpm.oiap()])
+    tpm.call(Ordinal.RESET_LOCK_VALUE, auth=[tpm.osap_key()], code=RC.AUTHFAIL)
+    tpm.call(Ordinal.RESET_LOCK_VALUE, auth=[tpm.oiap()])
 
 
 @case(UNOWNED)

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from tests.conformance.paths import (
+    administrative,
+    auditing,
     capability,
     counters,
     optin,
@@ -27,6 +29,8 @@ _CHAPTERS: Final = (
     optin.PATHS,
     ownership.PATHS,
     capability.PATHS,
+    auditing.PATHS,
+    administrative.PATHS,
     counters.PATHS,
 )
 
