@@ -63,6 +63,15 @@ _AREA_FREE: Final = "The secret of an area serves without an owner (Part 3, 20.3
 _UNKNOWN_AREA: Final = "An unknown capArea is BAD_PARAMETER (Part 3, 7.2)."
 _CONTEXT: Final = "Whatever is wrong with a context, the answer is BADCONTEXT (Part 3, 21.3)."
 
+_KEY_LOCALITY: Final = (
+    "A key that is not for this locality is BAD_LOCALITY (Part 1, 4.8); libtpms takes it for a PCR "
+    "mismatch."
+)
+_SYMMETRIC: Final = (
+    "That a key of a known algorithm is not for RSA is found by the command's own checks, after "
+    "which the sessions that it names end (Part 3, chapter 11); libtpms refuses it while it "
+    "parses."
+)
 _SUB_CAP: Final = (
     "A subCap of the wrong length is BAD_MODE, whatever the area (Part 3, 7.1); libtpms takes the "
     "error of its parser, or does not look."
@@ -259,9 +268,66 @@ DECLARED: Final[tuple[Declared, ...]] = (
         Ordinal.SIGN,
         "BAD_LOCALITY",
         "WRONGPCRVAL",
-        "A key that is not for this locality is BAD_LOCALITY (Part 1, 4.8); libtpms takes it for a "
-        "PCR mismatch.",
+        _KEY_LOCALITY,
     ),
+    *[
+        _code(
+            "migration_with_keys_of_another_locality",
+            ordinal,
+            "BAD_LOCALITY",
+            "WRONGPCRVAL",
+            _KEY_LOCALITY,
+        )
+        for ordinal in (
+            Ordinal.CREATE_MIGRATION_BLOB,
+            Ordinal.CONVERT_MIGRATION_BLOB,
+            Ordinal.MIGRATE_KEY,
+        )
+    ],
+    *[
+        _code(
+            "certified_keys_and_parents_of_another_locality",
+            ordinal,
+            "BAD_LOCALITY",
+            "WRONGPCRVAL",
+            _KEY_LOCALITY,
+        )
+        for ordinal in (
+            Ordinal.CMK_CREATE_KEY,
+            Ordinal.CMK_CREATE_BLOB,
+            Ordinal.CMK_CONVERT_MIGRATION,
+        )
+    ],
+    _code(
+        "migration_with_one_wrong_session",
+        Ordinal.CREATE_MIGRATION_BLOB,
+        "AUTHFAIL",
+        "AUTH2FAIL",
+        _ONE_SESSION,
+    ),
+    *[
+        _code(
+            case,
+            ordinal,
+            "BAD_MIGRATION",
+            "INVALID_STRUCTURE",
+            "Data of another payload type is BAD_MIGRATION (Part 3, 11.1 and 11.2); libtpms does "
+            "not parse what no key has.",
+        )
+        for case, ordinal in (
+            ("migration_of_what_is_no_plain_key", Ordinal.CREATE_MIGRATION_BLOB),
+            ("conversions_that_are_refused", Ordinal.CONVERT_MIGRATION_BLOB),
+        )
+    ],
+    *[
+        _code(case, Ordinal.FLUSH_SPECIFIC, "INVALID_AUTHHANDLE", "SUCCESS", _SYMMETRIC)
+        for case in (
+            "authorizing_keys_that_are_unfit",
+            "certified_keys_with_unfit_properties",
+            "a_ticket_for_a_key_that_is_not_for_rsa",
+            "an_authority_with_a_target_that_cannot_encrypt",
+        )
+    ],
     _code("osap_on_a_counter_without_an_owner", Ordinal.OSAP, "BAD_COUNTER", "NOSRK", _OSAP_FREE),
     _code("osap_on_an_area_without_an_owner", Ordinal.OSAP, "BADINDEX", "NOSRK", _OSAP_FREE),
     _code(
@@ -307,12 +373,48 @@ DECLARED: Final[tuple[Declared, ...]] = (
         "The new value of a flag is a BOOL, 0 or 1 (Part 3, 19.1); libtpms takes any byte but 0 as "
         "TRUE.",
     ),
+    *[
+        _code(
+            case,
+            ordinal,
+            "MIGRATEFAIL",
+            "AUTHFAIL",
+            "A migrationKeyAuth that this owner did not make is MIGRATEFAIL (Part 3, 11.1 and "
+            "11.9).",
+        )
+        for case, ordinal in (
+            ("migration_without_permission", Ordinal.CREATE_MIGRATION_BLOB),
+            ("certified_migration_without_permission", Ordinal.CMK_CREATE_BLOB),
+        )
+    ],
+    *[
+        _code(
+            "certified_migrations_with_a_list_and_a_tail",
+            ordinal,
+            ours,
+            theirs,
+            "What is sized holds its structure and nothing else, a tail is BAD_PARAM_SIZE (Part 2, "
+            "2.1); libtpms does not look behind the list.",
+        )
+        for ordinal, ours, theirs in (
+            (Ordinal.CMK_CREATE_BLOB, "BAD_PARAM_SIZE", "SUCCESS"),
+            (Ordinal.CMK_CONVERT_MIGRATION, "BAD_PARAM_SIZE", "BAD_PARAMETER"),
+        )
+    ],
     _code(
-        "migration_without_permission",
-        Ordinal.CREATE_MIGRATION_BLOB,
-        "MIGRATEFAIL",
-        "AUTHFAIL",
-        "A migrationKeyAuth that this owner did not make is MIGRATEFAIL (Part 3, 11.1).",
+        "certified_migrations_with_a_list_that_does_not_parse",
+        Ordinal.FLUSH_SPECIFIC,
+        "SUCCESS",
+        "INVALID_AUTHHANDLE",
+        "What does not parse is refused before a session is looked at, and ends none (Part 1, "
+        "8.1); libtpms parses the list after the HMAC.",
+    ),
+    _code(
+        "a_certified_migration_to_what_is_no_authority",
+        Ordinal.CMK_CREATE_BLOB,
+        "MA_AUTHORITY",
+        "MA_TICKET_SIGNATURE",
+        "A destination that is no authority of the list is MA_AUTHORITY (Part 3, 11.9).",
     ),
     _code(
         "a_certified_migration_with_a_false_ticket",

@@ -15,7 +15,9 @@ from tests.conformance.paths import (
     administrative,
     auditing,
     capability,
+    cmk,
     counters,
+    migration,
     optin,
     ownership,
     startup,
@@ -31,6 +33,8 @@ _CHAPTERS: Final = (
     capability.PATHS,
     auditing.PATHS,
     administrative.PATHS,
+    migration.PATHS,
+    cmk.PATHS,
     counters.PATHS,
 )
 

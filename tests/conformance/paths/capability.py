@@ -224,5 +224,6 @@ PATHS: Final[Mapping[int, tuple[ErrorPath, ...]]] = {
     Ordinal.GET_CAPABILITY_OWNER: (
         ErrorPath(RC.AUTHFAIL, "wrong HMAC", "capability_for_the_owner"),
         ErrorPath(RC.AUTHFAIL, "the session is on a key", "capability_for_the_owner"),
+        ErrorPath(RC.AUTHFAIL, "through a delegation of all there is", "what_no_delegate_may"),
     ),
 }
