@@ -153,6 +153,18 @@ def audit_digest_signed(tpm: Script) -> None:
 
 
 @case(OWNED, Ordinal.GET_AUDIT_DIGEST_SIGNED)
+def audit_digest_signed_with_a_bound_key(tpm: Script) -> None:
+    values = (tpm.load("sign-bound"), False, DIGEST)
+    signed = Ordinal.GET_AUDIT_DIGEST_SIGNED
+    tpm.call(signed, *values, auth=[tpm.oiap(USAGE_AUTH)], masks=SIGNED)
+    tpm.locality = 1
+    tpm.call(signed, *values, auth=[tpm.oiap(USAGE_AUTH)], code=RC.BAD_LOCALITY)
+    tpm.locality = 0
+    tpm.call(Ordinal.EXTEND, 16, DIGEST)
+    tpm.call(signed, *values, auth=[tpm.oiap(USAGE_AUTH)], code=RC.WRONGPCRVAL)
+
+
+@case(OWNED, Ordinal.GET_AUDIT_DIGEST_SIGNED)
 def audit_digest_closed(tpm: Script) -> None:
     made = tpm.run(
         tss12.make_identity(

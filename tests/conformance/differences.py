@@ -270,6 +270,13 @@ DECLARED: Final[tuple[Declared, ...]] = (
         "WRONGPCRVAL",
         _KEY_LOCALITY,
     ),
+    _code(
+        "audit_digest_signed_with_a_bound_key",
+        Ordinal.GET_AUDIT_DIGEST_SIGNED,
+        "BAD_LOCALITY",
+        "WRONGPCRVAL",
+        _KEY_LOCALITY,
+    ),
     *[
         _code(
             "migration_with_keys_of_another_locality",

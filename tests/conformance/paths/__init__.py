@@ -17,6 +17,7 @@ from tests.conformance.paths import (
     capability,
     cmk,
     counters,
+    maintenance,
     migration,
     optin,
     ownership,
@@ -35,6 +36,7 @@ _CHAPTERS: Final = (
     administrative.PATHS,
     migration.PATHS,
     cmk.PATHS,
+    maintenance.PATHS,
     counters.PATHS,
 )
 

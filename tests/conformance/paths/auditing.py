@@ -19,6 +19,8 @@ PATHS: Final[Mapping[int, tuple[ErrorPath, ...]]] = {
     Ordinal.GET_AUDIT_DIGEST_SIGNED: (
         ErrorPath(RC.BAD_PARAMETER, "closeAudit is no BOOL", _SIGNED),
         ErrorPath(RC.INVALID_KEYHANDLE, "the key is not loaded", _SIGNED),
+        ErrorPath(RC.WRONGPCRVAL, "PCRs of the key", "audit_digest_signed_with_a_bound_key"),
+        ErrorPath(RC.BAD_LOCALITY, "locality of the key", "audit_digest_signed_with_a_bound_key"),
         ErrorPath(RC.AUTHFAIL, "no authorization, and the key needs it", _SIGNED),
         ErrorPath(RC.AUTHFAIL, "wrong HMAC", _SIGNED),
         ErrorPath(RC.AUTHFAIL, "the session is on another key", _SIGNED),
