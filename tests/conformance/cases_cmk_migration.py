@@ -31,7 +31,7 @@ from tests.conformance.cases_cmk import (
     key_maker,
     make_certified,
 )
-from tests.conformance.cases_migration import create_blob, permit
+from tests.conformance.cases_migration import AES, create_blob, permit
 from tests.conformance.machines import World
 from tests.conformance.script import DIGEST, SRK, USAGE_AUTH, Auth, Chapter, Script
 from tests.unit.tpm12.world import OWNER_AUTH, SRK_AUTH
@@ -408,6 +408,16 @@ def a_certified_conversion_below_a_migratable_key(tpm: Script) -> None:
 def a_certified_conversion_with_a_private_key_of_another(tpm: Script) -> None:
     road = _road(tpm)
     road.take_in(road.forged(), RC.BAD_PARAMETER)
+    # That is judged before the flags of the key and the source that the authority named.
+    plain = replace(road.key, key_flags=0)
+    road.take_in(road.forged(), RC.BAD_PARAMETER, migrated_key=plain)
+
+
+@case(OWNED, Ordinal.CMK_CONVERT_MIGRATION)
+def a_certified_conversion_of_a_key_that_is_not_for_rsa(tpm: Script) -> None:
+    road = _road(tpm)
+    symmetric = replace(road, key=replace(road.key, algorithm_parms=AES, pub_key=bytes(16)))
+    symmetric.take_in(symmetric.forged(), RC.BAD_KEY_PROPERTY)
 
 
 @case(OWNED, Ordinal.CMK_CONVERT_MIGRATION)

@@ -221,6 +221,20 @@ def saved_state_has_keys_sessions_and_locks(tpm: Script) -> None:
     tpm.call(Ordinal.PHYSICAL_ENABLE)
 
 
+@case(OWNED, Ordinal.SAVE_STATE, Ordinal.STARTUP, Ordinal.LOAD_CONTEXT)
+def saved_state_has_transport_sessions_and_saved_contexts(tpm: Script) -> None:
+    transport = tpm.run(tss12.establish_transport(TransportAttributes(0), random=tpm.random))
+    session = tpm.run(tss12.oiap())
+    blob = tpm.run(tss12.save_context(session.handle, ResourceType.AUTH))
+    tpm.call(Ordinal.SAVE_STATE)
+    tpm.power_cycle(StartupType.STATE)
+    tpm.capability(CapabilityArea.HANDLE, ResourceType.TRANS, size)
+    tpm.capability(CapabilityArea.HANDLE, ResourceType.CONTEXT)
+    tpm.run(tss12.through(transport, tss12.pcr_read(1)))
+    tpm.call(Ordinal.LOAD_CONTEXT, session.handle, False, blob)
+    tpm.call(Ordinal.OWNER_SET_DISABLE, False, auth=[Auth(session, OWNER_AUTH)])
+
+
 @case(OWNED, Ordinal.STARTUP)
 def startup_clear_begins_anew(tpm: Script) -> None:
     handle, idle, _active, owner, _key = _fill(tpm)

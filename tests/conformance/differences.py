@@ -332,6 +332,7 @@ DECLARED: Final[tuple[Declared, ...]] = (
             "authorizing_keys_that_are_unfit",
             "certified_keys_with_unfit_properties",
             "a_ticket_for_a_key_that_is_not_for_rsa",
+            "a_certified_conversion_of_a_key_that_is_not_for_rsa",
             "an_authority_with_a_target_that_cannot_encrypt",
         )
     ],

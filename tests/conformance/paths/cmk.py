@@ -182,6 +182,11 @@ PATHS: Final[Mapping[int, tuple[ErrorPath, ...]]] = {
         ),
         ErrorPath(RC.MA_DESTINATION, "for another destination", _TAKEN),
         ErrorPath(
+            RC.BAD_KEY_PROPERTY,
+            "migratedKey is not for RSA",
+            "a_certified_conversion_of_a_key_that_is_not_for_rsa",
+        ),
+        ErrorPath(
             RC.BAD_PARAMETER,
             "the private key is of another public key",
             "a_certified_conversion_with_a_private_key_of_another",

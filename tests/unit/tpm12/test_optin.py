@@ -6,9 +6,10 @@ from __future__ import annotations
 import pytest
 
 from protocol.tpm12.constants import PhysicalPresenceFlags as Pp
-from protocol.tpm12.constants import ReturnCode
+from protocol.tpm12.constants import ReturnCode, SetCapabilityArea
 from tests.unit.tpm12.world import OWNER_AUTH, make_chip, make_owned_chip
 from tpmcore import tss12
+from tpmcore.engine import HashEnd, HashStart
 
 
 def test_a_new_chip_is_enabled_and_activated_and_asserts_no_presence() -> None:
@@ -116,3 +117,27 @@ def test_the_establishment_bit_is_reset_from_localities_3_and_4_only(
     locality: int, code: int
 ) -> None:
     assert make_chip().code(tss12.tsc_reset_establishment_bit(), locality=locality) == code
+
+
+def test_a_launch_sets_the_establishment_bit_until_it_is_reset() -> None:
+    chip = make_chip()
+    assert chip.handle(HashStart()) == ReturnCode.SUCCESS
+    assert chip.handle(HashEnd()) == ReturnCode.SUCCESS
+    chip.power_cycle()
+    assert chip.run(tss12.permanent_flags()).tpm_established
+    assert chip.code(tss12.tsc_reset_establishment_bit(), locality=2) == ReturnCode.BAD_LOCALITY
+    assert chip.run(tss12.permanent_flags()).tpm_established
+    chip.run(tss12.tsc_reset_establishment_bit(), locality=3)
+    assert not chip.run(tss12.permanent_flags()).tpm_established
+    chip.power_cycle()
+    assert not chip.run(tss12.permanent_flags()).tpm_established
+
+
+def test_the_establishment_bit_is_reset_as_a_capability_too() -> None:
+    chip = make_chip()
+    chip.handle(HashStart())
+    chip.handle(HashEnd())
+    reset = tss12.set_capability(SetCapabilityArea.PERM_FLAGS, 18, b"\0")
+    assert chip.code(reset) == ReturnCode.BAD_LOCALITY
+    chip.run(tss12.set_capability(SetCapabilityArea.PERM_FLAGS, 18, b"\0"), locality=4)
+    assert not chip.run(tss12.permanent_flags()).tpm_established
