@@ -71,7 +71,6 @@ def ownership_is_taken(tpm: Script) -> None:
 def ownership_with_an_srk_of_the_new_form_bound_to_pcrs(tpm: Script) -> None:
     info = tss12.pcr_info_long({16: bytes(20)}, localities=0b11)
     _ownership(tpm, RC.SUCCESS, template=replace(tss12.srk_template(is_key12=True), pcr_info=info))
-    tpm.run(tss12.get_random(1))
     _use_srk(tpm, RC.INVALID_KEYHANDLE)
     tpm.call(Ordinal.EXTEND, 16, DIGEST)
     _use_srk(tpm, RC.WRONGPCRVAL)
