@@ -8,18 +8,21 @@ from typing import Final
 
 from protocol.tpm12.constants import EntityType, KeyUsage, Ordinal, ReturnCode
 from protocol.tpm12.keys import Key, KeyParms
-from protocol.tpm12.pcr import PcrInfo, PcrInfoLong, PcrSelection, composite_hash
+from protocol.tpm12.pcr import PcrInfo, PcrInfoLong
 from protocol.tpm12.stored import StoredData
 from tests.conformance.machines import World
 from tests.conformance.script import (
+    AT_RESET,
     DIGEST,
     KEYS,
     MIGRATION_AUTH,
+    PCR_16,
     SRK,
     USAGE_AUTH,
     Auth,
     Chapter,
     Script,
+    release_info,
 )
 from tests.unit.tpm12.keychain import encrypt_pkcs1v15
 from tests.unit.tpm12.world import SRK_AUTH
@@ -30,14 +33,7 @@ case = CHAPTER.case
 RC = ReturnCode
 OWNED = World.OWNED
 BLOB_AUTH: Final = b"secret of the blob--"
-PCR_16: Final = PcrSelection.of([16])
-RESET: Final = composite_hash(PCR_16, [bytes(20)] * 24)
 NO_INFO: Final = b""
-
-
-def release_info(digest: bytes = RESET, *, localities: int = 0x1F) -> PcrInfoLong:
-    """Release when PCR 16 has a value, at some localities."""
-    return PcrInfoLong(1, localities, PCR_16, PCR_16, bytes(20), digest)
 
 
 def _seal(
@@ -89,7 +85,7 @@ def sealing_and_unsealing(tpm: Script) -> None:
 
 @case(OWNED, Ordinal.SEAL, Ordinal.UNSEAL)
 def sealing_to_pcrs_in_the_old_form(tpm: Script) -> None:
-    info = PcrInfo(PCR_16, RESET, bytes(20))
+    info = PcrInfo(PCR_16, AT_RESET, bytes(20))
     blob = _made(_seal(tpm, info=info.encode()))
     _unseal(tpm, blob)
     tpm.call(Ordinal.EXTEND, 16, DIGEST)
@@ -189,7 +185,7 @@ def sealx_and_back(tpm: Script) -> None:
 def sealx_errors(tpm: Script) -> None:
     sealx = Ordinal.SEALX
     _seal(tpm, b"", ordinal=sealx, code=RC.BAD_PARAMETER)
-    _seal(tpm, info=PcrInfo(PCR_16, RESET, bytes(20)).encode(), ordinal=sealx, code=RC.BADINDEX)
+    _seal(tpm, info=PcrInfo(PCR_16, AT_RESET, bytes(20)).encode(), ordinal=sealx, code=RC.BADINDEX)
     _seal(tpm, bytes(150), ordinal=sealx, code=RC.BAD_DATASIZE)
     _seal(tpm, ordinal=sealx, auth=tpm.osap_key(spoil=True), code=RC.AUTHFAIL)
     _seal(tpm, ordinal=sealx, auth=tpm.oiap(SRK_AUTH), code=RC.BAD_MODE)
@@ -290,7 +286,7 @@ def keys_that_cannot_be_made(tpm: Script) -> None:
 
 @case(OWNED, Ordinal.CREATE_WRAP_KEY, Ordinal.LOAD_KEY2, Ordinal.SIGN)
 def keys_bound_to_pcrs(tpm: Script) -> None:
-    for info in (PcrInfo(PCR_16, RESET, bytes(20)), release_info()):
+    for info in (PcrInfo(PCR_16, AT_RESET, bytes(20)), release_info()):
         template = replace(KEYS["sign"], pcr_info=info, is_key12=isinstance(info, PcrInfoLong))
         _key_bound(tpm, template)
 
