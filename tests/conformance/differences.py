@@ -54,6 +54,10 @@ _KEY_LOCALITY: Final = (
     "A key that is not for this locality is BAD_LOCALITY (Part 1, 4.8); libtpms takes it for a PCR "
     "mismatch."
 )
+_WHOLE_INFO: Final = (
+    "The size before a PCR structure is the size of that structure (Part 2, 9.1 and 10.2); libtpms "
+    "ignores bytes behind it."
+)
 _OSAP_FREE: Final = "OSAP on a counter or an area needs no owner (Part 3, 18.2); libtpms wants one."
 
 _NO_OWNER: Final = (
@@ -135,8 +139,19 @@ DECLARED: Final[tuple[Declared, ...]] = (
         "001f0201000000010000010100000000000000000000",
         "As above: libtpms reports the byte 2 that it stored as a flag.",
     ),
-    _code("sealing_and_unsealing", Ordinal.SEAL, "BAD_DATASIZE", "ENCRYPT_ERROR", _TOO_LARGE),
+    _code("seal_errors", Ordinal.SEAL, "BAD_DATASIZE", "ENCRYPT_ERROR", _TOO_LARGE),
     _code("sealx_errors", Ordinal.SEALX, "BAD_DATASIZE", "ENCRYPT_ERROR", _TOO_LARGE),
+    *[
+        _code("sealing_to_what_does_not_parse", ordinal, "BADINDEX", "SUCCESS", _WHOLE_INFO)
+        for ordinal in (Ordinal.SEAL, Ordinal.SEALX)
+    ],
+    _code(
+        "unsealing_what_does_not_parse",
+        Ordinal.UNSEAL,
+        "BAD_PARAM_SIZE",
+        "NOTSEALED_BLOB",
+        _WHOLE_INFO,
+    ),
     _code(
         "unsealing_with_one_wrong_session", Ordinal.UNSEAL, "AUTHFAIL", "AUTH2FAIL", _ONE_SESSION
     ),

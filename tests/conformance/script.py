@@ -33,13 +33,14 @@ from protocol.tpm12.constants import (
     Tag,
 )
 from protocol.tpm12.framing import HEADER_BYTES, build_message, parse_header
-from protocol.tpm12.keys import Key
+from protocol.tpm12.keys import Key, PubKey
 from protocol.tpm12.pcr import PcrInfoLong, PcrSelection, composite_hash
 from protocol.tpm12.wire import Reader, Structure
 from tests.conformance.machines import Machine, World
 from tests.unit.tpm12.world import OWNER_AUTH, SRK_AUTH, SeededRandom
 from tpmcore import tss12
 from tpmcore.errors import TpmError
+from tpmcore.tpm12.context import aes128_ctr
 from tpmcore.tpm12.table import TABLE
 from tpmcore.tss12 import Authorization, Conversation, ResponseError, Session
 
@@ -107,12 +108,14 @@ class Auth:
     Attributes:
         keep: whether it is to stay open.
         spoil: whether the HMAC is to be wrong.
+        nonce_odd: 20 bytes, where a case must know them before; empty draws them.
     """
 
     session: Session
     secret: bytes = b""
     keep: bool = False
     spoil: bool = False
+    nonce_odd: bytes = b""
 
 
 @dataclass(slots=True)
@@ -263,7 +266,8 @@ class Script:
         secret = auth.session.shared_secret or auth.secret
         if auth.spoil:
             secret = WRONG_AUTH
-        return Authorization(auth.session, secret, self.random.random(20), auth.keep)
+        nonce_odd = auth.nonce_odd or self.random.random(20)
+        return Authorization(auth.session, secret, nonce_odd, auth.keep)
 
     # Sessions. Opening one is part of the step that uses it, and must succeed.
 
@@ -319,6 +323,17 @@ class Script:
     def encrypt(self, auth: Auth, secret: bytes, *, nonce: bytes | None = None) -> bytes:
         """Encrypt a new secret under an OSAP session."""
         return tss12.encrypt_secret(auth.session, secret, nonce=nonce)
+
+    def encrypt_aes(self, auth: Auth, secret: bytes, *, nonce: bytes | None = None) -> bytes:
+        """Encrypt a new secret under an OSAP session whose ADIP scheme is AES."""
+        session = auth.session
+        return aes128_ctr(session.shared_secret[:16], (nonce or session.nonce_even)[:16], secret)
+
+    def public(self, handle: ReservedHandle = ReservedHandle.SRK) -> PubKey:
+        """Return the public part of the SRK or the EK, to encrypt for it."""
+        return self.run(
+            tss12.owner_read_internal_pub(handle, owner_auth=OWNER_AUTH, random=self.random)
+        )
 
     # Keys
 
