@@ -54,6 +54,10 @@ _KEY_LOCALITY: Final = (
     "A key that is not for this locality is BAD_LOCALITY (Part 1, 4.8); libtpms takes it for a PCR "
     "mismatch."
 )
+_SYMMETRIC: Final = (
+    "A known algorithm that the key may not have is found by the command's own checks, after which "
+    "the sessions that it names end (Part 3, 6.1 and 10.4); libtpms refuses it while it parses."
+)
 _WHOLE_INFO: Final = (
     "The size before a PCR structure is the size of that structure (Part 2, 9.1 and 10.2); libtpms "
     "ignores bytes behind it."
@@ -350,9 +354,41 @@ DECLARED: Final[tuple[Declared, ...]] = (
         Ordinal.FLUSH_SPECIFIC,
         "INVALID_AUTHHANDLE",
         "SUCCESS",
-        "A known algorithm that no SRK may have is found by the command's own checks, after which "
-        "the sessions that it names end (Part 3, 6.1); libtpms refuses it while it parses.",
+        _SYMMETRIC,
     ),
+    *[
+        _code(case, Ordinal.FLUSH_SPECIFIC, "INVALID_AUTHHANDLE", "SUCCESS", _SYMMETRIC)
+        for case in (
+            "keys_of_no_allowed_property_cannot_be_made",
+            "keys_of_no_allowed_property_cannot_be_loaded",
+        )
+    ],
+    _code(
+        "keys_of_no_allowed_property_cannot_be_made",
+        Ordinal.CREATE_WRAP_KEY,
+        "BAD_KEY_PROPERTY",
+        "INVALID_KEYUSAGE",
+        "What a key is made of is judged before what it is for (Part 3, 10.4); libtpms does not "
+        "look at the length and the exponent of an AUTHCHANGE key.",
+    ),
+    *[
+        _code(
+            "keys_of_no_allowed_property_cannot_be_loaded",
+            Ordinal.LOAD_KEY2,
+            "BAD_KEY_PROPERTY",
+            theirs,
+            "A key that this TPM would not make is not loaded either (Part 3, 10.5, "
+            "TPM_BAD_KEY_PROPERTY); libtpms looks at schemes only, and at the digest of the rest.",
+        )
+        for theirs in ("AUTHFAIL", "BAD_PARAMETER")
+    ],
+    *[
+        _code("keys_with_bytes_behind_their_pcr_info", *found, _WHOLE_INFO)
+        for found in (
+            (Ordinal.CREATE_WRAP_KEY, "BAD_PARAM_SIZE", "SUCCESS"),
+            (Ordinal.LOAD_KEY2, "BAD_PARAM_SIZE", "DECRYPT_ERROR"),
+        )
+    ],
     _code(
         "defining_what_cannot_be",
         Ordinal.NV_DEFINE_SPACE,

@@ -14,6 +14,11 @@ RC = ReturnCode
 
 _UNPARSED: Final = "sealing_to_what_does_not_parse"
 _UNSEALED: Final = "unsealing_what_does_not_parse"
+_KEY: Final = "keys_that_do_not_parse"
+_UNMADE: Final = "keys_of_no_allowed_property_cannot_be_made"
+_UNLOADED: Final = "keys_of_no_allowed_property_cannot_be_loaded"
+_CANNOT: Final = "keys_that_cannot_be_made"
+_OUTSIDE: Final = "loading_keys_that_were_made_outside"
 _FORGED: Final = "unsealing_what_this_tpm_did_not_seal"
 
 
@@ -31,6 +36,49 @@ def _sealing(tried_by: str) -> tuple[ErrorPath, ...]:
         ErrorPath(RC.BADINDEX, "localityAtCreation is no locality", _UNPARSED),
         ErrorPath(RC.BADINDEX, "localityAtRelease is none, or one above 4", _UNPARSED),
         ErrorPath(RC.BAD_DATASIZE, "inData does not fit below the key's modulus", tried_by),
+    )
+
+
+def _described_key(properties: str) -> tuple[ErrorPath, ...]:
+    """Return what is refused of the description of a key, to be made or loaded."""
+    return (
+        ErrorPath(RC.BAD_VERSION, "TPM_KEY, the version is not 1.1", _KEY),
+        ErrorPath(RC.BAD_KEY_PROPERTY, "TPM_KEY12, another tag", _KEY),
+        ErrorPath(RC.BAD_KEY_PROPERTY, "TPM_KEY12, fill is not 0", _KEY),
+        ErrorPath(RC.BAD_KEY_PROPERTY, "keyFlags has unknown bits", _KEY),
+        ErrorPath(RC.BAD_KEY_PROPERTY, "the algorithm is unknown", _KEY),
+        ErrorPath(RC.INVALID_STRUCTURE, "PCRInfo of a TPM_KEY12 has another tag", _KEY),
+        ErrorPath(RC.INVALID_STRUCTURE, "localityAtCreation is none", _KEY),
+        ErrorPath(RC.INVALID_STRUCTURE, "localityAtRelease is one above 4", _KEY),
+        ErrorPath(RC.INVALID_PCR_INFO, "TPM_KEY, a selection of more than 3 bytes", _KEY),
+        ErrorPath(RC.INVALID_PCR_INFO, "TPM_KEY12, a selection of more than 3 bytes", _KEY),
+        ErrorPath(RC.BAD_PARAM_SIZE, "PCRInfo is cut short", _KEY),
+        ErrorPath(
+            RC.BAD_PARAM_SIZE,
+            "bytes follow PCRInfo within its size",
+            "keys_with_bytes_behind_their_pcr_info",
+        ),
+        ErrorPath(RC.BAD_KEY_PROPERTY, "the algorithm is a symmetric one", properties),
+        ErrorPath(RC.BAD_KEY_PROPERTY, "numPrimes is not 2", properties),
+        ErrorPath(RC.BAD_KEY_PROPERTY, "keyUsage is unknown", properties),
+        *[
+            ErrorPath(RC.BAD_KEY_PROPERTY, f"{usage}, {what}", properties)
+            for usage in (
+                "SIGNING",
+                "STORAGE",
+                "IDENTITY",
+                "AUTHCHANGE",
+                "BIND",
+                "LEGACY",
+                "MIGRATE",
+            )
+            for what in ("encScheme", "sigScheme", "keyLength", "exponent")
+        ],
+        ErrorPath(
+            RC.NOTFIPS,
+            "FIPS, which no command sets, and AUTH_NEVER, a short key or LEGACY",
+            "test_keyblob.py::test_fips_wants_authorization_1024_bits_and_no_legacy_keys",
+        ),
     )
 
 
@@ -115,5 +163,49 @@ PATHS: Final[Mapping[int, tuple[ErrorPath, ...]]] = {
             for key in ("binding key, OAEP", "binding key, PKCS#1", "legacy key, OAEP")
         ],
         ErrorPath(RC.BAD_PARAM_SIZE, "too short for bound data", "unbinding_what_is_too_short"),
+    ),
+    Ordinal.CREATE_WRAP_KEY: (
+        *of_key("the parent", osap=True),
+        *_described_key(_UNMADE),
+        ErrorPath(RC.INVALID_KEYUSAGE, "the parent is no storage key", _CANNOT),
+        ErrorPath(RC.INVALID_KEYUSAGE, "the parent is migratable and the new key is not", _CANNOT),
+        ErrorPath(RC.INVALID_KEYUSAGE, "keyUsage is IDENTITY", _CANNOT),
+        ErrorPath(RC.INVALID_KEYUSAGE, "keyUsage is AUTHCHANGE", _CANNOT),
+        ErrorPath(RC.INVALID_KEYUSAGE, "migrateAuthority is set", _CANNOT),
+    ),
+    Ordinal.LOAD_KEY2: (
+        *of_key("the parent"),
+        ErrorPath(RC.AUTHFAIL, "C1, and the parent needs a session", "loading_keys"),
+        *_described_key(_UNLOADED),
+        ErrorPath(RC.INVALID_KEYUSAGE, "the parent is no storage key", "loading_what_is_wrong"),
+        ErrorPath(RC.DECRYPT_ERROR, "encData does not decrypt", "loading_what_is_wrong"),
+        ErrorPath(RC.DECRYPT_ERROR, "encData is empty", "loading_what_is_wrong"),
+        ErrorPath(RC.DECRYPT_ERROR, "it is another parent's key", "loading_what_is_wrong"),
+        ErrorPath(RC.BAD_PARAM_SIZE, "the private structure is cut in its secrets", _OUTSIDE),
+        ErrorPath(RC.BAD_PARAM_SIZE, "the private structure is cut in its prime", _OUTSIDE),
+        *[
+            ErrorPath(RC.INVALID_STRUCTURE, f"the payload is {payload}", _OUTSIDE)
+            for payload in ("BIND", "MIGRATE", "MAINT", "SEAL", "CMK_MIGRATE", "undefined")
+        ],
+        ErrorPath(RC.INVALID_STRUCTURE, "encData is that of sealed data", _OUTSIDE),
+        ErrorPath(RC.BAD_PARAMETER, "the prime does not divide the modulus", _OUTSIDE),
+        ErrorPath(RC.BAD_PARAMETER, "the modulus is another key's", "loading_what_is_wrong"),
+        ErrorPath(RC.AUTHFAIL, "authDataUsage was changed", "loading_what_is_wrong"),
+        ErrorPath(RC.AUTHFAIL, "keyFlags were changed", "loading_what_is_wrong"),
+        ErrorPath(RC.AUTHFAIL, "pubDataDigest is that of no key", _OUTSIDE),
+        ErrorPath(RC.INVALID_KEYUSAGE, "keyUsage is IDENTITY, and it is migratable", _OUTSIDE),
+        ErrorPath(RC.INVALID_KEYUSAGE, "keyUsage is AUTHCHANGE", _OUTSIDE),
+        ErrorPath(RC.INVALID_KEYUSAGE, "it is not migratable and not this TPM's", _OUTSIDE),
+        ErrorPath(RC.NOSPACE, "no slot is free", "keys_until_there_is_no_slot"),
+    ),
+    Ordinal.GET_PUB_KEY: (
+        *of_key(),
+        ErrorPath(RC.AUTHFAIL, "C1, and authDataUsage is ALWAYS", "reading_public_keys"),
+        ErrorPath(
+            RC.INVALID_KEYHANDLE,
+            "the SRK, and readSRKPub is FALSE",
+            "reading_the_storage_root_key",
+        ),
+        ErrorPath(RC.AUTHFAIL, "C1, the SRK, which needs one", "reading_the_storage_root_key"),
     ),
 }
