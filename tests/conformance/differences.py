@@ -188,6 +188,17 @@ DECLARED: Final[tuple[Declared, ...]] = (
         _KEY_LOCALITY,
     ),
     *[
+        _code(
+            "certifying_keys_whose_pcrs_do_not_matter_for_reading",
+            ordinal,
+            "SUCCESS",
+            "WRONGPCRVAL",
+            "pcrIgnoredOnRead frees the key that is certified from its PCRs (Part 3, 13.8 and "
+            "13.9); libtpms always looks at them.",
+        )
+        for ordinal in (Ordinal.CERTIFY_KEY, Ordinal.CERTIFY_KEY2)
+    ],
+    *[
         _code("keys_at_the_wrong_locality", ordinal, "BAD_LOCALITY", "WRONGPCRVAL", _KEY_LOCALITY)
         for ordinal in sorted({use.ordinal for use in USES})
     ],

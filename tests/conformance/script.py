@@ -217,6 +217,7 @@ class Script:
         code: ReturnCode = ReturnCode.SUCCESS,
         body: bytes | None = None,
         masks: Mapping[str, Mask] | None = None,
+        response: type[Structure] | None = None,
     ) -> Structure | None:
         """Send one command.
 
@@ -225,6 +226,7 @@ class Script:
             auth: its authorization blocks.
             code: what it must end in.
             masks: fields of the response that may differ, see comparison.
+            response: its type, where it is not that of the table.
 
         Returns: the parsed response; None unless it was a success.
         """
@@ -234,7 +236,7 @@ class Script:
         handles, parameters = encoded[: row.handles_in], encoded[row.handles_in :]
 
         def parse(reader: Reader) -> Structure:
-            return row.response.read(reader)
+            return (response or row.response).read(reader)
 
         self._masks = masks or {}
         result: Structure | None = None
