@@ -103,6 +103,39 @@ DECLARED: Final[tuple[Declared, ...]] = (
         "001f0101010100010000010000000000010000000000",
         "001f0101010100000000010000000000010000000000",
     ),
+    _cleared(
+        "revoked_trust_takes_areas_along",
+        "001f0001010100010000010000000000010000000000",
+        "001f0001010100000000010000000000010000000000",
+    ),
+    _cleared(
+        "revoked_trust_takes_areas_of_nobody_along",
+        "001f0001010100010000010000000000010000000000",
+        "001f0001010100000000010000000000010000000000",
+    ),
+    *[
+        Declared(
+            "revoked_trust_takes_areas_of_nobody_along",
+            Ordinal.GET_CAPABILITY,
+            f"{field} of 0000000d 00000000",
+            ours,
+            theirs,
+            "RevokeTrust deletes every area that is defined for good (Part 3, 14.3); libtpms only "
+            "those that the owner reads or writes.",
+        )
+        for field, ours, theirs in (("size", "14", "18"), ("resp", "", "1000f001"))
+    ],
+    *[
+        _code(
+            "another_endorsement_key_of_another_kind",
+            ordinal,
+            "DISABLED_CMD",
+            "BAD_KEY_PROPERTY",
+            "Whether there is an endorsement key is asked before what another one would be (Part "
+            "3, 14.1).",
+        )
+        for ordinal in (Ordinal.CREATE_ENDORSEMENT_KEY_PAIR, Ordinal.CREATE_REVOCABLE_EK)
+    ],
     Declared(
         "capability_of_select_sizes",
         Ordinal.GET_CAPABILITY,
