@@ -296,7 +296,7 @@ def _make_and_load(tpm: Script, template: Key, *, parent: int = SRK) -> int:
     return tpm.run(tss12.load_key2(parent, key, parent_auth=parent_auth, random=tpm.random))
 
 
-def _unparsed_keys() -> Iterator[tuple[bytes, ReturnCode]]:
+def unparsed_keys() -> Iterator[tuple[bytes, ReturnCode]]:
     """Give keys that do not parse, with the code of what is wrong."""
     old, new = KEYS["sign"].encode(), KEYS["sign-bound"].encode()
     info = release_info().encode()
@@ -319,7 +319,7 @@ def _unparsed_keys() -> Iterator[tuple[bytes, ReturnCode]]:
 
 @case(OWNED, Ordinal.CREATE_WRAP_KEY, Ordinal.LOAD_KEY2)
 def keys_that_do_not_parse(tpm: Script) -> None:
-    for key, code in _unparsed_keys():
+    for key, code in unparsed_keys():
         body = U32.write(SRK) + bytes(40) + key
         tpm.call(Ordinal.CREATE_WRAP_KEY, body=body, auth=[tpm.osap_key()], code=code)
         body = U32.write(SRK) + key

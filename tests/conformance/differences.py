@@ -207,7 +207,7 @@ DECLARED: Final[tuple[Declared, ...]] = (
         _ONE_SESSION,
     ),
     _code(
-        "making_an_identity_with_one_wrong_session",
+        "identities_below_an_srk_that_needs_no_secret",
         Ordinal.MAKE_IDENTITY,
         "AUTHFAIL",
         "AUTH2FAIL",
@@ -231,6 +231,25 @@ DECLARED: Final[tuple[Declared, ...]] = (
         )
         for ordinal in (Ordinal.CERTIFY_KEY, Ordinal.CERTIFY_KEY2)
     ],
+    *[
+        _code(
+            "identities_below_an_srk_that_is_bound",
+            Ordinal.MAKE_IDENTITY,
+            ours,
+            "SUCCESS",
+            "A bound key serves only while PCRs and locality are as bound (Part 1, 4.10.3), the "
+            "SRK as well; libtpms does not look at it here.",
+        )
+        for ours in ("BAD_LOCALITY", "WRONGPCRVAL")
+    ],
+    _code(
+        "activating_with_bytes_behind_the_contents",
+        Ordinal.ACTIVATE_IDENTITY,
+        "BAD_PARAM_SIZE",
+        "SUCCESS",
+        "What the blob decrypts to is one structure (Part 2, 12.7); libtpms ignores bytes behind "
+        "it.",
+    ),
     *[
         _code("keys_at_the_wrong_locality", ordinal, "BAD_LOCALITY", "WRONGPCRVAL", _KEY_LOCALITY)
         for ordinal in sorted({use.ordinal for use in USES})

@@ -11,12 +11,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from tests.conformance.paths import counters, cryptographic, endorsement, storage
+from tests.conformance.paths import counters, cryptographic, endorsement, identity, storage
 from tests.conformance.paths.path import ErrorPath
 
 __all__ = ["PATHS", "ErrorPath"]
 
-_CHAPTERS: Final = (storage.PATHS, cryptographic.PATHS, endorsement.PATHS, counters.PATHS)
+_CHAPTERS: Final = (
+    storage.PATHS,
+    cryptographic.PATHS,
+    endorsement.PATHS,
+    identity.PATHS,
+    counters.PATHS,
+)
 
 PATHS: Final[Mapping[int, tuple[ErrorPath, ...]]] = {
     ordinal: paths for chapter in _CHAPTERS for ordinal, paths in chapter.items()
