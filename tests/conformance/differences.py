@@ -250,6 +250,14 @@ DECLARED: Final[tuple[Declared, ...]] = (
         "What the blob decrypts to is one structure (Part 2, 12.7); libtpms ignores bytes behind "
         "it.",
     ),
+    _code(
+        "changing_secrets_of_something_else",
+        Ordinal.CHANGE_AUTH,
+        "INVALID_STRUCTURE",
+        "SUCCESS",
+        "The payload of sealed data is SEAL (Part 2, 9.3); libtpms changes the secret of a key as "
+        "that of data.",
+    ),
     *[
         _code("keys_at_the_wrong_locality", ordinal, "BAD_LOCALITY", "WRONGPCRVAL", _KEY_LOCALITY)
         for ordinal in sorted({use.ordinal for use in USES})

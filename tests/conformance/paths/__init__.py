@@ -11,7 +11,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from tests.conformance.paths import counters, cryptographic, endorsement, identity, storage
+from tests.conformance.paths import (
+    changing_authorization,
+    counters,
+    cryptographic,
+    endorsement,
+    identity,
+    integrity,
+    storage,
+)
 from tests.conformance.paths.path import ErrorPath
 
 __all__ = ["PATHS", "ErrorPath"]
@@ -21,6 +29,8 @@ _CHAPTERS: Final = (
     cryptographic.PATHS,
     endorsement.PATHS,
     identity.PATHS,
+    integrity.PATHS,
+    changing_authorization.PATHS,
     counters.PATHS,
 )
 
