@@ -72,6 +72,10 @@ _STATE_FIRST: Final = (
     "The state is judged before the tag and the rest of the framing, and Startup was done (Part 3, "
     "3.2)."
 )
+_FAILED_DEFINITION: Final = (
+    "A definition that is refused is no failure of the TPM, also where it would have replaced an "
+    "area (Part 3, 20.1); libtpms goes into failure mode."
+)
 _AREA_FREE: Final = "The secret of an area serves without an owner (Part 3, 20.3 and 20.5)."
 _UNKNOWN_AREA: Final = "An unknown capArea is BAD_PARAMETER (Part 3, 7.2)."
 _CONTEXT: Final = "Whatever is wrong with a context, the answer is BADCONTEXT (Part 3, 21.3)."
@@ -466,6 +470,29 @@ DECLARED: Final[tuple[Declared, ...]] = (
         "NOSPACE",
         "SIZE",
         "An area for which there is no room is NOSPACE (Part 3, 20.1).",
+    ),
+    _code(
+        "definitions_by_an_owner_who_is_not_there",
+        Ordinal.NV_DEFINE_SPACE,
+        "AUTHFAIL",
+        "BAD_MODE",
+        _NO_OWNER,
+    ),
+    *[
+        _code(case, Ordinal.NV_DEFINE_SPACE, ours, "FAIL", _FAILED_DEFINITION)
+        for case, ours in (
+            ("an_area_that_is_defined_again_with_a_conflict", "AUTH_CONFLICT"),
+            ("an_area_that_is_defined_again_for_everybody", "PER_NOWRITE"),
+            ("an_area_that_is_defined_again_and_does_not_fit", "NOSPACE"),
+        )
+    ],
+    _code(
+        "sessions_on_areas_that_are_defined_again",
+        Ordinal.NV_WRITE_VALUE_AUTH,
+        "SUCCESS",
+        "INVALID_AUTHHANDLE",
+        "A new definition ends the sessions on the old area (Part 3, 20.1); libtpms ends those on "
+        "every area.",
     ),
     _code(
         "defining_with_the_write_locality_alone",

@@ -64,6 +64,15 @@ def describe_area(tpm: Script, index: int = INDEX) -> None:
     tpm.capability(0x0D, b"")
 
 
+def list_areas(tpm: Script) -> None:
+    """Compare which areas there are, in whatever order they are told."""
+    tpm.capability(0x0D, b"", _each)
+
+
+def _each(listed: bytes) -> object:
+    return sorted(listed[i : i + 4].hex() for i in range(0, len(listed), 4))
+
+
 def write_area(
     tpm: Script,
     data: bytes,
