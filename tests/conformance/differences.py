@@ -494,6 +494,42 @@ DECLARED: Final[tuple[Declared, ...]] = (
         "A new definition ends the sessions on the old area (Part 3, 20.1); libtpms ends those on "
         "every area.",
     ),
+    *[
+        _code(
+            "areas_with_a_secret_and_a_session_that_is_wrong",
+            ordinal,
+            "AUTHFAIL",
+            "SUCCESS",
+            "An OSAP session serves the one entity that it was opened on (Part 1, 8.4); libtpms "
+            "takes a session on one area for every area.",
+        )
+        for ordinal in (Ordinal.NV_WRITE_VALUE_AUTH, Ordinal.NV_READ_VALUE_AUTH)
+    ],
+    _code(
+        "writes_of_a_tpm_with_an_owner_are_not_counted",
+        Ordinal.NV_WRITE_VALUE,
+        "SUCCESS",
+        "MAXNVWRITES",
+        "Writes are counted while there is no owner (Part 3, 20.2); libtpms counts every write "
+        "without authorization.",
+    ),
+    _code(
+        "reading_as_owner_before_the_lock",
+        Ordinal.NV_READ_VALUE,
+        "AUTHFAIL",
+        "SUCCESS",
+        "The owner's authorization may be checked before nvLocked too (Part 3, 20.4); libtpms does "
+        "not look at it when it reads.",
+    ),
+    Declared(
+        "general_purpose_input_and_output",
+        Ordinal.NV_READ_VALUE,
+        "data",
+        "01",
+        "00",
+        "What is at the other end of a pin is the platform's business (PC Client, GPIO): here it "
+        "is what was written, in libtpms nothing.",
+    ),
     _code(
         "defining_with_the_write_locality_alone",
         Ordinal.NV_DEFINE_SPACE,

@@ -18,6 +18,7 @@ from tests.conformance.paths import (
     endorsement,
     identity,
     integrity,
+    nv,
     storage,
 )
 from tests.conformance.paths.path import ErrorPath
@@ -31,6 +32,7 @@ _CHAPTERS: Final = (
     identity.PATHS,
     integrity.PATHS,
     changing_authorization.PATHS,
+    nv.PATHS,
     counters.PATHS,
 )
 
