@@ -28,6 +28,7 @@ from tests.conformance import (
     cases_signing,
     cases_storage,
     cases_transport,
+    cases_unfit_keys,
 )
 from tests.conformance.script import Case
 
@@ -42,6 +43,7 @@ CASES: Final[tuple[Case, ...]] = tuple(
         cases_key_use.CHAPTER,
         cases_storage.CHAPTER,
         cases_keys.CHAPTER,
+        cases_unfit_keys.CHAPTER,
         cases_signing.CHAPTER,
         cases_identity.CHAPTER,
         cases_integrity.CHAPTER,

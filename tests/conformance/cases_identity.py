@@ -16,7 +16,7 @@ from protocol.tpm12.constants import (
     ReturnCode,
 )
 from protocol.tpm12.keys import Key, KeyParms, RsaKeyParms
-from tests.conformance.cases_keys import unparsed_keys
+from tests.conformance.cases_unfit_keys import unparsed_keys
 from tests.conformance.machines import World
 from tests.conformance.script import (
     DIGEST,
