@@ -81,13 +81,19 @@ def sha1_of_as_much_as_fits_a_command(tpm: Script) -> None:
 
 
 @case(NEW, Ordinal.SHA1_COMPLETE_EXTEND)
-def sha1_into_a_pcr_while_disabled(tpm: Script) -> None:
+def sha1_while_disabled_or_deactivated(tpm: Script) -> None:
     tpm.presence()
     tpm.call(Ordinal.PHYSICAL_DISABLE)
     tpm.call(Ordinal.SHA1_START)
     tpm.call(Ordinal.SHA1_COMPLETE_EXTEND, 5, b"measured")
     tpm.call(Ordinal.PHYSICAL_ENABLE)
     tpm.call(Ordinal.PCR_READ, 5)
+    tpm.call(Ordinal.SET_TEMP_DEACTIVATED)
+    tpm.call(Ordinal.SHA1_START)
+    tpm.call(Ordinal.SHA1_UPDATE, bytes(64))
+    tpm.call(Ordinal.SHA1_COMPLETE, b"end")
+    tpm.call(Ordinal.SHA1_START)
+    tpm.call(Ordinal.SHA1_COMPLETE_EXTEND, 5, b"measured")
 
 
 @case(NEW, Ordinal.GET_RANDOM, Ordinal.STIR_RANDOM)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-from protocol.tpm12.constants import PCR_COUNT, Ordinal, ReturnCode
+from protocol.tpm12.constants import PCR_COUNT, Ordinal, ReturnCode, StartupType
 from protocol.tpm12.pcr import PcrSelection
 from tests.conformance.machines import World
 from tests.conformance.script import DIGEST, USAGE_AUTH, Chapter, Script
@@ -134,6 +134,18 @@ def pcrs_are_reset_to_zero_during_a_dynamic_launch(tpm: Script) -> None:
     _read_all(tpm)
     tpm.call(Ordinal.EXTEND, 17, DIGEST)
     tpm.power_cycle()
+    _read_all(tpm)
+
+
+@case(NEW, Ordinal.PCR_RESET)
+def a_dynamic_launch_is_over_with_the_next_startup(tpm: Script) -> None:
+    tpm.machine.hash_start()
+    tpm.machine.hash_end(b"the code that is launched")
+    tpm.call(Ordinal.SAVE_STATE)
+    tpm.power_cycle(StartupType.STATE)
+    _read_all(tpm)
+    tpm.locality = 4
+    tpm.call(Ordinal.PCR_RESET, PcrSelection.of([17, 20]))
     _read_all(tpm)
 
 

@@ -15,6 +15,7 @@ from protocol.tpm12.constants import (
     EntityType,
     Ordinal,
     PayloadType,
+    ResourceType,
     ReturnCode,
 )
 from protocol.tpm12.pcr import PcrInfo, PcrInfoLong, PcrSelection, composite_hash
@@ -359,6 +360,19 @@ def unsealing_what_sealx_made_without_a_session_that_encrypts(tpm: Script) -> No
     _unseal(tpm, blob, RC.AUTHFAIL, parent=parent, auth=[tpm.oiap(BLOB_AUTH)])
     both = [tpm.oiap(USAGE_AUTH), tpm.oiap(BLOB_AUTH)]
     _unseal(tpm, blob, RC.BAD_MODE, parent=parent, auth=both)
+
+
+@case(OWNED, Ordinal.UNSEAL)
+def sessions_of_an_unseal_that_go_on(tpm: Script) -> None:
+    for ordinal in (Ordinal.SEAL, Ordinal.SEALX):
+        blob = _made(_seal(tpm, ordinal=ordinal))
+        both = [tpm.osap_key(keep=True), replace(tpm.oiap(BLOB_AUTH), keep=True)]
+        # What hides the secret of sealx is used up, so that session ends.
+        tpm.call(Ordinal.UNSEAL, SRK, blob, auth=both, masks={"secret": len})
+        code = RC.SUCCESS if ordinal is Ordinal.SEAL else RC.INVALID_AUTHHANDLE
+        for auth, ends in zip(both, (code, RC.SUCCESS), strict=True):
+            handle = auth.session.handle
+            tpm.call(Ordinal.FLUSH_SPECIFIC, handle, ResourceType.AUTH, code=ends)
 
 
 @case(OWNED, Ordinal.UNSEAL)

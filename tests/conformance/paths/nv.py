@@ -32,6 +32,13 @@ _READING: Final = "locks_on_reading"
 _CONDITIONS: Final = "conditions_of_areas"
 _SECRET_CONDITIONS: Final = "conditions_of_areas_with_a_secret_before_the_lock"
 
+_WRAPPING: Final = "test_nv.py::test_beyond_the_end_is_refused_and_nothing_wraps"
+_BEHIND_THE_END: Final = (
+    ErrorPath(RC.NOSPACE, "offset behind the end", _SIZES),
+    ErrorPath(RC.NOSPACE, "offset and size behind the end", _SIZES),
+    ErrorPath(RC.NOSPACE, "size above that of the area", _SIZES),
+    ErrorPath(RC.NOSPACE, "offset far behind the end", _SIZES),
+)
 _INDICES: Final = ("LOCK", "TRIAL", "not defined")
 
 
@@ -215,10 +222,8 @@ PATHS: Final[Mapping[int, tuple[ErrorPath, ...]]] = {
         ErrorPath(RC.AREA_LOCKED, "bWriteSTClear after a saved state", "locks_and_saved_states"),
         ErrorPath(RC.AREA_LOCKED, "bGlobalLock after a saved state", "locks_and_saved_states"),
         *_conditions(_CONDITIONS),
-        ErrorPath(RC.NOSPACE, "offset behind the end", _SIZES),
-        ErrorPath(RC.NOSPACE, "offset and size behind the end", _SIZES),
-        ErrorPath(RC.NOSPACE, "size above that of the area", _SIZES),
-        ErrorPath(RC.NOSPACE, "offset far behind the end", _SIZES),
+        *_BEHIND_THE_END,
+        ErrorPath(RC.NOSPACE, "offset and size are above 32 bits together", _WRAPPING),
         ErrorPath(RC.NOT_FULLWRITE, "WRITEALL, less than the area", _WHOLE),
         ErrorPath(RC.NOT_FULLWRITE, "WRITEALL, from an offset", _WHOLE),
         ErrorPath(RC.NOT_FULLWRITE, "the DIR, less than 20 bytes", _SPECIAL),
@@ -244,10 +249,7 @@ PATHS: Final[Mapping[int, tuple[ErrorPath, ...]]] = {
         ErrorPath(RC.AREA_LOCKED, "WRITEDEFINE and bWriteDefine", _WRITING),
         ErrorPath(RC.AREA_LOCKED, "GLOBALLOCK and bGlobalLock", _WRITING),
         ErrorPath(RC.AREA_LOCKED, "WRITEDEFINE and bWriteDefine after a startup", _WRITING),
-        ErrorPath(RC.NOSPACE, "offset behind the end", _SIZES),
-        ErrorPath(RC.NOSPACE, "offset and size behind the end", _SIZES),
-        ErrorPath(RC.NOSPACE, "size above that of the area", _SIZES),
-        ErrorPath(RC.NOSPACE, "offset far behind the end", _SIZES),
+        *_BEHIND_THE_END,
         ErrorPath(RC.NOT_FULLWRITE, "WRITEALL, less than the area", _WHOLE),
     ),
     Ordinal.NV_READ_VALUE: (
@@ -271,10 +273,8 @@ PATHS: Final[Mapping[int, tuple[ErrorPath, ...]]] = {
         ErrorPath(RC.DISABLED_CMD, "size 0 of what size 0 locked", _READING),
         ErrorPath(RC.DISABLED_CMD, "bReadSTClear after a saved state", "locks_and_saved_states"),
         *_conditions(_CONDITIONS),
-        ErrorPath(RC.NOSPACE, "offset behind the end", _SIZES),
-        ErrorPath(RC.NOSPACE, "offset and size behind the end", _SIZES),
-        ErrorPath(RC.NOSPACE, "size above that of the area", _SIZES),
-        ErrorPath(RC.NOSPACE, "offset far behind the end", _SIZES),
+        *_BEHIND_THE_END,
+        ErrorPath(RC.NOSPACE, "offset and size are above 32 bits together", _WRAPPING),
         ErrorPath(RC.NOSPACE, "the DIR, more than 20 bytes", _SPECIAL),
         ErrorPath(RC.NOSPACE, "the DIR, offset behind the end", _SPECIAL),
         ErrorPath(RC.NOSPACE, "the DIR, size 0 and offset behind the end", _SPECIAL),
@@ -294,9 +294,6 @@ PATHS: Final[Mapping[int, tuple[ErrorPath, ...]]] = {
         ErrorPath(RC.DISABLED_CMD, "READ_STCLEAR and bReadSTClear", _READING),
         ErrorPath(RC.DISABLED_CMD, "size 0 of what size 0 locked", _READING),
         ErrorPath(RC.DISABLED_CMD, "bReadSTClear before nvLocked", _SECRET_CONDITIONS),
-        ErrorPath(RC.NOSPACE, "offset behind the end", _SIZES),
-        ErrorPath(RC.NOSPACE, "offset and size behind the end", _SIZES),
-        ErrorPath(RC.NOSPACE, "size above that of the area", _SIZES),
-        ErrorPath(RC.NOSPACE, "offset far behind the end", _SIZES),
+        *_BEHIND_THE_END,
     ),
 }
