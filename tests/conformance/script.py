@@ -349,6 +349,8 @@ class Script:
         return made
 
     def _make(self, name: str) -> Conversation[Key]:
+        # Of its own, so that what a case draws does not depend on which keys are there already.
+        random = SeededRandom(f"key {name}")
         if name not in IDENTITIES:
             return (
                 yield from tss12.create_wrap_key(
@@ -357,7 +359,7 @@ class Script:
                     parent_auth=SRK_AUTH,
                     usage_auth=USAGE_AUTH,
                     migration_auth=MIGRATION_AUTH,
-                    random=self.random,
+                    random=random,
                 )
             )
         identity = yield from tss12.make_identity(
@@ -366,7 +368,7 @@ class Script:
             identity_auth=USAGE_AUTH,
             label_digest=DIGEST,
             params=IDENTITIES[name],
-            random=self.random,
+            random=random,
         )
         return identity.key
 
