@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from protocol.tpm12.constants import Ordinal
+from tests.conformance.cases_key_use import USES
 from tests.conformance.comparison import Difference
 
 
@@ -49,6 +50,19 @@ _STARTUP: Final = (
     "itself as started."
 )
 _TOO_LARGE: Final = "Data that does not fit below the key's modulus is BAD_DATASIZE (Part 3, 10.1)."
+_KEY_LOCALITY: Final = (
+    "A key that is not for this locality is BAD_LOCALITY (Part 1, 4.8); libtpms takes it for a PCR "
+    "mismatch."
+)
+_SYMMETRIC: Final = (
+    "A known algorithm that the key may not have is found by the command's own checks, after which "
+    "the sessions that it names end (Part 3, 6.1, 10.4 and chapter 11); libtpms refuses it while "
+    "it parses."
+)
+_WHOLE_INFO: Final = (
+    "The size before a PCR structure is the size of that structure (Part 2, 9.1 and 10.2); libtpms "
+    "ignores bytes behind it."
+)
 _OSAP_FREE: Final = "OSAP on a counter or an area needs no owner (Part 3, 18.2); libtpms wants one."
 
 _NO_OWNER: Final = (
@@ -59,19 +73,14 @@ _STATE_FIRST: Final = (
     "The state is judged before the tag and the rest of the framing, and Startup was done (Part 3, "
     "3.2)."
 )
+_FAILED_DEFINITION: Final = (
+    "A definition that is refused is no failure of the TPM, also where it would have replaced an "
+    "area (Part 3, 20.1); libtpms goes into failure mode."
+)
 _AREA_FREE: Final = "The secret of an area serves without an owner (Part 3, 20.3 and 20.5)."
 _UNKNOWN_AREA: Final = "An unknown capArea is BAD_PARAMETER (Part 3, 7.2)."
 _CONTEXT: Final = "Whatever is wrong with a context, the answer is BADCONTEXT (Part 3, 21.3)."
 
-_KEY_LOCALITY: Final = (
-    "A key that is not for this locality is BAD_LOCALITY (Part 1, 4.8); libtpms takes it for a PCR "
-    "mismatch."
-)
-_SYMMETRIC: Final = (
-    "That a key of a known algorithm is not for RSA is found by the command's own checks, after "
-    "which the sessions that it names end (Part 3, chapter 11); libtpms refuses it while it "
-    "parses."
-)
 _SUB_CAP: Final = (
     "A subCap of the wrong length is BAD_MODE, whatever the area (Part 3, 7.1); libtpms takes the "
     "error of its parser, or does not look."
@@ -165,6 +174,39 @@ DECLARED: Final[tuple[Declared, ...]] = (
         "001f0101010100010000010000000000010000000000",
         "001f0101010100000000010000000000010000000000",
     ),
+    _cleared(
+        "revoked_trust_takes_areas_along",
+        "001f0001010100010000010000000000010000000000",
+        "001f0001010100000000010000000000010000000000",
+    ),
+    _cleared(
+        "revoked_trust_takes_areas_of_nobody_along",
+        "001f0001010100010000010000000000010000000000",
+        "001f0001010100000000010000000000010000000000",
+    ),
+    *[
+        Declared(
+            "revoked_trust_takes_areas_of_nobody_along",
+            Ordinal.GET_CAPABILITY,
+            f"{field} of 0000000d 00000000",
+            ours,
+            theirs,
+            "RevokeTrust deletes every area that is defined for good (Part 3, 14.3); libtpms only "
+            "those that the owner reads or writes.",
+        )
+        for field, ours, theirs in (("size", "14", "18"), ("resp", "", "1000f001"))
+    ],
+    *[
+        _code(
+            "another_endorsement_key_of_another_kind",
+            ordinal,
+            "DISABLED_CMD",
+            "BAD_KEY_PROPERTY",
+            "Whether there is an endorsement key is asked before what another one would be (Part "
+            "3, 14.1).",
+        )
+        for ordinal in (Ordinal.CREATE_ENDORSEMENT_KEY_PAIR, Ordinal.CREATE_REVOCABLE_EK)
+    ],
     Declared(
         "capability_of_select_sizes",
         Ordinal.GET_CAPABILITY,
@@ -237,8 +279,19 @@ DECLARED: Final[tuple[Declared, ...]] = (
             ("capability_of_attack_logic_with_a_sub_cap_of_the_wrong_length", "SUCCESS"),
         )
     ],
-    _code("sealing_and_unsealing", Ordinal.SEAL, "BAD_DATASIZE", "ENCRYPT_ERROR", _TOO_LARGE),
+    _code("seal_errors", Ordinal.SEAL, "BAD_DATASIZE", "ENCRYPT_ERROR", _TOO_LARGE),
     _code("sealx_errors", Ordinal.SEALX, "BAD_DATASIZE", "ENCRYPT_ERROR", _TOO_LARGE),
+    *[
+        _code("sealing_to_what_does_not_parse", ordinal, "BADINDEX", "SUCCESS", _WHOLE_INFO)
+        for ordinal in (Ordinal.SEAL, Ordinal.SEALX)
+    ],
+    _code(
+        "unsealing_what_does_not_parse",
+        Ordinal.UNSEAL,
+        "BAD_PARAM_SIZE",
+        "NOTSEALED_BLOB",
+        _WHOLE_INFO,
+    ),
     _code(
         "unsealing_with_one_wrong_session", Ordinal.UNSEAL, "AUTHFAIL", "AUTH2FAIL", _ONE_SESSION
     ),
@@ -257,7 +310,7 @@ DECLARED: Final[tuple[Declared, ...]] = (
         _ONE_SESSION,
     ),
     _code(
-        "making_an_identity_with_one_wrong_session",
+        "identities_below_an_srk_that_needs_no_secret",
         Ordinal.MAKE_IDENTITY,
         "AUTHFAIL",
         "AUTH2FAIL",
@@ -335,6 +388,48 @@ DECLARED: Final[tuple[Declared, ...]] = (
             "a_certified_conversion_of_a_key_that_is_not_for_rsa",
             "an_authority_with_a_target_that_cannot_encrypt",
         )
+    ],
+    *[
+        _code(
+            "certifying_keys_whose_pcrs_do_not_matter_for_reading",
+            ordinal,
+            "SUCCESS",
+            "WRONGPCRVAL",
+            "pcrIgnoredOnRead frees the key that is certified from its PCRs (Part 3, 13.8 and "
+            "13.9); libtpms always looks at them.",
+        )
+        for ordinal in (Ordinal.CERTIFY_KEY, Ordinal.CERTIFY_KEY2)
+    ],
+    *[
+        _code(
+            "identities_below_an_srk_that_is_bound",
+            Ordinal.MAKE_IDENTITY,
+            ours,
+            "SUCCESS",
+            "A bound key serves only while PCRs and locality are as bound (Part 1, 4.10.3), the "
+            "SRK as well; libtpms does not look at it here.",
+        )
+        for ours in ("BAD_LOCALITY", "WRONGPCRVAL")
+    ],
+    _code(
+        "activating_with_bytes_behind_the_contents",
+        Ordinal.ACTIVATE_IDENTITY,
+        "BAD_PARAM_SIZE",
+        "SUCCESS",
+        "What the blob decrypts to is one structure (Part 2, 12.7); libtpms ignores bytes behind "
+        "it.",
+    ),
+    _code(
+        "changing_secrets_of_something_else",
+        Ordinal.CHANGE_AUTH,
+        "INVALID_STRUCTURE",
+        "SUCCESS",
+        "The payload of sealed data is SEAL (Part 2, 9.3); libtpms changes the secret of a key as "
+        "that of data.",
+    ),
+    *[
+        _code("keys_at_the_wrong_locality", ordinal, "BAD_LOCALITY", "WRONGPCRVAL", _KEY_LOCALITY)
+        for ordinal in sorted({use.ordinal for use in USES})
     ],
     _code("osap_on_a_counter_without_an_owner", Ordinal.OSAP, "BAD_COUNTER", "NOSRK", _OSAP_FREE),
     _code("osap_on_an_area_without_an_owner", Ordinal.OSAP, "BADINDEX", "NOSRK", _OSAP_FREE),
@@ -535,15 +630,106 @@ DECLARED: Final[tuple[Declared, ...]] = (
         Ordinal.FLUSH_SPECIFIC,
         "INVALID_AUTHHANDLE",
         "SUCCESS",
-        "A known algorithm that no SRK may have is found by the command's own checks, after which "
-        "the sessions that it names end (Part 3, 6.1); libtpms refuses it while it parses.",
+        _SYMMETRIC,
     ),
+    *[
+        _code(case, Ordinal.FLUSH_SPECIFIC, "INVALID_AUTHHANDLE", "SUCCESS", _SYMMETRIC)
+        for case in (
+            "keys_of_no_allowed_property_cannot_be_made",
+            "keys_of_no_allowed_property_cannot_be_loaded",
+        )
+    ],
+    _code(
+        "keys_of_no_allowed_property_cannot_be_made",
+        Ordinal.CREATE_WRAP_KEY,
+        "BAD_KEY_PROPERTY",
+        "INVALID_KEYUSAGE",
+        "What a key is made of is judged before what it is for (Part 3, 10.4); libtpms does not "
+        "look at the length and the exponent of an AUTHCHANGE key.",
+    ),
+    *[
+        _code(
+            "keys_of_no_allowed_property_cannot_be_loaded",
+            Ordinal.LOAD_KEY2,
+            "BAD_KEY_PROPERTY",
+            theirs,
+            "A key that this TPM would not make is not loaded either (Part 3, 10.5, "
+            "TPM_BAD_KEY_PROPERTY); libtpms looks at schemes only, and at the digest of the rest.",
+        )
+        for theirs in ("AUTHFAIL", "BAD_PARAMETER")
+    ],
+    *[
+        _code("keys_with_bytes_behind_their_pcr_info", *found, _WHOLE_INFO)
+        for found in (
+            (Ordinal.CREATE_WRAP_KEY, "BAD_PARAM_SIZE", "SUCCESS"),
+            (Ordinal.LOAD_KEY2, "BAD_PARAM_SIZE", "DECRYPT_ERROR"),
+        )
+    ],
     _code(
         "defining_what_cannot_be",
         Ordinal.NV_DEFINE_SPACE,
         "NOSPACE",
         "SIZE",
         "An area for which there is no room is NOSPACE (Part 3, 20.1).",
+    ),
+    _code(
+        "definitions_by_an_owner_who_is_not_there",
+        Ordinal.NV_DEFINE_SPACE,
+        "AUTHFAIL",
+        "BAD_MODE",
+        _NO_OWNER,
+    ),
+    *[
+        _code(case, Ordinal.NV_DEFINE_SPACE, ours, "FAIL", _FAILED_DEFINITION)
+        for case, ours in (
+            ("an_area_that_is_defined_again_with_a_conflict", "AUTH_CONFLICT"),
+            ("an_area_that_is_defined_again_for_everybody", "PER_NOWRITE"),
+            ("an_area_that_is_defined_again_and_does_not_fit", "NOSPACE"),
+        )
+    ],
+    _code(
+        "sessions_on_areas_that_are_defined_again",
+        Ordinal.NV_WRITE_VALUE_AUTH,
+        "SUCCESS",
+        "INVALID_AUTHHANDLE",
+        "A new definition ends the sessions on the old area (Part 3, 20.1); libtpms ends those on "
+        "every area.",
+    ),
+    *[
+        _code(
+            "areas_with_a_secret_and_a_session_that_is_wrong",
+            ordinal,
+            "AUTHFAIL",
+            "SUCCESS",
+            "An OSAP session serves the one entity that it was opened on (Part 1, 8.4); libtpms "
+            "takes a session on one area for every area.",
+        )
+        for ordinal in (Ordinal.NV_WRITE_VALUE_AUTH, Ordinal.NV_READ_VALUE_AUTH)
+    ],
+    _code(
+        "writes_of_a_tpm_with_an_owner_are_not_counted",
+        Ordinal.NV_WRITE_VALUE,
+        "SUCCESS",
+        "MAXNVWRITES",
+        "Writes are counted while there is no owner (Part 3, 20.2); libtpms counts every write "
+        "without authorization.",
+    ),
+    _code(
+        "reading_as_owner_before_the_lock",
+        Ordinal.NV_READ_VALUE,
+        "AUTHFAIL",
+        "SUCCESS",
+        "The owner's authorization may be checked before nvLocked too (Part 3, 20.4); libtpms does "
+        "not look at it when it reads.",
+    ),
+    Declared(
+        "general_purpose_input_and_output",
+        Ordinal.NV_READ_VALUE,
+        "data",
+        "01",
+        "00",
+        "What is at the other end of a pin is the platform's business (PC Client, GPIO): here it "
+        "is what was written, in libtpms nothing.",
     ),
     _code(
         "defining_with_the_write_locality_alone",

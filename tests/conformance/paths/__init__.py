@@ -15,13 +15,20 @@ from tests.conformance.paths import (
     administrative,
     auditing,
     capability,
+    changing_authorization,
     cmk,
     counters,
+    cryptographic,
+    endorsement,
+    identity,
+    integrity,
     maintenance,
     migration,
+    nv,
     optin,
     ownership,
     startup,
+    storage,
 )
 from tests.conformance.paths.path import ErrorPath
 
@@ -37,6 +44,13 @@ _CHAPTERS: Final = (
     migration.PATHS,
     cmk.PATHS,
     maintenance.PATHS,
+    storage.PATHS,
+    cryptographic.PATHS,
+    endorsement.PATHS,
+    identity.PATHS,
+    integrity.PATHS,
+    changing_authorization.PATHS,
+    nv.PATHS,
     counters.PATHS,
 )
 
