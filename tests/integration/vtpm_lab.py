@@ -219,25 +219,28 @@ class Lab:
             self.run,
             ("--state", str(root / "hwtpm"), "--run", str(self.tis), "--key-pool", "0"),
         )
-        clients = root / "clients.toml"
-        clients.write_text(
-            "".join(
-                f'[[client]]\nuuid = "{self.uuid(f"g{n}")}"\nuid = {os.geteuid()}\nlabel = "g{n}"\n'
-                for n in range(1, 10)
-            )
-        )
+        self.etc = root / "etc"
+        (self.etc / "guests.d").mkdir(parents=True)
+        (self.etc / "vtpm.toml").write_text("[manager]\nshared_uid = true\n")
+        for number in range(1, 10):
+            self.configure(f"g{number}")
         self.manager = Daemon(
             "vtpmmgr",
             self.run,
             (
                 *("--state", str(root / "mgr"), "--socket", str(self.manager_socket)),
-                *("--tis", str(self.tis), "--clients", str(clients), "--loglevel", "debug"),
+                *("--tis", str(self.tis), "--config", str(self.etc), "--loglevel", "debug"),
             ),
         )
         self._daemons = [self.manager, self.hwtpm]
 
+    def configure(self, guest: str, *lines: str) -> None:
+        """Write the file of a guest, with further lines of TOML."""
+        text = "\n".join([f'uuid = "{self.uuid(guest)}"', f"uid = {os.geteuid()}", *lines, ""])
+        (self.etc / "guests.d" / f"{guest}.toml").write_text(text)
+
     def uuid(self, guest: str) -> UUID:
-        """Return the uuid of "g1" to "g9"."""
+        """Return the uuid of a guest; "g1" to "g9" are configured."""
         return uuid.uuid5(uuid.NAMESPACE_DNS, guest)
 
     def state(self, guest: str) -> Path:
