@@ -98,9 +98,9 @@ class Reloads(Generic[T]):
             except DaemonError as error:
                 for line in str(error).splitlines():
                     self._log.error("configuration not used", reason=line)
-                raise
-            finally:
                 self._notifier.ready()
+                raise
+            self._notifier.ready()
         if waiting:
             self._log.warning("counts at the next start only", keys=",".join(waiting))
         self._log.info("configuration read again")

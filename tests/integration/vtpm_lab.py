@@ -95,9 +95,20 @@ class Daemon:
 
     async def wait_notified(self, word: str) -> None:
         """Return when a notification contains `word`."""
-        assert self._notify is not None
-        while word not in (await self._notify.recv(4096)).decode():
+        while word not in await self.notification():
             pass
+
+    async def notification(self) -> str:
+        """Return the next thing that it says to its supervisor."""
+        assert self._notify is not None
+        return (await self._notify.recv(4096)).decode()
+
+    async def reload(self) -> None:
+        """Have it read its configuration again, by SIGHUP, and return when it has."""
+        self.signal(signal.SIGHUP)
+        with trio.fail_after(READY_LIMIT_S):
+            await self.wait_notified("RELOADING=1")
+            await self.wait_notified("READY=1")
 
     async def _fail_when_it_ends(self) -> None:
         code = await self._wait()
