@@ -23,7 +23,7 @@ from daemons.runtime.config.folder import (
 )
 from daemons.runtime.config.options import Guest
 from daemons.runtime.config.text import TomlTable, make_file, remove_file, toml_text
-from daemons.runtime.config.values import check_guest_name
+from daemons.runtime.config.values import is_guest_name
 from daemons.runtime.errors import RefusedToStart
 from daemons.runtime.files import StateFolder
 from daemons.runtime.log import Log
@@ -60,10 +60,10 @@ def prepare_config(layout: Layout, names: Sequence[str], log: Log) -> tuple[Gues
             make_guest(layout, name, {"uuid": str(uuid4())})
     configuration, findings = load_without_bad_guests(layout.etc)
     if names:
-        return tuple(_ours(layout, load_guest(layout.etc, name)) for name in names)
+        return tuple(load_guest(layout.etc, name) for name in names)
     for finding in findings:
         log.error("guest left out", reason=finding)
-    return tuple(_ours(layout, guest) for guest in configuration.guests.values())
+    return tuple(configuration.guests.values())
 
 
 def make_guest(layout: Layout, name: str, keys: TomlTable) -> bool:
@@ -91,12 +91,15 @@ def _machine_text() -> str:
     )
 
 
-def _ours(layout: Layout, guest: Guest) -> Guest:
+def check_ours(layout: Layout, guest: Guest) -> None:
+    """Raises:
+    BadConfig: the guest's file names another user than that of this stack, which would have its
+        vTPM be refused by the manager.
+    """
     if guest.identity.uid != os.geteuid():
         path = guest_path(layout.etc, guest.name)
         reason = f"must be {os.geteuid()}, the user of this stack"
         raise BadConfig([Finding(path, "uid", reason)])
-    return guest
 
 
 def _take_over(layout: Layout, names: Sequence[str]) -> None:
@@ -104,21 +107,13 @@ def _take_over(layout: Layout, names: Sequence[str]) -> None:
     are if none is named, since a folder beside them may be somebody's copy."""
     for kept in sorted((layout.state / "guests").glob(f"*/{_OLD_UUID}")):
         name = kept.parent.name
-        if name not in names and (names or not _is_guest_name(name)):
+        if name not in names and (names or not is_guest_name(name)):
             continue
         # Once the file is durable it alone counts; a crash in between repeats the removal.
         if not guest_path(layout.etc, name).exists():
             make_guest(layout, name, {"uuid": str(_old_uuid(kept))})
         remove_file(kept)
     remove_file(layout.state / _OLD_CLIENTS)
-
-
-def _is_guest_name(name: str) -> bool:
-    try:
-        check_guest_name(name)
-    except ValueError:
-        return False
-    return True
 
 
 def _old_uuid(path: Path) -> UUID:

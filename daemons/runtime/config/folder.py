@@ -35,7 +35,7 @@ from daemons.runtime.config.options import (
     VtpmOptions,
 )
 from daemons.runtime.config.schema import names_of, read_keys
-from daemons.runtime.config.values import check_guest_name
+from daemons.runtime.config.values import check_guest_name, is_guest_name
 
 MACHINE_NAME: Final = "vtpm.toml"
 GUESTS_NAME: Final = "guests.d"
@@ -174,7 +174,9 @@ def examine(folder: Path, find_uid: FindUid = find_uid) -> Examination:
         if guest is not None:
             guests[name] = _with_uid(guest, find_uid, findings)
     _check_unique(guests, of_guest, shared_uid=machine.manager.shared_uid)
-    excluded = {name for name, findings in of_guest.items() if findings.found}
+    excluded = {
+        name for name, findings in of_guest.items() if findings.found and is_guest_name(name)
+    }
     good = {name: guest for name, guest in guests.items() if name not in excluded}
     in_order = (machine_findings, guests_findings, *of_guest.values())
     return Examination(

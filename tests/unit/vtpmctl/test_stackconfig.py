@@ -14,7 +14,7 @@ from daemons.runtime.config.folder import load
 from daemons.runtime.errors import RefusedToStart
 from daemons.runtime.log import Log
 from daemons.vtpmctl.layout import Layout
-from daemons.vtpmctl.stackconfig import prepare_config
+from daemons.vtpmctl.stackconfig import check_ours, prepare_config
 
 OLD = UUID("5e4ad2a3-1d6b-4f5c-a3a0-4ef0b1fb9a6c")
 
@@ -128,5 +128,6 @@ def test_a_guest_of_another_user_is_refused(layout: Layout) -> None:
     prepare(layout, "g1")
     path = layout.etc / "guests.d" / "g1.toml"
     path.write_text(path.read_text().replace(f"uid = {os.geteuid()}", "uid = 4711"))
+    (guest,) = prepare_config(layout, ["g1"], Lines().log)
     with pytest.raises(BadConfig, match=f"uid: must be {os.geteuid()}, the user of this stack"):
-        prepare(layout, "g1")
+        check_ours(layout, guest)
