@@ -24,7 +24,6 @@ from daemons.vtpmctl.process import ForkServer
 from daemons.vtpmctl.status import format_table, gather_status
 from daemons.vtpmctl.up import up
 
-
 EXAMPLE = """\b
 Example:
   vtpmctl up --dir /srv/vtpm --guest g1
