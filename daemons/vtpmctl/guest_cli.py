@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -158,15 +158,16 @@ def remove_command(
 def list_command(as_json: bool, root: Path | None, system: bool) -> None:
     """Show all guests."""
 
-    async def rows() -> list[dict[str, Json]]:
+    async def gather() -> Mapping[str, list[Json]]:
         return await list_guests(await find_host(root, system=system))
 
-    found = ask(rows)
-    click.echo(json.dumps({"guests": found}, indent=2) if as_json else format_guests(found))
+    listed = ask(gather)
+    click.echo(json.dumps(listed, indent=2) if as_json else format_guests(listed))
 
 
-def format_guests(rows: Sequence[dict[str, Json]]) -> str:
-    """Return a table of guests, and below it what is wrong with their files."""
+def format_guests(listed: Mapping[str, list[Json]]) -> str:
+    """Return a table of guests, and below it what is wrong with the files."""
+    rows = [row for row in listed["guests"] if isinstance(row, dict)]
     cells = [[column.upper() for column in _COLUMNS]]
     cells += [[_cell(row[column]) for column in _COLUMNS] for row in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(_COLUMNS))]
@@ -174,8 +175,7 @@ def format_guests(rows: Sequence[dict[str, Json]]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in cells
     ]
-    for row in rows:
-        findings = row["findings"]
+    for findings in (*(row["findings"] for row in rows), listed["findings"]):
         lines += [str(finding) for finding in findings] if isinstance(findings, list) else []
     return "\n".join(lines)
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import shutil
 import tomllib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
@@ -32,9 +32,9 @@ from daemons.runtime.config.values import check_guest_name
 from daemons.runtime.control import Json, control_request
 from daemons.runtime.errors import DaemonError
 from daemons.vtpmctl.host import Host
+from daemons.vtpmctl.layout import has_image
 
 UNDO_LIMIT_S: Final = 60.0
-_IMAGES: Final = "slot*"
 
 Step = Callable[[], Awaitable[None]]
 
@@ -165,13 +165,14 @@ async def remove_guest(host: Host, name: str, *, delete_state: bool) -> Removed:
     return Removed(uuid, state.exists())
 
 
-async def list_guests(host: Host) -> list[dict[str, Json]]:
-    """Return a row for each guest, also for those whose files have mistakes."""
+async def list_guests(host: Host) -> Mapping[str, list[Json]]:
+    """Return a row for each guest, also for those whose files have mistakes, as "guests", and as
+    "findings" what is wrong beside them."""
     examination = examine(host.config, host.find_uid)
     guests = examination.configuration.guests
     names = sorted({*guests, *examination.excluded})
     states = await host.states(names)
-    rows: list[dict[str, Json]] = []
+    rows: list[Json] = []
     for name in names:
         guest = guests.get(name)
         path = guest_path(host.config, name)
@@ -187,7 +188,9 @@ async def list_guests(host: Host) -> list[dict[str, Json]]:
                 "findings": [str(one) for one in examination.findings if one.file == path],
             }
         )
-    return rows
+    paths = {guest_path(host.config, name) for name in names}
+    others: list[Json] = [str(one) for one in examination.findings if one.file not in paths]
+    return {"guests": rows, "findings": others}
 
 
 def check_known(host: Host, name: str) -> None:
@@ -253,7 +256,7 @@ def _check_unlike(host: Host, name: str, keys: TomlTable) -> None:
                     f"there is a guest {name} already, and {guest_path(host.config, name)} does "
                     f"not say {key} = {value!r}; edit that file, or remove the guest first"
                 )
-    elif "uuid" not in keys and any(host.state(name).glob(_IMAGES)):
+    elif "uuid" not in keys and has_image(host.state(name)):
         raise DaemonError(
             f"there is an image in {host.state(name)}: to take it up again say its --uuid; a new "
             "guest needs another name, or that folder removed"

@@ -192,9 +192,9 @@ class SystemdHost:
         await self._run("systemctl", "start", _target(name))
         # The target wants its services, so it is reached even if they fail.
         states = await self._active_states(_services(name))
-        failed = [unit for unit, state in states.items() if state == "failed"]
-        if failed:
-            raise DaemonError(f"{' and '.join(failed)} failed; see journalctl -u {failed[0]}")
+        for unit, state in states.items():
+            if state not in _RUNNING:
+                raise DaemonError(f"{unit} is {state}; see journalctl -u {unit}")
 
     async def stop(self, name: str) -> None:
         """See `Host`."""

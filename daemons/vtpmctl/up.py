@@ -26,9 +26,6 @@ from daemons.vtpmctl.process import ForkServer
 from daemons.vtpmctl.stackconfig import prepare_config
 from daemons.vtpmctl.supervisor import Outcome, Supervisor
 
-DEFAULT_GUEST = "guest1"
-"""What a stack begins with if nobody names a guest."""
-
 _LOCK_WAIT_S = 15.0
 """How long the daemons of a supervisor that was killed may take to stop."""
 
@@ -92,10 +89,7 @@ async def up(
 
 def _prepare_guests(config: UpConfig, log: Log) -> list[Guest]:
     """Make the files and folders of the guests that are to run."""
-    layout = config.layout
-    configured = prepare_config(layout, config.guests, log)
-    if not configured and not config.guests:
-        configured = prepare_config(layout, (DEFAULT_GUEST,), log)
+    configured = prepare_config(config.layout, config.guests, log)
     return [prepare_guest(config, guest) for guest in configured]
 
 

@@ -320,6 +320,9 @@ def _read_toml(findings: Findings, *, must_exist: bool) -> Mapping[str, object]:
             findings.add("", f"is no TOML: {place[1]}", int(place[2] or last))
     except RecursionError:
         findings.add("", "is no TOML of ours: nested too deeply")
+    except ValueError:
+        # What Python says of numbers with thousands of digits, without a position.
+        findings.add("", "is no TOML of ours: a number is too long")
     return {}
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from daemons.runtime.config.findings import BadConfig
 from daemons.runtime.errors import DaemonError
+from daemons.vtpmctl.guest_cli import format_guests
 from daemons.vtpmctl.guests import (
     add_guest,
     check_known,
@@ -99,10 +100,13 @@ async def test_a_step_that_fails_leaves_nothing_behind(
     assert (await add_guest(machine.host, "g1", {})).is_new
 
 
-async def test_a_vtpm_that_refuses_to_start_leaves_nothing_behind(machine: StandIn) -> None:
+@pytest.mark.parametrize("state", ["failed", "activating"])
+async def test_a_vtpm_that_does_not_come_up_leaves_nothing_behind(
+    machine: StandIn, state: str
+) -> None:
     before = machine.everything()
-    machine.fail("vtpm@g1.service.state", "failed\n")
-    with pytest.raises(DaemonError, match=r"vtpm@g1\.service failed; see journalctl"):
+    machine.fail("vtpm@g1.service.state", f"{state}\n")
+    with pytest.raises(DaemonError, match=rf"vtpm@g1\.service is {state}; see journalctl"):
         await add_guest(machine.host, "g1", {})
     assert machine.everything() == before
     assert machine.calls() == [*ADDING, *DISCARDING, "userdel vtpm-g1"]
@@ -242,7 +246,8 @@ async def test_the_list_has_every_guest_also_those_with_mistakes(machine: StandI
     added = await add_guest(machine.host, "g1", {"label": "a:b:c", "admin": True})
     guest_file(machine, "g2").write_text(f'uuid = "{UUID_TEXT}"\ngruop = 1\nuid = 7\n')
     guest_file(machine, "no name").write_text("")
-    first, second = await list_guests(machine.host)
+    listed = await list_guests(machine.host)
+    first, second = listed["guests"]
     assert first == {
         "guest": "g1",
         "state": "active",
@@ -253,10 +258,20 @@ async def test_the_list_has_every_guest_also_those_with_mistakes(machine: StandI
         "admin": True,
         "findings": [],
     }
+    assert isinstance(second, dict)
     assert (second["guest"], second["state"], second["uuid"]) == ("g2", "stopped", None)
     assert second["findings"] == [
         f"{guest_file(machine, 'g2')}: gruop: unknown key; did you mean group?"
     ]
+    (other,) = listed["findings"]
+    assert "'no name' is no guest name" in str(other)
+    table = format_guests(listed).splitlines()
+    assert [line.split()[:2] for line in table[:3]] == [
+        ["GUEST", "STATE"],
+        ["g1", "active"],
+        ["g2", "stopped"],
+    ]
+    assert table[3:] == [*second["findings"], other]
 
 
 async def test_starting_and_stopping_is_the_targets(machine: StandIn) -> None:
