@@ -68,5 +68,5 @@ def ask(question: Callable[[], Awaitable[_T]]) -> _T:
     """
     try:
         return trio.run(question)
-    except DaemonError as error:
+    except (DaemonError, OSError) as error:
         raise click.ClickException(str(error)) from error

@@ -23,6 +23,7 @@ from daemons.vtpmctl.guests import (
     reload_all,
     remove_guest,
 )
+from daemons.vtpmctl.host_systemd import SystemdHost
 from tests.unit.vtpmctl.stand_in import StandIn, stand_in
 
 UUID_TEXT = "5e4ad2a3-1d6b-4f5c-a3a0-4ef0b1fb9a6c"
@@ -284,6 +285,13 @@ async def test_starting_and_stopping_is_the_targets(machine: StandIn) -> None:
     assert machine.calls() == [f"systemctl stop {TARGET}", f"systemctl start {TARGET}"]
     with pytest.raises(DaemonError, match="there is no guest g2"):
         check_known(machine.host, "g2")
+
+
+def test_the_sockets_are_where_the_units_have_them() -> None:
+    host = SystemdHost()
+    assert host.control_socket("g1") == Path("/run/vtpm/vtpms/g1/control.sock")
+    assert host.state("g1") == Path("/var/lib/vtpm/guests/g1")
+    assert host.config == Path("/etc/vtpm")
 
 
 async def test_a_reload_asks_nobody_that_does_not_run_and_nobody_with_mistakes(
