@@ -37,6 +37,7 @@ _RUNNING: Final = frozenset({"active", "reloading"})
 _COMMAND_TIMEOUT_S: Final = 330.0
 """A bit more than the units themselves may take to start."""
 _FILE_MODE: Final = 0o644
+_FOLDER_MODE: Final = 0o755
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +96,10 @@ class SystemdHost:
 
     def make_file(self, name: str, keys: TomlTable) -> bool:
         """See `Host`."""
-        folder = self.config / GUESTS_NAME
-        if not folder.is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
-            folder.chmod(0o755)
+        for folder in (self.config, self.config / GUESTS_NAME):
+            if not folder.is_dir():
+                folder.mkdir(exist_ok=True)
+                folder.chmod(_FOLDER_MODE)  # whatever the umask is: others must not write to it
         text = toml_text(f"Guest {name}, see vtpm-guest.toml(5).", keys, {})
         return make_file(guest_path(self.config, name), text, _FILE_MODE)
 

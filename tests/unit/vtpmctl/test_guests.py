@@ -6,6 +6,7 @@ systemctl is a stand-in that keeps the state of units; the real one has tests of
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -73,6 +74,20 @@ async def test_a_guest_gets_a_user_a_file_and_its_units_and_the_manager_knows(
     assert machine.calls() == ADDING
     assert machine.state(TARGET) == ("active", "enabled")
     assert machine.reloads == 1
+
+
+async def test_the_folders_of_the_configuration_are_made_and_closed_to_writers(
+    machine: StandIn,
+) -> None:
+    guest_file(machine).parent.rmdir()
+    machine.places.config.rmdir()
+    before = os.umask(0)
+    try:
+        await add_guest(machine.host, "g1", {})
+    finally:
+        os.umask(before)
+    for folder in (machine.places.config, guest_file(machine).parent):
+        assert folder.stat().st_mode & 0o777 == 0o755
 
 
 async def test_what_vtpm_toml_says_is_not_written_into_the_guests_file(machine: StandIn) -> None:
