@@ -184,7 +184,8 @@ class SystemdHost:
 
     async def discard(self, name: str) -> None:
         """See `Host`."""
-        await self._run("systemctl", "disable", "--now", _target(name))
+        await self._run("systemctl", "disable", _target(name))
+        await self.stop(name)
         # A failure that is remembered would be that of the next guest of this name.
         await self._run("systemctl", "reset-failed", *_services(name), check=False)
 
@@ -199,7 +200,8 @@ class SystemdHost:
 
     async def stop(self, name: str) -> None:
         """See `Host`."""
-        await self._run("systemctl", "stop", _target(name))
+        # The services stop with the target, but who stops the target alone does not wait for them.
+        await self._run("systemctl", "stop", _target(name), *_services(name))
 
     def _sysusers_path(self, name: str) -> Path:
         return self._places.sysusers / f"vtpm-guest-{name}.conf"
