@@ -200,7 +200,7 @@ class SystemdHost:
 
     async def stop(self, name: str) -> None:
         """See `Host`."""
-        # The services stop with the target, but who stops the target alone does not wait for them.
+        # By name as well: the target is gone before what belongs to it.
         await self._run("systemctl", "stop", _target(name), *_services(name))
 
     def _sysusers_path(self, name: str) -> Path:

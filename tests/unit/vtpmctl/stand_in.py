@@ -51,7 +51,6 @@ case "$*" in
     echo image > "../var/vtpm/guests/$name/slot0"
     state "../fails/vtpm@$name.service" state active > "vtpm@$name.service.active" ;;
 "stop "*)
-    # As the real one: what stops along with a unit is not waited for.
     shift
     for unit; do rm -f "$unit.active"; done ;;
 "disable "*) rm -f "$unit.file" ;;
