@@ -80,6 +80,27 @@ class ManagementOrdinal(enum.IntEnum):
     NV_READ_VALUE = 0x02000306
 
 
+class QuoteFlags(enum.IntFlag):
+    """What a quote says beside PCRs: one hash for each, in this order."""
+
+    HASH_UUID = 1
+    """The vTPM's uuid."""
+    VTPM_MEASUREMENTS = 2
+    """The vTPM's kern_hash."""
+    GROUP_INFO = 4
+    """The agent's modulus and the group's CFG_LIST."""
+    GROUP_PUBKEY = 8
+    """The agent's modulus."""
+
+
+class VtpmFlag(enum.IntFlag):
+    """What VTPM_SHOW tells and VTPM_EDIT changes."""
+
+    ADMIN = 1
+    """It may send management commands. Only who the configuration gives the right has it; here it
+    can be taken back and restored."""
+
+
 class ManagerCode(enum.IntEnum):
     """Return codes that the manager makes itself; those of the hardware pass as numbers.
 
