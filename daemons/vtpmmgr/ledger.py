@@ -19,6 +19,7 @@ import hashlib
 import struct
 from collections.abc import Iterable, Iterator
 from typing import Final, TypeVar
+from uuid import UUID
 
 import apsw
 
@@ -31,7 +32,9 @@ from daemons.vtpmmgr.records import (
     BadRow,
     GroupRecord,
     Record,
+    SealRecord,
     SqlValue,
+    VtpmRecord,
     describe,
     encode_row,
     tree_key,
@@ -133,6 +136,23 @@ class Ledger:
             found = [group for key in keys if (group := self.get(GroupRecord, key)) is not None]
             self._groups = {group.number: group for group in found}
         return self._groups.get(number)
+
+    def groups(self) -> list[GroupRecord]:
+        """Return all groups in the order of their numbers."""
+        self.group(0)  # reads them all
+        return [group for _, group in sorted((self._groups or {}).items())]
+
+    def seals_of(self, scope: UUID) -> list[SealRecord]:
+        """Return the seals of the root secret (scope: the manager) or of a group."""
+        keys = self._store.keys_where(SealRecord.TABLE, "scope", scope.bytes)
+        return [seal for key in keys if (seal := self.get(SealRecord, key)) is not None]
+
+    def vtpms_of(self, group: UUID) -> list[UUID]:
+        """Return the uuids of a group's vTPMs, ascending."""
+        return [
+            UUID(bytes=key)
+            for key in self._store.keys_where(VtpmRecord.TABLE, "group_uuid", group.bytes)
+        ]
 
     @property
     def log_pages(self) -> int:
@@ -242,6 +262,36 @@ class Transaction:
                 return record
         group = self._ledger.group(number)
         return group if group is not None and group.uuid.bytes not in changed else None
+
+    def groups(self) -> list[GroupRecord]:
+        """Return all groups in the order of their numbers."""
+        found = {group.uuid.bytes: group for group in self._ledger.groups()}
+        for (kind, key), record in self.changes():
+            if kind is GroupRecord:
+                found.pop(key, None)
+                if isinstance(record, GroupRecord):
+                    found[key] = record
+        return sorted(found.values(), key=lambda group: group.number)
+
+    def seals_of(self, scope: UUID) -> list[SealRecord]:
+        """Return the seals of the root secret (scope: the manager) or of a group."""
+        found = {seal.identifier.bytes: seal for seal in self._ledger.seals_of(scope)}
+        for (kind, key), record in self.changes():
+            if kind is SealRecord:
+                found.pop(key, None)
+                if isinstance(record, SealRecord) and record.scope == scope:
+                    found[key] = record
+        return list(found.values())
+
+    def vtpms_of(self, group: UUID) -> list[UUID]:
+        """Return the uuids of a group's vTPMs, ascending."""
+        found = set(self._ledger.vtpms_of(group))
+        for (kind, key), record in self.changes():
+            if kind is VtpmRecord:
+                found.discard(UUID(bytes=key))
+                if isinstance(record, VtpmRecord) and record.group == group:
+                    found.add(record.uuid)
+        return sorted(found)
 
     def put(self, record: Record) -> None:
         """Insert a record or replace the one with its key."""

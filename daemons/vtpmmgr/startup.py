@@ -39,34 +39,58 @@ rows must have the root of the commit record. Until all of that holds nothing is
 state that is brought up to the NV area is first made durable once more (`Store.make_durable`): a
 flush that failed before the crash may have left the newest commit in memory only, and the chip must
 never be ahead of the disk.
+
+Where group 0 has an agent, "the root secret does not unseal because PCRs differ" is not the end:
+`NotApproved` is raised, and the agent may give the key of group 0 back (`recovery`). With that key
+`start` opens the root secret from its envelope in the policy of group 0 and goes on as above.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import apsw
 import trio
 
 from daemons.runtime.errors import DaemonError, RefusedToStart
 from daemons.runtime.log import Log
+from daemons.runtime.secret import Secret
+from daemons.vtpmmgr.envelope import NotAuthentic
 from daemons.vtpmmgr.freshness import NV_BYTES, BadMark, Freshness, Mark, NvFreshness
 from daemons.vtpmmgr.hardware import PASSING, Hardware
-from daemons.vtpmmgr.keyring import KeyRing
+from daemons.vtpmmgr.keyring import KeyRing, unwrap_recovery
 from daemons.vtpmmgr.ledger import Ledger
-from daemons.vtpmmgr.records import BadRow, ManagerRecord, Record, SealRecord
-from daemons.vtpmmgr.sealing import NotARootSecret, RootSecret, differing_pcrs, explain_pcrs
+from daemons.vtpmmgr.records import (
+    PCR_COUNT,
+    BadRow,
+    GroupRecord,
+    ManagerRecord,
+    PolicyRecord,
+    SealRecord,
+)
+from daemons.vtpmmgr.sealing import (
+    Configuration,
+    NotAGroupSecret,
+    NotARootSecret,
+    PcrValues,
+    RootSecret,
+    composite_of,
+    decode_group_secret,
+    differing_pcrs,
+    explain_pcrs,
+)
 from daemons.vtpmmgr.store import DiskFull, Store
 from protocol.tpm12 import ReturnCode
+from protocol.tpm12.pcr import PcrSelection
 from tpmcore.errors import TpmError
 
 T = TypeVar("T")
-R = TypeVar("R", bound=Record)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,33 +117,68 @@ class Started:
     Attributes:
         ledger: all records, verified.
         freshness: bound to the ledger's newest commit.
+        root: what the hardware TPM keeps for the manager.
     """
 
     ledger: Ledger
     freshness: Freshness
+    root: RootSecret
 
 
-async def start(options: StartOptions, hardware: Hardware, log: Log) -> Started:
+@dataclass(frozen=True, slots=True)
+class Unverified:
+    """What a database says while there is no key yet to verify it with.
+
+    Attributes:
+        manager: whose database it is.
+        root_seals: of the root secret, at least one.
+        groups: by number.
+        policies: by group.
+    """
+
+    manager: ManagerRecord
+    root_seals: tuple[SealRecord, ...]
+    groups: Mapping[int, GroupRecord]
+    policies: Mapping[UUID, PolicyRecord]
+
+
+class NotApproved(RefusedToStart):
+    """The platform is in no configuration that group 0's agent approved; the agent may help."""
+
+    def __init__(self, reason: str, unverified: Unverified) -> None:
+        super().__init__(reason)
+        self.unverified = unverified
+
+
+async def start(
+    options: StartOptions, hardware: Hardware, log: Log, *, recovered: Secret | None = None
+) -> Started:
     """Accept the database that is there, or found a new one, or refuse.
 
+    Args:
+        recovered: the key of group 0, from its agent, where the root secret does not unseal.
+
     Raises:
-        RefusedToStart: see above; nothing was written.
+        NotApproved: see above; nothing was written.
+        RefusedToStart: likewise.
         DaemonError: the chip is unreachable or fails; starting again may help.
     """
     try:
-        return await _start(options, hardware, log)
+        return await _start(options, hardware, log, recovered)
     except TpmError as error:
         raise DaemonError(f"hardware TPM: {error}") from error
 
 
-async def _start(options: StartOptions, hardware: Hardware, log: Log) -> Started:
+async def _start(
+    options: StartOptions, hardware: Hardware, log: Log, recovered: Secret | None
+) -> Started:
     with contextlib.ExitStack() as on_failure:
         store = await _in_thread(lambda: Store.open(options.database, options.vfs))
         if store is not None:
             on_failure.callback(store.close)
         area_bytes = await hardware.nv_area_size(options.nv_index)
         if store is not None:
-            ledger, root = await _accept(store, options, hardware)
+            ledger, root = await _accept(store, options, hardware, recovered)
         elif area_bytes is None:
             ledger, root = await _found(options, hardware, log, on_failure)
         else:
@@ -128,8 +187,9 @@ async def _start(options: StartOptions, hardware: Hardware, log: Log) -> Started
                 f"(NV area {options.nv_index:#x}): it was removed or is elsewhere"
             )
         freshness = await _bind(ledger, root, area_bytes, hardware, log)
+        await _open_groups(ledger, hardware, log)
         on_failure.pop_all()
-        return Started(ledger, freshness)
+        return Started(ledger, freshness, root)
 
 
 # --- a new database ------------------------------------------------------------------------------
@@ -170,10 +230,10 @@ async def _found(
 
 
 async def _seal_root(root: RootSecret, options: StartOptions, hardware: Hardware) -> SealRecord:
-    pcr_values = tuple(await hardware.read_pcrs(options.seal_pcrs))
+    now = Configuration.of(await hardware.read_pcrs(options.seal_pcrs))
     secret = root.encode()
     try:
-        blob = await hardware.seal(secret, pcr_values)
+        blob = await hardware.seal(secret, now.selection, now.composite)
         # a seal that cannot be opened would be found out at the next start, when it is too late
         opened = await hardware.unseal(blob)
     except TpmError as error:
@@ -184,20 +244,24 @@ async def _seal_root(root: RootSecret, options: StartOptions, hardware: Hardware
         ) from error
     if opened != secret:
         raise DaemonError("hardware TPM: what it sealed does not come out again")
-    return SealRecord(uuid4(), root.manager, hardware.locality, pcr_values, blob)
+    return SealRecord(uuid4(), root.manager, hardware.locality, now.values, blob)
 
 
 # --- a database that is there --------------------------------------------------------------------
 
 
 async def _accept(
-    store: Store, options: StartOptions, hardware: Hardware
+    store: Store, options: StartOptions, hardware: Hardware, recovered: Secret | None
 ) -> tuple[Ledger, RootSecret]:
-    manager, seals = await _in_thread(lambda: _read_unverified(store))
-    root = await _unseal_root(store.path, manager, seals, hardware)
-    if root.manager != manager.uuid:
+    found = await _in_thread(lambda: _read_unverified(store))
+    if recovered is None:
+        root = await _unseal_root(store.path, found, hardware)
+    else:
+        root = _recover_root(store.path, found, recovered)
+    if root.manager != found.manager.uuid:
         raise RefusedToStart(
-            f"database {store.path} names manager {manager.uuid}, its seal is of {root.manager}"
+            f"database {store.path} names manager {found.manager.uuid}, its seal is of "
+            f"{root.manager}"
         )
     if root.nv_index != options.nv_index:
         raise RefusedToStart(
@@ -205,37 +269,59 @@ async def _accept(
             f"--nv-index says {options.nv_index:#x}"
         )
     keys = KeyRing(root.manager, root.manager_key)
-    return await _in_thread(lambda: Ledger.load(store, keys)), root
+    ledger = await _in_thread(lambda: Ledger.load(store, keys))
+    if recovered is not None:
+        group = found.groups[0]
+        keys.open_recovered(group, found.policies[group.uuid], recovered)
+    return ledger, root
 
 
-def _read_unverified(store: Store) -> tuple[ManagerRecord, list[SealRecord]]:
+def _read_unverified(store: Store) -> Unverified:
     """Read what is needed before there is a key to verify with."""
     try:
         managers = [ManagerRecord.from_row(row) for row, _ in store.scan(ManagerRecord.TABLE)]
         seals = [SealRecord.from_row(row) for row, _ in store.scan(SealRecord.TABLE)]
+        groups = [GroupRecord.from_row(row) for row, _ in store.scan(GroupRecord.TABLE)]
+        policies = [PolicyRecord.from_row(row) for row, _ in store.scan(PolicyRecord.TABLE)]
     except (BadRow, apsw.Error) as error:
         raise RefusedToStart(f"database {store.path} is damaged: {error}") from error
     if len(managers) != 1:
         raise RefusedToStart(f"database {store.path} names {len(managers)} managers")
-    seals = [seal for seal in seals if seal.scope == managers[0].uuid]
-    if not seals:
+    root_seals = tuple(seal for seal in seals if seal.scope == managers[0].uuid)
+    if not root_seals:
         raise RefusedToStart(f"database {store.path}: the sealed root secret is missing")
-    return managers[0], seals
+    return Unverified(
+        managers[0],
+        root_seals,
+        {group.number: group for group in groups},
+        {policy.group: policy for policy in policies},
+    )
 
 
-async def _unseal_root(
-    path: Path, manager: ManagerRecord, seals: list[SealRecord], hardware: Hardware
-) -> RootSecret:
+def _recover_root(path: Path, found: Unverified, key: Secret) -> RootSecret:
+    group = found.groups.get(0)
+    policy = None if group is None else found.policies.get(group.uuid)
+    if policy is None:
+        raise RefusedToStart(f"database {path}: group 0 has no agent who could recover it")
+    try:
+        return RootSecret.decode(unwrap_recovery(found.manager.uuid, policy, key))
+    except (NotAuthentic, NotARootSecret) as error:
+        raise RefusedToStart(f"database {path}: not the key of group 0: {error}") from error
+
+
+async def _unseal_root(path: Path, found: Unverified, hardware: Hardware) -> RootSecret:
+    manager = found.manager
     if not await hardware.has_owner():
         raise RefusedToStart(
             f"database {path} belongs to the hardware TPM with endorsement key "
             f"{_short(manager.ek_digest)}; this one has no owner: it is another, or was cleared"
         )
-    indices = sorted({index for seal in seals for index, _ in seal.pcr_values})
-    now = await hardware.read_pcrs(indices)
+    seals = found.root_seals
+    fitting, others, now = await _sort_seals(seals, hardware)
     refusals: list[tuple[SealRecord, TpmError]] = []
-    # those first whose PCRs are as they were; the others only so that the chip itself says no
-    for seal in sorted(seals, key=lambda seal: len(differing_pcrs(seal, now))):
+    # those first that name the present configuration; one other only so that the chip itself says
+    # no, for there may be many
+    for seal in (*fitting, *others[:1]):
         try:
             return RootSecret.decode(await hardware.unseal(seal.blob))
         except NotARootSecret as error:
@@ -245,12 +331,65 @@ async def _unseal_root(
                 raise  # says nothing of the seal: to be tried again, and not a refusal
             refusals.append((seal, error))
     reason = await _why_not_unsealed(manager, refusals, hardware)
-    if not reason:
-        reason = explain_pcrs(seals, now)
+    if not reason and (differences := "" if fitting else explain_pcrs(seals, now)):
+        text = f"database {path}: the root secret does not unseal: {differences}"
+        group = found.groups.get(0)
+        if group is not None and group.uuid in found.policies:
+            raise NotApproved(text, found)
+        raise RefusedToStart(text)
     if not reason:
         answer = refusals[0][1]
         reason = f"the chip answers {answer}: the seal was changed, or --srk-auth is wrong"
     raise RefusedToStart(f"database {path}: the root secret does not unseal: {reason}")
+
+
+async def _sort_seals(
+    seals: Sequence[SealRecord], hardware: Hardware
+) -> tuple[list[SealRecord], list[SealRecord], PcrValues]:
+    """Return the seals that name the present configuration, the others, and the PCRs of now.
+
+    The others come with those first that differ in the fewest PCRs.
+    """
+    named: list[tuple[SealRecord, PcrSelection, bytes]] = []
+    damaged: list[SealRecord] = []
+    for seal in seals:
+        try:
+            named.append((seal, *hardware.sealed_to(seal.blob)))
+        except TpmError:
+            damaged.append(seal)
+    indices = {index for _, selection, _ in named for index in selection.indices}
+    indices |= {index for seal in seals for index, _ in seal.pcr_values}
+    now = tuple(await hardware.read_pcrs(sorted(indices)))
+    fitting: list[SealRecord] = []
+    others: list[SealRecord] = []
+    for seal, selection, composite in named:
+        fits = composite_of(selection, now) == composite and seal.locality == hardware.locality
+        (fitting if fits else others).append(seal)
+    others.sort(key=lambda seal: len(differing_pcrs(seal, now)) if seal.pcr_values else PCR_COUNT)
+    return fitting, [*others, *damaged], now
+
+
+async def _open_groups(ledger: Ledger, hardware: Hardware, log: Log) -> None:
+    """Unseal the secrets of the groups that have one; groups that stay closed are told of."""
+    keys = ledger.keys
+    for group in await _in_thread(ledger.groups):
+        if keys.is_open(group):
+            continue
+        seals = await _in_thread(partial(ledger.seals_of, group.uuid))
+        fitting, _others, now = await _sort_seals(seals, hardware)
+        for seal in fitting:
+            try:
+                data = await hardware.unseal(seal.blob)
+                keys.open_sealed(group, decode_group_secret(keys.manager, group.uuid, data))
+                break
+            except (NotAGroupSecret, NotAuthentic) as error:
+                raise RefusedToStart(f"the seal of group {group.number}: {error}") from error
+            except TpmError as error:
+                if error.code in PASSING:
+                    raise
+                log.warning("seal of a group refused", group=group.number, reason=error)
+        else:
+            log.warning("group is closed", group=group.number, reason=explain_pcrs(seals, now))
 
 
 async def _why_not_unsealed(

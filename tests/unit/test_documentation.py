@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import click
 import pytest
@@ -24,7 +25,7 @@ from daemons.vtpmmgr.config import DEFAULT_NV_INDEX
 from daemons.vtpmmgr.freshness import NV_BYTES
 from daemons.vtpmmgr.identity import load_clients
 from daemons.vtpmmgr.records import RECORD_TYPES
-from daemons.vtpmmgr.sealing import RootSecret
+from daemons.vtpmmgr.sealing import RootSecret, encode_group_secret
 from daemons.vtpmmgr.store import APPLICATION_ID, SCHEMA_VERSION
 from docs.manpages import FOLDER, PAGES, page_text
 from protocol.manager.constants import HEADER_BYTES as MANAGER_HEADER_BYTES
@@ -107,6 +108,7 @@ def _sizes_in_the_code() -> dict[str, int]:
         "Slot header": SLOT_HEADER_BYTES,
         "Envelope head": len(envelope.wrap(key, b"row", b"")) - 16,
         "Root secret": len(RootSecret.new(DEFAULT_NV_INDEX).encode()),
+        "Secret of a group": len(encode_group_secret(uuid4(), uuid4(), key)),
         "Freshness area": NV_BYTES,
         "Half header": _half_header_bytes(),
         "Page header": HEADER_SIZE,
