@@ -102,6 +102,7 @@ def plan(config: UpConfig, guests: Iterable[Guest]) -> tuple[ChildSpec, ...]:
                 *("--socket", layout.vtpmmgr_socket),
                 *("--control", layout.vtpmmgr_control_socket),
                 *("--tis", layout.hwtpm_run),
+                *("--admin", layout.vtpmmgr_admin_socket),
                 *("--clients", layout.clients),
                 *("--owner-auth", config.owner_auth),
                 *("--srk-auth", config.srk_auth),

@@ -64,6 +64,12 @@ _AUTH_FORMS = "well-known, hash:<40 hex digits>, text:<passphrase> or file:<path
     help="Control socket for vtpmctl.  [default: control.sock beside --socket]",
 )
 @click.option(
+    "--admin",
+    type=click.Path(path_type=Path),
+    help="Socket for management commands, of root and this process's user.  "
+    "[default: admin.sock beside --socket]",
+)
+@click.option(
     "--tis",
     type=click.Path(path_type=Path, file_okay=False),
     required=True,
@@ -124,6 +130,11 @@ _AUTH_FORMS = "well-known, hash:<40 hex digits>, text:<passphrase> or file:<path
     help="NV area of the hardware TPM that names the newest state of the database.",
 )
 @click.option(
+    "--xen-lists",
+    is_flag=True,
+    help="Take configuration lists that are signed as in Xen: SHA-1, and no group named in them.",
+)
+@click.option(
     "--loglevel",
     type=click.Choice(["error", "info", "debug"]),
     default="info",
@@ -134,6 +145,7 @@ def main(
     socket_path: Path,
     socket_mode: str,
     control: Path | None,
+    admin: Path | None,
     tis: Path,
     clients: Path,
     owner_auth: str,
@@ -143,6 +155,7 @@ def main(
     tpmirq: str,
     seal_pcrs: str,
     nv_index: str,
+    xen_lists: bool,
     loglevel: str,
 ) -> None:
     """The manager of all vTPMs of a machine.
@@ -159,6 +172,7 @@ def main(
             socket=socket_path,
             socket_mode=_octal(socket_mode),
             control=control or socket_path.with_name("control.sock"),
+            admin=admin or socket_path.with_name("admin.sock"),
             tis=tis,
             clients=clients,
             owner_auth=parse_auth(owner_auth),
@@ -167,6 +181,7 @@ def main(
             interrupts=tpmirq == PROBE or _number(tpmirq) != 0,
             seal_pcrs=parse_pcrs(seal_pcrs),
             nv_index=parse_nv_index(nv_index),
+            xen_lists=xen_lists,
             level=Level.named(loglevel),
         )
     except DaemonError as error:

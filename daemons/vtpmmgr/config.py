@@ -37,6 +37,7 @@ class ManagerConfig:
         socket: where vTPMs connect.
         socket_mode: permissions of that socket; the clients file decides beyond them.
         control: control socket.
+        admin: socket for management commands.
         tis: folder of the hardware TPM's locality sockets.
         clients: path of the clients file.
         owner_auth: of the hardware TPM.
@@ -45,6 +46,7 @@ class ManagerConfig:
         interrupts: whether to wait for the chip's interrupts; polling otherwise.
         seal_pcrs: PCRs to which a new root secret is sealed, ascending.
         nv_index: of the freshness area.
+        xen_lists: whether configuration lists signed as in Xen are taken.
         level: of the log.
     """
 
@@ -52,6 +54,7 @@ class ManagerConfig:
     socket: Path
     socket_mode: int
     control: Path
+    admin: Path
     tis: Path
     clients: Path
     owner_auth: Secret
@@ -60,6 +63,7 @@ class ManagerConfig:
     interrupts: bool
     seal_pcrs: tuple[int, ...]
     nv_index: int
+    xen_lists: bool
     level: Level
 
     @property

@@ -2,14 +2,18 @@
 """The manager as a process: puts the parts together and owns their tasks.
 
 Order: lock the state folder, read the clients file, reach the chip, accept or found the database,
-then listen. A vTPM that connects earlier finds no socket and tries again.
+then listen. A vTPM that connects earlier finds no socket and tries again. Where the platform is in
+no approved configuration, only the control and admin sockets listen, for status and recovery.
 """
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Final
+from uuid import UUID
 
 import trio
 
@@ -19,11 +23,15 @@ from daemons.runtime.files import StateFolder
 from daemons.runtime.log import Log
 from daemons.runtime.notify import Notifier
 from daemons.runtime.sockets import listen_unix
-from daemons.vtpmmgr.commits import Committer
+from daemons.vtpmmgr.admin import serve_admin
 from daemons.vtpmmgr.config import ManagerConfig
 from daemons.vtpmmgr.identity import ClientTable, load_clients
-from daemons.vtpmmgr.service import ManagerService
-from daemons.vtpmmgr.startup import StartOptions, start
+from daemons.vtpmmgr.management import Management
+from daemons.vtpmmgr.manager import ManagementOptions, Manager
+from daemons.vtpmmgr.platform import PlatformCommands, proxy_auth
+from daemons.vtpmmgr.recovered import RecoveredStart
+from daemons.vtpmmgr.recovery import RecoveryCommands
+from daemons.vtpmmgr.startup import NotApproved, StartOptions, start
 from daemons.vtpmmgr.tpm12hardware import Tpm12Hardware
 from protocol.tis.driver import TisDriver, TisError, TisOptions, open_tis
 from protocol.tpmif.unix import BackendLimits, serve_backend
@@ -34,6 +42,8 @@ _RECONNECT_S: Final = 10.0
 _CONNECTIONS: Final = 4096
 _BACKLOG: Final = 512
 """vTPMs that connect at the same moment, after a restart of the manager."""
+_ADMIN_BACKLOG: Final = 16
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 async def run(config: ManagerConfig, notifier: Notifier, log: Log) -> None:
@@ -64,46 +74,115 @@ async def _manage(
         srk_auth=config.srk_auth,
     )
     await hardware.prepare(log)
-    options = StartOptions(config.database, config.seal_pcrs, config.nv_index)
-    started = await start(options, hardware, log)
-    try:
-        committer = Committer(started.ledger, started.freshness, hardware, log)
-        service = ManagerService(clients, committer, hardware, log)
-        await _serve(config, service, committer, notifier, log)
-    finally:
-        with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(started.ledger.close)
+    boot = await trio.to_thread.run_sync(_boot_id)
+    options = ManagementOptions(proxy_auth(config.owner_auth), boot, config.xen_lists)
+    start_options = StartOptions(config.database, config.seal_pcrs, config.nv_index)
+    desk = _Desk(config, log)
+    async with trio.open_nursery() as nursery:
+        try:
+            started = await start(start_options, hardware, log)
+        except NotApproved as refusal:
+            log.error("configuration not approved", reason=str(refusal))
+            notifier.status(f"recovery only: {refusal}")
+            recovered = RecoveredStart(refusal.unverified, start_options, hardware, log)
+            desk.show_recovery(recovered, refusal, hardware, options)
+            await desk.open(nursery)
+            notifier.ready()
+            started = await recovered.wait_started()
+        try:
+            manager = Manager(started, clients, hardware, options, log)
+            desk.show_manager(manager)
+            await _serve(config, manager, desk, notifier, log)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(started.ledger.close)
+        nursery.cancel_scope.cancel()
+
+
+def _boot_id() -> bytes:
+    """Return the id of this start of the machine (random(4)), 16 bytes."""
+    return UUID(_BOOT_ID.read_text().strip()).bytes
+
+
+class _Desk:
+    """The control and admin sockets, which answer while the manager recovers and while it serves.
+
+    They stay open from one to the other, so that whoever recovers it gets an answer.
+    """
+
+    def __init__(self, config: ManagerConfig, log: Log) -> None:
+        self._config = config
+        self._log = log
+        self._is_open = False
+        self._management = Management()
+        self._status: Callable[[], Fields] = dict
+
+    def show_recovery(
+        self,
+        recovered: RecoveredStart,
+        refusal: NotApproved,
+        hardware: Tpm12Hardware,
+        options: ManagementOptions,
+    ) -> None:
+        """Answer what a manager answers whose database is sealed."""
+        auth, log = options.identity_auth, self._log
+        self._status = lambda: {"state": "recovery", "reason": str(refusal)}
+        self._management = Management(
+            recovered.commands,
+            PlatformCommands(hardware, auth, self._config.nv_index, log).identity_commands,
+            RecoveryCommands(hardware, auth, recovered.read, recovered.opened, log).commands,
+        )
+
+    def show_manager(self, manager: Manager) -> None:
+        """Answer everything."""
+        self._status = lambda: {
+            "state": "serving",
+            "freshness": "nv",
+            **manager.service.status(),
+        }
+        self._management = manager.management
+
+    async def open(self, nursery: trio.Nursery) -> None:
+        """Listen, if that was not done yet."""
+        if self._is_open:
+            return
+        self._is_open = True
+        control = {"status": self._answer_status}
+        await nursery.start(partial(serve_control, self._config.control, control, log=self._log))
+        await nursery.start(self._serve_admin)
+
+    async def _answer_status(self, _args: Fields) -> Fields:
+        return self._status()
+
+    async def _serve_admin(
+        self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        with listen_unix(self._config.admin, backlog=_ADMIN_BACKLOG) as listener:
+            await serve_admin(
+                listener, lambda: self._management, log=self._log, task_status=task_status
+            )
 
 
 async def _serve(
-    config: ManagerConfig,
-    service: ManagerService,
-    committer: Committer,
-    notifier: Notifier,
-    log: Log,
+    config: ManagerConfig, manager: Manager, desk: _Desk, notifier: Notifier, log: Log
 ) -> None:
-    async def status(_args: Fields) -> Fields:
-        return {"state": "serving", "freshness": "nv", **service.status()}
-
     with listen_unix(
         config.socket, kind=socket.SOCK_SEQPACKET, mode=config.socket_mode, backlog=_BACKLOG
     ) as listener:
         try:
             async with trio.open_nursery() as nursery:
-                await nursery.start(committer.run)
+                await nursery.start(manager.committer.run)
                 await nursery.start(
                     partial(
                         serve_backend,
                         listener,
-                        admit=service.admit,
-                        handler=service,
+                        admit=manager.service.admit,
+                        handler=manager.service,
                         limits=BackendLimits(connections=_CONNECTIONS),
                         linger=False,
                     )
                 )
-                await nursery.start(
-                    partial(serve_control, config.control, {"status": status}, log=log)
-                )
+                await desk.open(nursery)
                 notifier.ready()
                 log.info("serving", socket=config.socket)
         finally:

@@ -12,7 +12,7 @@ import trio
 from daemons.vtpmmgr.store import CommitUncertain
 from protocol.manager.framing import ManagerRefused
 from tests.unit.manager.fakes import Chip, Died, FakeHardware, Loss, Power, faulty_disk
-from tests.unit.manager.harness import A, B, C, Manager, managed, options
+from tests.unit.manager.harness import A, B, C, Managed, managed, options
 
 
 class Witness:
@@ -22,7 +22,7 @@ class Witness:
         self.told: dict[UUID, bytes] = {}
         self.tried: dict[UUID, list[bytes]] = {}
 
-    async def save(self, manager: Manager, uuid: UUID, mark: bytes) -> None:
+    async def save(self, manager: Managed, uuid: UUID, mark: bytes) -> None:
         data = mark.ljust(64, b".")
         guest = await manager.guest(uuid)
         try:
