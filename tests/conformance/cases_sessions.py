@@ -391,6 +391,17 @@ def saved_contexts_outlive_a_reset(tpm: Script) -> None:
     _load_context(tpm, blob)
 
 
+@case(OWNED, Ordinal.RESET, Ordinal.LOAD_AUTH_CONTEXT, Ordinal.LOAD_KEY_CONTEXT)
+def old_contexts_die_with_a_reset(tpm: Script) -> None:
+    saved = tpm.call(Ordinal.SAVE_AUTH_CONTEXT, tpm.oiap().session.handle)
+    session = getattr(saved, "context_blob", b"")
+    saved = tpm.call(Ordinal.SAVE_KEY_CONTEXT, tpm.load("sign"))
+    key = getattr(saved, "context_blob", b"")
+    tpm.call(Ordinal.RESET)
+    tpm.call(Ordinal.LOAD_AUTH_CONTEXT, session, code=RC.BADCONTEXT)
+    tpm.call(Ordinal.LOAD_KEY_CONTEXT, key, code=RC.BADCONTEXT)
+
+
 @case(OWNED, Ordinal.KEY_CONTROL_OWNER)
 def keys_that_may_not_stay(tpm: Script) -> None:
     public = tpm.wrapped("migrate").public_key

@@ -255,6 +255,14 @@ DECLARED: Final[tuple[Declared, ...]] = (
         "session.",
     ),
     _code(
+        "old_contexts_die_with_a_reset",
+        Ordinal.LOAD_KEY_CONTEXT,
+        "BADCONTEXT",
+        "SUCCESS",
+        "TPM_Reset ends what TPM_SaveKeyContext saved, as it does the sessions of "
+        "TPM_SaveAuthContext (Part 3, 27.9); libtpms forgets sessions only.",
+    ),
+    _code(
         "a_certified_conversion_with_a_false_ticket",
         Ordinal.CMK_CONVERT_MIGRATION,
         "MA_AUTHORITY",

@@ -117,6 +117,8 @@ def _fill(chip: Chip) -> dict[str, object]:
     chip.run(tss12.extend(10, MEASUREMENT))
     saved = chip.run(tss12.oiap())
     context = chip.run(tss12.save_context(saved.handle, ResourceType.AUTH))
+    deprecated = chip.run(tss12.oiap())
+    deprecated_context = chip.run(tss12.save_auth_context(deprecated.handle))
     oiap = chip.run(tss12.oiap())
     osap = chip.run(tss12.osap(EntityType.KEYHANDLE, loaded, KEY_AUTH, random=random))
     return _sections_of_1_1(chip) | {
@@ -145,6 +147,8 @@ def _fill(chip: Chip) -> dict[str, object]:
         "saved_session": saved.handle,
         "saved_session_nonce": saved.nonce_even.hex(),
         "saved_session_context": context.hex(),
+        "deprecated_session": deprecated.handle,
+        "deprecated_context": deprecated_context.hex(),
         "oiap_handle": oiap.handle,
         "oiap_nonce": oiap.nonce_even.hex(),
         "osap_handle": osap.handle,

@@ -46,7 +46,7 @@ FOLDERS = sorted(
 SECTIONS = {
     "1.0": (range(1, 10), range(1, 9)),
     "1.1": (range(1, 14), (*range(1, 11), 12)),
-    "1.2": (range(1, 14), (*range(1, 11), 12, 13)),
+    "1.2": (range(1, 14), (*range(1, 11), 12, 13, 14)),
 }
 """Numbers of the sections of the permanent and the volatile state, by version."""
 
@@ -332,6 +332,17 @@ def test_only_a_state_that_says_so_has_an_ek_of_its_run(golden: Golden) -> None:
         ReturnCode.DISABLED_CMD,
     ]
     assert len(asked) == (0 if old else 1)
+
+
+def test_a_session_of_the_deprecated_command_goes_on_until_a_reset() -> None:
+    (folder,) = (folder for folder in FOLDERS if folder.name == "1.2")
+    golden = Golden(folder, json.loads((folder / "facts.json").read_text()))
+    blob = golden.data("deprecated_context")
+    chip = golden.chip(running=True)
+    assert chip.run(tss12.load_auth_context(blob)) == golden.number("deprecated_session")
+    chip = golden.chip(running=True)
+    chip.run(tss12.reset())
+    assert chip.code(tss12.load_auth_context(blob)) == ReturnCode.BADCONTEXT
 
 
 def _sections(state: bytes) -> list[int]:

@@ -241,7 +241,7 @@ def _handle(tpm: Tpm, sub_cap: bytes) -> bytes:
             i for i, counter in enumerate(tpm.permanent.counters) if counter.valid
         ],
         ResourceType.DAA_TPM: list(tpm.stany.daa_sessions),
-        ResourceType.CONTEXT: tpm.stany.context_list,
+        ResourceType.CONTEXT: list(tpm.stany.context_list),
     }
     handles = lists.get(_sub_u32(sub_cap))
     if handles is None:

@@ -32,6 +32,7 @@ from protocol.tpm12.transport import TransportPublic
 from protocol.tpm12.wire import (
     BOOL,
     DIGEST,
+    DIGEST_BYTES,
     SIZED,
     U8,
     U16,
@@ -306,7 +307,7 @@ _V_STCLEAR, _V_STANY, _V_CLOCK, _V_PCRS, _V_SESSIONS = 1, 2, 3, 4, 5
 _V_CONTEXTS, _V_KEYS, _V_NV_LOCKS, _V_TRANSPORTS = 6, 7, 8, 9
 _V_DAA_SESSIONS = 10  # since 1.1
 _V_DELEGATED = 12  # since 1.1
-_V_FRESH_EK = 13  # since 1.2
+_V_FRESH_EK, _V_DEPRECATED = 13, 14  # since 1.2
 
 
 def _assemble(magic: bytes, sections: list[tuple[int, bytes]]) -> bytes:
@@ -779,6 +780,9 @@ def encode_volatile(state: VolatileState, permanent: PermanentState, now_us: int
         sections.append((_V_DELEGATED, _delegated_record(stclear, delegated).encode()))
     if state.fresh_ek:
         sections.append((_V_FRESH_EK, state.fresh_ek))
+    if stany.deprecated_nonce != ZERO_DIGEST:
+        old = [count for count, deprecated in stany.context_list.items() if deprecated]
+        sections.append((_V_DEPRECATED, stany.deprecated_nonce + _CONTEXTS.write(tuple(old))))
     return _assemble(VOLATILE_MAGIC, sections)
 
 
@@ -805,6 +809,7 @@ _VOLATILE_SECTIONS: Final = frozenset(
         _V_TRANSPORTS,
         _V_DAA_SESSIONS,
         _V_FRESH_EK,
+        _V_DEPRECATED,
     }
 )
 
@@ -855,6 +860,8 @@ def decode_volatile(data: bytes, permanent: PermanentState, now_us: int) -> Vola
     if _V_TRANSPORTS in sections:
         _read_transports(sections[_V_TRANSPORTS], stany)
     _read_delegated(sections.get(_V_DELEGATED), stclear, stany)
+    if _V_DEPRECATED in sections:
+        _read_deprecated(sections[_V_DEPRECATED], stany)
     if clock.owner_period != _owner_period(permanent):
         _forget_owner_period(stclear, stany)
     _catch_up(stclear, stany, permanent)
@@ -891,7 +898,7 @@ def _forget_owner_period(stclear: StclearState, stany: StanyState) -> None:
     stany.transports.clear()
     stany.transport_exclusive = 0
     stany.context_list.clear()
-    stany.context_nonce_session = ZERO_DIGEST
+    stany.context_nonce_session = stany.deprecated_nonce = ZERO_DIGEST
     stany.audit_digest = ZERO_DIGEST
 
 
@@ -916,13 +923,25 @@ def _signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
-def _read_contexts(data: bytes | None) -> list[int]:
+def _read_contexts(data: bytes | None) -> dict[int, bool]:
     if data is None:
-        return []
+        return {}
     reader = Reader(data)
     contexts = _CONTEXTS.read(reader, "contexts")
     reader.finish("contexts")
-    return list(contexts)
+    if len(set(contexts)) != len(contexts):
+        raise WireError("contexts", 0, "a count stands twice")
+    return dict.fromkeys(contexts, False)
+
+
+def _read_deprecated(data: bytes, stany: StanyState) -> None:
+    reader = Reader(data)
+    stany.deprecated_nonce = reader.take(DIGEST_BYTES, "deprecatedNonce")
+    old = _CONTEXTS.read(reader, "deprecated")
+    reader.finish("deprecated")
+    if not stany.context_list.keys() >= set(old):
+        raise WireError("deprecated", 0, "a context is not among the saved ones")
+    stany.context_list |= dict.fromkeys(old, True)
 
 
 def _read_sessions(data: bytes) -> dict[int, Session]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Final
 
@@ -84,6 +85,7 @@ _MAINTENANCE: Final[Mapping[int, Command]] = build_table((maintenance.COMMANDS,)
 _PARENT: Final[Mapping[int, Command]] = build_table((parent.COMMANDS,))
 
 
+@functools.cache
 def table_for(profile: Profile) -> Mapping[int, Command]:
     """Return the table of a TPM with this profile."""
     return {

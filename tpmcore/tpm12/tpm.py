@@ -191,5 +191,5 @@ class Tpm:
         stany.daa_sessions.clear()
         stany.transports.clear()
         stany.context_list.clear()
-        stany.context_nonce_session = ZERO_DIGEST
+        stany.context_nonce_session = stany.deprecated_nonce = ZERO_DIGEST
         stany.transport_exclusive = 0

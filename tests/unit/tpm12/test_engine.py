@@ -434,3 +434,14 @@ def test_restore_refuses_bytes_that_are_no_state() -> None:
     chip = make_chip()
     with pytest.raises(WireError):
         Tpm12Engine.restore(chip._world(), chip.profile, b"not a state at all")
+
+
+def test_what_save_state_kept_has_the_contexts_of_the_deprecated_commands() -> None:
+    chip = make_owned_chip()
+    session, (_, key) = chip.run(tss12.oiap()), make_and_load(chip, signing_key())
+    old_key = chip.run(tss12.save_key_context(key))
+    old = chip.run(tss12.save_auth_context(session.handle))
+    chip.run(tss12.save_state())
+    chip.power_cycle(StartupType.STATE)
+    assert chip.run(tss12.load_key_context(old_key)) == key
+    assert chip.run(tss12.load_auth_context(old)) == session.handle
