@@ -23,6 +23,7 @@ from daemons.vtpmmgr.config import (
     parse_pcrs,
 )
 from daemons.vtpmmgr.daemon import run
+from daemons.vtpmmgr.freshness import FreshnessMode
 
 EXAMPLE = """\b
 Example:
@@ -130,6 +131,21 @@ _AUTH_FORMS = "well-known, hash:<40 hex digits>, text:<passphrase> or file:<path
     help="NV area of the hardware TPM that names the newest state of the database.",
 )
 @click.option(
+    "--freshness",
+    type=click.Choice([mode.value for mode in FreshnessMode]),
+    default=FreshnessMode.NV.value,
+    show_default=True,
+    help="How an older copy of the database is noticed: nv binds every commit to the hardware TPM "
+    "before it is acknowledged; counter binds at start, at stop and every few seconds, and notices "
+    "only what is older than the last binding; none notices nothing.",
+)
+@click.option(
+    "--accept-rollback",
+    is_flag=True,
+    help="Do not serve: make the database that is there the newest, though the hardware TPM knows "
+    "of a newer one, and end. Takes the owner's secret.",
+)
+@click.option(
     "--xen-lists",
     is_flag=True,
     help="Take configuration lists that are signed as in Xen: SHA-1, and no group named in them.",
@@ -155,6 +171,8 @@ def main(
     tpmirq: str,
     seal_pcrs: str,
     nv_index: str,
+    freshness: str,
+    accept_rollback: bool,
     xen_lists: bool,
     loglevel: str,
 ) -> None:
@@ -182,6 +200,8 @@ def main(
             seal_pcrs=parse_pcrs(seal_pcrs),
             nv_index=parse_nv_index(nv_index),
             xen_lists=xen_lists,
+            freshness=FreshnessMode(freshness),
+            accept_rollback=accept_rollback,
             level=Level.named(loglevel),
         )
     except DaemonError as error:

@@ -198,14 +198,17 @@ class Committer:
                 await self._commit(batch)
                 if self._ledger.log_pages >= _CHECKPOINT_PAGES:
                     await self._checkpoint()
-        except BaseException:
+        except trio.Cancelled:
+            self._ended = True
+            await self._bind_last()
+            raise
+        finally:
             self._ended = True
             for pending in (*batch, *self._waiting):
                 # whatever it was going to be told is not true for certain
                 if not pending.settled.is_set():
                     pending.outcome = None
                     pending.settled.set()
-            raise
 
     async def _commit(self, batch: list[_Pending]) -> None:
         with trio.move_on_after(REACHABLE_DEADLINE_S) as limit:
@@ -240,7 +243,28 @@ class Committer:
             except CommandRefused as refusal:
                 pending.outcome = refusal
         if transaction:
+            with transaction.attempt():
+                self._freshness.stamp(transaction)
             self._ledger.commit(transaction)
+
+    async def _bind_last(self) -> None:
+        """Bind what is not bound yet, at the end of the process; if it fails, it is not."""
+        if not self._freshness.wants_last:
+            return
+        with trio.move_on_after(_ATTEMPT_S, shield=True) as limit:
+            try:
+                await trio.to_thread.run_sync(self._stamp_last, limiter=self._limiter)
+                await self._freshness.bind(Mark.of(self._ledger.newest))
+            except (DiskFull, HardwareLost, TpmError) as error:
+                self._log.warning("last commits not bound", reason=error)
+        if limit.cancelled_caught:
+            self._log.warning("last commits not bound", reason=f"not within {_ATTEMPT_S:g} s")
+
+    def _stamp_last(self) -> None:
+        transaction = self._ledger.transaction()
+        with transaction.attempt():
+            self._freshness.stamp(transaction, last=True)
+        self._ledger.commit(transaction)
 
     async def _wait_reachable(self) -> None:
         pause_s = _RETRY_FIRST_S

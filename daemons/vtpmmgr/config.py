@@ -11,7 +11,9 @@ from typing import Final
 from daemons.runtime.errors import DaemonError
 from daemons.runtime.log import Level
 from daemons.runtime.secret import Secret
+from daemons.vtpmmgr.freshness import FreshnessMode
 from daemons.vtpmmgr.records import PCR_COUNT
+from daemons.vtpmmgr.startup import StartOptions
 
 DATABASE_NAME: Final = "manager.db"
 DEFAULT_LOCALITY: Final = 2
@@ -47,6 +49,8 @@ class ManagerConfig:
         seal_pcrs: PCRs to which a new root secret is sealed, ascending.
         nv_index: of the freshness area.
         xen_lists: whether configuration lists signed as in Xen are taken.
+        freshness: how an older copy of the database is noticed.
+        accept_rollback: instead of serving, make the database that is there the newest.
         level: of the log.
     """
 
@@ -64,12 +68,19 @@ class ManagerConfig:
     seal_pcrs: tuple[int, ...]
     nv_index: int
     xen_lists: bool
+    freshness: FreshnessMode
+    accept_rollback: bool
     level: Level
 
     @property
     def database(self) -> Path:
         """Path of the SQLite file."""
         return self.state / DATABASE_NAME
+
+    @property
+    def start_options(self) -> StartOptions:
+        """What a start needs to know."""
+        return StartOptions(self.database, self.seal_pcrs, self.nv_index, self.freshness)
 
 
 def parse_pcrs(text: str) -> tuple[int, ...]:

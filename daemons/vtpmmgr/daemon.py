@@ -31,8 +31,9 @@ from daemons.vtpmmgr.manager import ManagementOptions, Manager
 from daemons.vtpmmgr.platform import PlatformCommands, proxy_auth
 from daemons.vtpmmgr.recovered import RecoveredStart
 from daemons.vtpmmgr.recovery import RecoveryCommands
-from daemons.vtpmmgr.startup import NotApproved, StartOptions, start
+from daemons.vtpmmgr.startup import accept_rollback, start
 from daemons.vtpmmgr.tpm12hardware import Tpm12Hardware
+from daemons.vtpmmgr.unsealing import NotApproved
 from protocol.tis.driver import TisDriver, TisError, TisOptions, open_tis
 from protocol.tpmif.unix import BackendLimits, serve_backend
 from tpmcore.errors import TpmError
@@ -74,9 +75,12 @@ async def _manage(
         srk_auth=config.srk_auth,
     )
     await hardware.prepare(log)
+    if config.accept_rollback:
+        await accept_rollback(config.start_options, hardware, log)
+        return
     boot = await trio.to_thread.run_sync(_boot_id)
     options = ManagementOptions(proxy_auth(config.owner_auth), boot, config.xen_lists)
-    start_options = StartOptions(config.database, config.seal_pcrs, config.nv_index)
+    start_options = config.start_options
     desk = _Desk(config, log)
     async with trio.open_nursery() as nursery:
         try:
@@ -137,7 +141,7 @@ class _Desk:
         """Answer everything."""
         self._status = lambda: {
             "state": "serving",
-            "freshness": "nv",
+            "freshness": self._config.freshness.value,
             **manager.service.status(),
         }
         self._management = manager.management

@@ -173,6 +173,26 @@ class Hardware(Protocol):
     def nv_area(self, index: int, size_bytes: int, auth: Secret) -> NvArea:
         """Return access to an NV area; nothing is sent yet."""
 
+    async def create_counter(self, auth: Secret) -> tuple[int, int]:
+        """Make a monotonic counter with a secret of its own; gives its number and value.
+
+        Counters that the manager made before are given back.
+        """
+
+    async def read_counter(self, count_id: int) -> int | None:
+        """Return the value of a counter, None if there is none with this number."""
+
+    async def increment_counter(self, count_id: int, auth: Secret) -> None:
+        """Add one.
+
+        Raises:
+            TpmError: BAD_COUNTER if another one was incremented since the chip's start, RETRY if it
+                is too early.
+        """
+
+    async def release_counter(self, count_id: int, auth: Secret) -> None:
+        """Give a counter back."""
+
     async def wait_reachable(self) -> None:
         """Return once the chip answers; at once if it answered last time."""
 

@@ -3,6 +3,7 @@
 
     manager key (sealed by the hardware TPM)
       +- MAC key of rows, MAC key of commits
+      +- key of the counter's secret
       +- wrapping key of groups -> group keys (random, in the groups table)
                                      +- key data of the group's vTPMs (in the vtpms table)
                                      +- secret of the group's AIK; for group 0 the root secret
@@ -24,11 +25,12 @@ from uuid import UUID, uuid4
 
 from daemons.runtime.secret import Secret
 from daemons.vtpmmgr import envelope
-from daemons.vtpmmgr.records import GroupRecord, PolicyRecord, VtpmRecord
+from daemons.vtpmmgr.records import CounterRecord, GroupRecord, PolicyRecord, VtpmRecord
 from daemons.vtpmmgr.sealing import RootSecret
 
 _AIK_AUTH: Final = b"aik"
 _RECOVERY: Final = b"recovery"
+_COUNTER: Final = b"counter\x00"
 
 
 class GroupClosed(Exception):
@@ -48,6 +50,7 @@ class KeyRing:
         self.row_key = envelope.derive(manager_key, b"rows")
         self.commit_key = envelope.derive(manager_key, b"commits")
         self._groups_key = envelope.derive(manager_key, b"groups")
+        self._counter_key = envelope.derive(manager_key, b"counter")
         # group keys unwrapped so far, by outer envelope, so that a rotated key is never mistaken
         # for the older one
         self._unwrapped: dict[bytes, Secret] = {}
@@ -162,6 +165,17 @@ class KeyRing:
         return envelope.wrap(
             self.group_key(group), self._identity(_RECOVERY, group.uuid), root.encode()
         )
+
+    # --- what lies under the manager key ---------------------------------------------------------
+
+    def counter_record(self, count_id: int, auth: Secret, value: int) -> CounterRecord:
+        """Return the record of a counter of the hardware TPM."""
+        wrapped = envelope.wrap(self._counter_key, _COUNTER + self.manager.bytes, auth)
+        return CounterRecord(count_id, wrapped, value)
+
+    def unwrap_counter_auth(self, record: CounterRecord) -> Secret:
+        """Return the secret to increment the counter, 20 bytes; NotAuthentic if it is not ours."""
+        return envelope.unwrap(self._counter_key, _COUNTER + self.manager.bytes, record.auth)
 
     def _identity(self, purpose: bytes, group: UUID) -> bytes:
         return purpose + b"\x00" + self.manager.bytes + group.bytes

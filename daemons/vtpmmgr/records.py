@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Final, Protocol, Self
 from uuid import UUID
 
@@ -282,12 +282,53 @@ class PolicyRecord:
         )
 
 
+COUNTER_KEY: Final = b"counter"
+
+
+@dataclass(frozen=True, slots=True)
+class CounterRecord:
+    """The one row that binds the database to a monotonic counter of the hardware TPM.
+
+    Attributes:
+        count_id: which counter.
+        auth: envelope of the secret to increment it, under the manager key.
+        value: of the counter, from which on this database counts.
+    """
+
+    TABLE: ClassVar[Table] = Table(
+        "counters",
+        (("name", "BLOB"), ("count_id", "INTEGER"), ("auth", "BLOB"), ("value", "INTEGER")),
+        since=2,
+    )
+
+    count_id: int
+    auth: bytes
+    value: int
+
+    def at(self, value: int) -> CounterRecord:
+        """Return the record with another value."""
+        return replace(self, value=value)
+
+    def row(self) -> tuple[SqlValue, ...]:
+        """Return the values in column order; the primary key is a constant."""
+        return COUNTER_KEY, self.count_id, self.auth, self.value
+
+    @classmethod
+    def from_row(cls, row: tuple[SqlValue, ...]) -> Self:
+        """Return the record; BadRow if the row cannot be one."""
+        name, count_id, auth, value = _columns(cls.TABLE, row)
+        if name != COUNTER_KEY:
+            raise BadRow("counters: another row than the one that is used")
+        return cls(_integer(count_id), _blob(auth), _integer(value))
+
+
 RECORD_TYPES: Final[tuple[type[Record], ...]] = (
     ManagerRecord,
     GroupRecord,
     VtpmRecord,
     SealRecord,
     PolicyRecord,
+    CounterRecord,
 )
 """All tables that the hash tree covers."""
 

@@ -17,7 +17,8 @@ from daemons.vtpmmgr.commits import CommandRefused
 from daemons.vtpmmgr.groups import Group
 from daemons.vtpmmgr.hardware import Hardware
 from daemons.vtpmmgr.management import Answer, Command, Commands
-from daemons.vtpmmgr.startup import Started, StartOptions, Unverified, start
+from daemons.vtpmmgr.startup import Started, StartOptions, start
+from daemons.vtpmmgr.unsealing import Unverified
 from protocol.manager.constants import ManagementOrdinal, ManagerCode
 from protocol.manager.management import GroupCount, GroupNumber, GroupShown, Nothing
 

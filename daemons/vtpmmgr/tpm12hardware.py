@@ -43,6 +43,9 @@ from tpmcore.tss12 import Conversation, ResponseError, Session
 T = TypeVar("T")
 Transact = Callable[[bytes], Awaitable[bytes]]
 
+_COUNTER_LABEL: Final = b"vTPM"
+_COUNTERS: Final = 16
+"""Numbers among which a counter of ours is looked for; a chip must have four, libtpms has eight."""
 _IDENTIFYING_LOCALITY: Final = 2
 _FLUSH_S: Final = 10.0
 """How long unloading a key may take; it is not given up before, also when the daemon ends."""
@@ -342,6 +345,49 @@ class Tpm12Hardware:
     def nv_area(self, index: int, size_bytes: int, auth: Secret) -> NvArea:
         """Return access to an NV area; nothing is sent yet."""
         return _Tpm12Area(self, index, size_bytes, auth, self._random)
+
+    async def create_counter(self, auth: Secret) -> tuple[int, int]:
+        """Make a monotonic counter with a secret of its own; gives its number and value.
+
+        A crash may have left one of which nobody knows the secret; its label tells it.
+        """
+        for count_id in range(_COUNTERS):
+            with suppress(TpmError):
+                left = await self.converse(tss12.read_counter(count_id))
+                if left.label == _COUNTER_LABEL:
+                    await self.converse(
+                        tss12.release_counter_owner(
+                            count_id, owner_auth=self._owner_auth, random=self._random
+                        )
+                    )
+        made = await self.converse(
+            tss12.create_counter(
+                owner_auth=self._owner_auth,
+                counter_auth=auth,
+                label=_COUNTER_LABEL,
+                random=self._random,
+            )
+        )
+        return made.count_id, made.value.counter
+
+    async def read_counter(self, count_id: int) -> int | None:
+        """Return the value of a counter, None if there is none with this number."""
+        try:
+            return (await self.converse(tss12.read_counter(count_id))).counter
+        except TpmError as error:
+            if error.code != ReturnCode.BAD_COUNTER:
+                raise
+            return None
+
+    async def increment_counter(self, count_id: int, auth: Secret) -> None:
+        """Add one."""
+        await self.converse(
+            tss12.increment_counter(count_id, counter_auth=auth, random=self._random)
+        )
+
+    async def release_counter(self, count_id: int, auth: Secret) -> None:
+        """Give a counter back."""
+        await self.converse(tss12.release_counter(count_id, counter_auth=auth, random=self._random))
 
     async def wait_reachable(self) -> None:
         """Return once the chip answers; at once if it answered last time."""

@@ -276,6 +276,9 @@ class Chip:
     pcrs: dict[int, bytes] = field(default_factory=lambda: {i: bytes(20) for i in range(24)})
     areas: dict[int, Area] = field(default_factory=dict)
     identities: dict[bytes, bytes] = field(default_factory=dict)
+    counters: dict[int, tuple[bytes, int]] = field(default_factory=dict)
+    active_counter: int | None = None
+    highest: int = 0
 
     @property
     def ek_digest(self) -> bytes:
@@ -454,6 +457,8 @@ class FakeHardware:
 
     async def nv_delete(self, index: int) -> None:
         with self.operation():
+            if self.chip.owner != self._owner_auth:
+                raise TpmError(ReturnCode.AUTHFAIL)
             if self.chip.areas.pop(index, None) is None:
                 raise TpmError(ReturnCode.BADINDEX)
 
@@ -469,6 +474,36 @@ class FakeHardware:
         if offset + len(data) > len(old):
             raise TpmError(ReturnCode.NOSPACE)
         await area.write(old[:offset] + data + old[offset + len(data) :])
+
+    async def create_counter(self, auth: Secret) -> tuple[int, int]:
+        with self.operation():
+            if self.chip.owner != self._owner_auth:
+                raise TpmError(ReturnCode.AUTHFAIL)
+            self.chip.highest += 1
+            self.chip.counters = {0: (bytes(auth), self.chip.highest)}
+            return 0, self.chip.highest
+
+    async def read_counter(self, count_id: int) -> int | None:
+        with self.operation():
+            found = self.chip.counters.get(count_id)
+            return None if found is None else found[1]
+
+    async def increment_counter(self, count_id: int, auth: Secret) -> None:
+        with self.operation():
+            if self.chip.active_counter not in (None, count_id):
+                raise TpmError(ReturnCode.BAD_COUNTER)
+            known, value = self.chip.counters[count_id]
+            if known != bytes(auth):
+                raise TpmError(ReturnCode.AUTHFAIL)
+            self.chip.counters[count_id] = (known, value + 1)
+            self.chip.highest = max(self.chip.highest, value + 1)
+            self.chip.active_counter = count_id
+
+    async def release_counter(self, count_id: int, auth: Secret) -> None:
+        with self.operation():
+            if self.chip.counters[count_id][0] != bytes(auth):
+                raise TpmError(ReturnCode.AUTHFAIL)
+            del self.chip.counters[count_id]
 
     def nv_area(self, index: int, size_bytes: int, auth: Secret) -> NvArea:
         return _FakeArea(self, index, auth)

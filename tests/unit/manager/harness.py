@@ -15,6 +15,7 @@ import trio
 
 from daemons.runtime.secret import Secret
 from daemons.vtpmmgr.commits import Committer
+from daemons.vtpmmgr.freshness import FreshnessMode
 from daemons.vtpmmgr.hardware import Hardware
 from daemons.vtpmmgr.identity import Client, ClientTable
 from daemons.vtpmmgr.manager import ManagementOptions, Manager
@@ -106,9 +107,14 @@ class Managed:
 
 
 def options(
-    folder: Path, *, vfs: str | None = None, pcrs: Iterable[int] = range(8), nv: int = NV_INDEX
+    folder: Path,
+    *,
+    vfs: str | None = None,
+    pcrs: Iterable[int] = range(8),
+    nv: int = NV_INDEX,
+    freshness: FreshnessMode = FreshnessMode.NV,
 ) -> StartOptions:
-    return StartOptions(folder / "manager.db", tuple(pcrs), nv, vfs)
+    return StartOptions(folder / "manager.db", tuple(pcrs), nv, freshness, vfs)
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.hashes import SHA1
 
 from daemons.runtime.secret import Secret
 from daemons.vtpmmgr.manager import ManagementOptions
-from daemons.vtpmmgr.startup import NotApproved
+from daemons.vtpmmgr.unsealing import NotApproved
 from protocol.manager.constants import ManagementOrdinal, ManagerCode, QuoteFlags
 from protocol.manager.exchange import PRIME, Exchange
 from protocol.manager.framing import ManagerRefused

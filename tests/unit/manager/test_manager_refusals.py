@@ -13,6 +13,7 @@ import trio
 
 from daemons.runtime.errors import DaemonError, RefusedToStart
 from daemons.runtime.secret import Secret
+from daemons.vtpmmgr.freshness import FreshnessMode
 from daemons.vtpmmgr.records import RECORD_TYPES
 from daemons.vtpmmgr.startup import StartOptions
 from daemons.vtpmmgr.store import Store
@@ -283,7 +284,8 @@ async def test_a_changed_value_in_any_column_is_refused(
 ) -> None:
     chip, agent = Chip(), Agent()
     await served(tmp_path, chip, ONE)
-    async with managed(options(tmp_path), FakeHardware(chip)) as manager:
+    counted = options(tmp_path, freshness=FreshnessMode.COUNTER)
+    async with managed(counted, FakeHardware(chip)) as manager:
         op = Operator(manager.parts.management)
         made = await op.new_group(agent)
         selection = PcrSelection.of(range(8))

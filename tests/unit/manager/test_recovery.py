@@ -18,7 +18,8 @@ from daemons.vtpmmgr.management import Management
 from daemons.vtpmmgr.platform import PlatformCommands
 from daemons.vtpmmgr.recovered import RecoveredStart
 from daemons.vtpmmgr.recovery import RecoveryCommands
-from daemons.vtpmmgr.startup import NotApproved, start
+from daemons.vtpmmgr.startup import start
+from daemons.vtpmmgr.unsealing import NotApproved
 from protocol.manager.constants import ManagementOrdinal, ManagerCode
 from protocol.manager.exchange import Exchange
 from protocol.manager.framing import ManagerRefused
