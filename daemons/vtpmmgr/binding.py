@@ -60,7 +60,7 @@ from daemons.vtpmmgr.freshness import (
 from daemons.vtpmmgr.hardware import Hardware, NvArea
 from daemons.vtpmmgr.ledger import Ledger
 from daemons.vtpmmgr.records import COUNTER_KEY, CounterRecord
-from daemons.vtpmmgr.sealing import RootSecret
+from daemons.vtpmmgr.sealing import nv_indices
 from daemons.vtpmmgr.store import DiskFull
 from protocol.tpm12 import ReturnCode
 from tpmcore.errors import TpmError
@@ -79,24 +79,16 @@ class _Bound:
     log: Log
 
 
-async def bind(
-    ledger: Ledger,
-    root: RootSecret,
-    area_bytes: int | None,
-    mode: FreshnessMode,
-    hardware: Hardware,
-    log: Log,
-) -> Freshness:
+async def bind(ledger: Ledger, mode: FreshnessMode, hardware: Hardware, log: Log) -> Freshness:
     """Accept a ledger as the newest, in the mode that is in force, and change to `mode`.
-
-    Args:
-        area_bytes: size of the area, None if there is none.
 
     Raises:
         RefusedToStart: it is not the newest; nothing was written.
         TpmError, DaemonError: the chip or the disk fails.
     """
+    root = ledger.keys.root
     where = f"NV area {root.nv_index:#x} of the hardware TPM"
+    area_bytes = await hardware.nv_area_size(root.nv_index)
     if area_bytes is None:
         if ledger.newest.sequence != 1:
             raise RefusedToStart(
@@ -111,21 +103,21 @@ async def bind(
     bound = _Bound(ledger, hardware, area, where, log)
     anchor = await _read(area, where)
     await _accept_newest(bound, anchor)
+    await _remove_former_area(bound)
     return await _in_mode(bound, anchor, mode)
 
 
-async def accept(
-    ledger: Ledger, root: RootSecret, area_bytes: int | None, hardware: Hardware, log: Log
-) -> None:
+async def accept(ledger: Ledger, hardware: Hardware, log: Log) -> None:
     """Make a ledger the newest, whatever the hardware TPM says; by order of its owner.
 
     Raises:
         TpmError: AUTHFAIL if the owner's secret is another one; nothing changed then.
         DaemonError: the chip fails.
     """
+    root = ledger.keys.root
     where = f"NV area {root.nv_index:#x} of the hardware TPM"
     known = "no area"
-    if area_bytes is not None:
+    if await hardware.nv_area_size(root.nv_index) is not None:
         try:
             known = str(await _read(hardware.nv_area(root.nv_index, NV_BYTES, root.nv_auth), where))
         except RefusedToStart as error:
@@ -140,6 +132,14 @@ async def accept(
     area = hardware.nv_area(root.nv_index, NV_BYTES, root.nv_auth)
     await area.write(encode_anchor(Mark.of(ledger.newest)))
     log.warning("rollback accepted", sequence=ledger.newest.sequence, chip_had=known)
+
+
+async def _remove_former_area(bound: _Bound) -> None:
+    """Finish a change of the area's secret that a crash cut short: only one area may count."""
+    _, former = nv_indices(bound.ledger.keys.root.nv_index)
+    if await bound.hardware.nv_area_size(former) == NV_BYTES:
+        await bound.hardware.nv_delete(former)
+        bound.log.info("former NV area removed", index=former)
 
 
 async def _read(area: NvArea, where: str) -> Anchor | None:
@@ -259,7 +259,7 @@ async def _with_counter(bound: _Bound, anchor: Anchor | None) -> Freshness:
     ledger = bound.ledger
     record = await _in_thread(partial(ledger.get, CounterRecord, COUNTER_KEY))
     value = None if record is None else await bound.hardware.read_counter(record.count_id)
-    if record is not None and value is not None:
+    if record is not None and value is not None and not await _may_replace(bound, record):
         try:
             return await _increment(bound, anchor, record.at(value))
         except TpmError as error:
@@ -270,6 +270,11 @@ async def _with_counter(bound: _Bound, anchor: Anchor | None) -> Freshness:
     auth = Secret(os.urandom(AUTH_BYTES))
     count_id, value = await bound.hardware.create_counter(auth)
     return await _increment(bound, anchor, ledger.keys.counter_record(count_id, auth, value))
+
+
+async def _may_replace(bound: _Bound, record: CounterRecord) -> bool:
+    """Say whether the counter is to be replaced, and the chip lets another one be incremented."""
+    return bool(record.retired) and await bound.hardware.active_counter() is None
 
 
 async def _increment(bound: _Bound, anchor: Anchor | None, record: CounterRecord) -> Freshness:

@@ -133,7 +133,7 @@ class _Desk:
         self._status = lambda: {"state": "recovery", "reason": str(refusal)}
         self._management = Management(
             recovered.commands,
-            PlatformCommands(hardware, auth, self._config.nv_index, log).identity_commands,
+            PlatformCommands(hardware, auth, log).identity_commands,
             RecoveryCommands(hardware, auth, recovered.read, recovered.opened, log).commands,
         )
 

@@ -31,7 +31,7 @@ from daemons.runtime.secret import Secret
 from daemons.vtpmmgr.hardware import Hardware, NvArea
 from daemons.vtpmmgr.keyring import KeyRing
 from daemons.vtpmmgr.ledger import Transaction
-from daemons.vtpmmgr.records import CounterRecord
+from daemons.vtpmmgr.records import COUNTER_KEY, CounterRecord
 from daemons.vtpmmgr.store import CommitRow
 from protocol.tpm12 import ReturnCode
 from tpmcore.errors import TpmError
@@ -195,6 +195,8 @@ class CounterFreshness:
         self._record = record
         self._clock = clock
         self._bound_at_s = clock()
+        # The record was in a commit.
+        self._is_stored = False
         # The value that the commit under way names, while the counter is not there yet.
         self._wanted: int | None = None
         # The chip does not take an increment before.
@@ -211,8 +213,13 @@ class CounterFreshness:
         self._is_bound = False
         if self._wanted is None and (last or self._clock() - self._bound_at_s >= BIND_INTERVAL_S):
             self._wanted = self._record.value + 1
-        if self._wanted is not None:
-            transaction.put(self._record.at(self._wanted))
+        if self._wanted is None:
+            return
+        stored = transaction.get(CounterRecord, COUNTER_KEY)
+        # Of a counter that is in use only the value is ours to change.
+        base = stored if stored is not None and self._is_stored else self._record
+        transaction.put(base.at(self._wanted))
+        self._is_stored = True
 
     async def bind(self, mark: Mark) -> None:
         """Increment the counter if the commit names the next value.

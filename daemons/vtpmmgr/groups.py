@@ -104,17 +104,12 @@ def read_group(ledger: Ledger, number: int) -> Group:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class _NewGroup:
-    """Give group 0 its agent if it has none, else make another group.
-
-    Attributes:
-        root: what group 0 guards.
-    """
+    """Give group 0 its agent if it has none, else make another group."""
 
     saa_modulus: bytes
     identity: NewIdentity
     auth: Secret
     boot: bytes
-    root: RootSecret
     uuid: UUID = GROUPS
 
     def apply(self, transaction: Transaction) -> bytes:
@@ -136,7 +131,7 @@ class _NewGroup:
                 config_list=EMPTY_LIST.encode(),
                 config_signature=b"",
                 selections=b"",
-                recovery=keys.wrap_recovery(group, self.root) if group.number == 0 else b"",
+                recovery=keys.wrap_recovery(group) if group.number == 0 else b"",
             )
         )
         return group.uuid.bytes
@@ -188,12 +183,14 @@ class _NewList:
 
     Attributes:
         secret: of the group key's inner envelope.
+        root: that was the manager's when the seals were made.
         seals: of that secret, and of the root secret for group 0.
     """
 
     group: UUID
     update: GroupUpdate
     secret: Secret
+    root: RootSecret
     seals: tuple[SealRecord, ...]
     uuid: UUID = GROUPS
 
@@ -204,6 +201,9 @@ class _NewList:
         if group is None or policy is None:
             raise CommandRefused(ManagerCode.BADINDEX)
         _check_sequence(policy, self.update.config_list)
+        if self.root is not transaction.keys.root:
+            # the manager got new keys meanwhile; these seals hold the old ones
+            raise CommandRefused(ManagerCode.FAIL)
         for scope in {seal.scope for seal in self.seals}:
             for seal in transaction.seals_of(scope):
                 transaction.delete(SealRecord, seal.identifier.bytes)
@@ -231,7 +231,6 @@ class GroupCommands:
 
     Args:
         openings: who has which vTPM open.
-        root: guarded by group 0.
         boot: of this system, 16 bytes; changes with each start of the machine.
         xen_lists: whether lists signed as in Xen are taken.
     """
@@ -240,9 +239,7 @@ class GroupCommands:
         self,
         committer: Committer,
         hardware: Hardware,
-        keys: KeyRing,
         openings: Openings,
-        root: RootSecret,
         *,
         boot: bytes,
         xen_lists: bool,
@@ -250,9 +247,7 @@ class GroupCommands:
     ) -> None:
         self._committer = committer
         self._hardware = hardware
-        self._keys = keys
         self._openings = openings
-        self._root = root
         self._boot = boot
         self._xen_lists = xen_lists
         self._log = log
@@ -270,6 +265,10 @@ class GroupCommands:
             ManagementOrdinal.GROUP_SHOW: Command(GroupNumber, self._show),
             ManagementOrdinal.GROUP_QUOTE: Command(GroupQuote, self._quote),
         }
+
+    @property
+    def _keys(self) -> KeyRing:
+        return self._committer.keys
 
     async def read(self, number: int) -> Group:
         """Return a group as it is; CommandRefused(BADINDEX) if there is none with this number."""
@@ -301,7 +300,7 @@ class GroupCommands:
         except CommandRefused as refusal:
             self._log.warning("AIK not made", code=refusal.code)
             raise CommandRefused(ManagerCode.FAIL) from refusal
-        made = _NewGroup(request.saa_modulus, identity, auth, self._boot, self._root)
+        made = _NewGroup(request.saa_modulus, identity, auth, self._boot)
         uuid = UUID(bytes=await self._committer.submit(made))
         self._log.info("group provisioned", group=uuid)
         return GroupMade(uuid, identity.modulus, identity.binding)
@@ -374,11 +373,12 @@ class GroupCommands:
         secret = Secret(os.urandom(KEY_BYTES))
         uuid = group.record.uuid
         scopes = {uuid: encode_group_secret(self._keys.manager, uuid, secret)}
+        root = self._keys.root
         if request.group == 0:
-            scopes[self._keys.manager] = self._root.encode()
+            scopes[root.manager] = root.encode()
         with refused_by_hardware():
             seals = await self._seal(scopes, request)
-        await self._committer.submit(_NewList(uuid, request, secret, seals))
+        await self._committer.submit(_NewList(uuid, request, secret, root, seals))
         self._log.info(
             "list in force",
             group=uuid,

@@ -190,6 +190,9 @@ class Hardware(Protocol):
                 is too early.
         """
 
+    async def active_counter(self) -> int | None:
+        """Return the counter that was incremented since the chip's start; None if none was yet."""
+
     async def release_counter(self, count_id: int, auth: Secret) -> None:
         """Give a counter back."""
 

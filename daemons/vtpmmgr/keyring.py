@@ -20,6 +20,7 @@ manager's database.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Final
 from uuid import UUID, uuid4
 
@@ -41,16 +42,16 @@ class KeyRing:
     """The keys of one manager, in the clear, in memory only.
 
     Args:
-        manager: uuid of the manager.
-        manager_key: 32 bytes.
+        root: what the hardware TPM keeps.
     """
 
-    def __init__(self, manager: UUID, manager_key: Secret) -> None:
-        self.manager = manager
-        self.row_key = envelope.derive(manager_key, b"rows")
-        self.commit_key = envelope.derive(manager_key, b"commits")
-        self._groups_key = envelope.derive(manager_key, b"groups")
-        self._counter_key = envelope.derive(manager_key, b"counter")
+    def __init__(self, root: RootSecret) -> None:
+        self.root = root
+        self.manager = root.manager
+        self.row_key = envelope.derive(root.manager_key, b"rows")
+        self.commit_key = envelope.derive(root.manager_key, b"commits")
+        self._groups_key = envelope.derive(root.manager_key, b"groups")
+        self._counter_key = envelope.derive(root.manager_key, b"counter")
         # group keys unwrapped so far, by outer envelope, so that a rotated key is never mistaken
         # for the older one
         self._unwrapped: dict[bytes, Secret] = {}
@@ -79,6 +80,21 @@ class KeyRing:
         return self._wrapped(
             group.uuid, group.number, self.group_key(group) if key is None else key, secret
         )
+
+    def with_root(self, root: RootSecret) -> KeyRing:
+        """Return these keys under a root secret that differs in the NV area only."""
+        ring = KeyRing(root)
+        ring._unwrapped = self._unwrapped
+        return ring
+
+    def with_outer_of(self, old: KeyRing, group: GroupRecord) -> GroupRecord:
+        """Return a group of an older ring in an outer envelope of this one, open or closed."""
+        inner = old._inner(group)
+        wrapped = envelope.wrap(self._groups_key, self._identity(b"group", group.uuid), inner)
+        known = old._unwrapped.get(group.wrapped_key)
+        if known is not None:
+            self._unwrapped[wrapped] = known
+        return replace(group, wrapped_key=wrapped)
 
     def open_sealed(self, group: GroupRecord, secret: Secret) -> None:
         """Open a group with the secret that the hardware TPM gave.
@@ -160,10 +176,10 @@ class KeyRing:
         identity = self._identity(_AIK_AUTH, group.uuid)
         return envelope.unwrap(self.group_key(group), identity, policy.aik_auth)
 
-    def wrap_recovery(self, group: GroupRecord, root: RootSecret) -> bytes:
+    def wrap_recovery(self, group: GroupRecord) -> bytes:
         """Return the envelope of the root secret under the key of group 0."""
         return envelope.wrap(
-            self.group_key(group), self._identity(_RECOVERY, group.uuid), root.encode()
+            self.group_key(group), self._identity(_RECOVERY, group.uuid), self.root.encode()
         )
 
     # --- what lies under the manager key ---------------------------------------------------------

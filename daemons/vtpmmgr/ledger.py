@@ -177,12 +177,24 @@ class Ledger:
         """Close the database and leave its files as they are."""
         self._store.close()
 
+    def _with_new_macs(self, ring: KeyRing) -> Iterator[RowChange]:
+        """Return every row as it is, with a MAC of other keys."""
+        for kind in RECORD_TYPES:
+            for row, _mac in list(self._store.scan(kind.TABLE)):
+                key = _key(row)
+                if self.get(kind, key) is not None:
+                    new = envelope.mac(ring.row_key, encode_row(kind.TABLE, row))
+                    yield RowChange(kind.TABLE, key, row, new)
+
     def transaction(self) -> Transaction:
         """Return an empty transaction on the newest commit."""
         return Transaction(self)
 
-    def commit(self, transaction: Transaction) -> CommitRow:
+    def commit(self, transaction: Transaction, keys: KeyRing | None = None) -> CommitRow:
         """Make a transaction durable and the newest commit; all of it or nothing.
+
+        Args:
+            keys: new ones, from this commit on; every row then gets a new MAC.
 
         Raises:
             DiskFull: nothing changed, the ledger included.
@@ -190,6 +202,9 @@ class Ledger:
         """
         changes: list[RowChange] = []
         digests: dict[bytes, bytes | None] = {}
+        ring = self.keys if keys is None else keys
+        if ring.row_key != self.keys.row_key:
+            changes += self._with_new_macs(ring)
         for (kind, key), record in transaction.changes():
             table = kind.TABLE
             if record is None:
@@ -198,14 +213,14 @@ class Ledger:
                 continue
             row = record.row()
             encoded = encode_row(table, row)
-            changes.append(RowChange(table, key, row, envelope.mac(self.keys.row_key, encoded)))
+            changes.append(RowChange(table, key, row, envelope.mac(ring.row_key, encoded)))
             digests[tree_key(table, key)] = hashlib.sha256(encoded).digest()
         tree = self._tree.with_changes(digests)
         unsigned = CommitRow(self.newest.sequence + 1, tree.root, self.newest.root, b"")
-        mac = envelope.mac(self.keys.commit_key, _encode_commit(unsigned))
+        mac = envelope.mac(ring.commit_key, _encode_commit(unsigned))
         commit = CommitRow(unsigned.sequence, unsigned.root, unsigned.predecessor, mac)
         self._store.write(changes, commit)
-        self._tree, self.newest = tree, commit
+        self._tree, self.newest, self.keys = tree, commit, ring
         if any(change.table is GroupRecord.TABLE for change in changes):
             self._groups = None
         return commit

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from daemons.runtime.log import Log
@@ -12,11 +13,12 @@ from daemons.vtpmmgr.envelope import NotAuthentic
 from daemons.vtpmmgr.groups import Group, GroupCommands
 from daemons.vtpmmgr.hardware import Hardware
 from daemons.vtpmmgr.identity import ClientTable
-from daemons.vtpmmgr.keyring import KeyRing
 from daemons.vtpmmgr.management import Management
 from daemons.vtpmmgr.openings import Openings
 from daemons.vtpmmgr.platform import PlatformCommands
 from daemons.vtpmmgr.recovery import RecoveryCommands
+from daemons.vtpmmgr.rotation import RotationCommands
+from daemons.vtpmmgr.sealing import nv_indices
 from daemons.vtpmmgr.service import ManagerService
 from daemons.vtpmmgr.startup import Started
 from daemons.vtpmmgr.vtpms import VtpmCommands
@@ -55,20 +57,17 @@ class Manager:
         options: ManagementOptions,
         log: Log,
     ) -> None:
-        self._keys: KeyRing = started.ledger.keys
         openings = Openings()
         self.committer = Committer(started.ledger, started.freshness, hardware, log)
         groups = GroupCommands(
             self.committer,
             hardware,
-            self._keys,
             openings,
-            started.root,
             boot=options.boot,
             xen_lists=options.xen_lists,
             log=log,
         )
-        platform = PlatformCommands(hardware, options.identity_auth, started.root.nv_index, log)
+        platform = PlatformCommands(hardware, options.identity_auth, log, self._own_areas)
         recovery = RecoveryCommands(
             hardware, options.identity_auth, groups.read, self._open_recovered, log
         )
@@ -76,17 +75,21 @@ class Manager:
             groups.commands,
             VtpmCommands(self.committer, clients, openings, log).commands,
             platform.commands,
+            RotationCommands(self.committer, hardware, options.boot, log).commands,
             recovery.commands,
         )
         self.service = ManagerService(
             clients, self.committer, hardware, self.management, openings, log
         )
 
+    def _own_areas(self) -> Collection[int]:
+        return nv_indices(self.committer.keys.root.nv_index)
+
     async def _open_recovered(self, group: Group, key: Secret) -> None:
         """Open a group with the key that its agent gave back."""
         if group.policy is None:
             raise CommandRefused(ManagerCode.FAIL)
         try:
-            self._keys.open_recovered(group.record, group.policy, key)
+            self.committer.keys.open_recovered(group.record, group.policy, key)
         except NotAuthentic as error:
             raise CommandRefused(ManagerCode.DECRYPT_ERROR) from error

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Callable, Collection
 from typing import Final
 
 from daemons.runtime.log import Log
@@ -46,13 +47,19 @@ class PlatformCommands:
 
     Args:
         identity_auth: of `proxy_auth`.
-        nv_index: the manager's own area.
+        own_areas: gives the indices of the manager's own areas.
     """
 
-    def __init__(self, hardware: Hardware, identity_auth: Secret, nv_index: int, log: Log) -> None:
+    def __init__(
+        self,
+        hardware: Hardware,
+        identity_auth: Secret,
+        log: Log,
+        own_areas: Callable[[], Collection[int]] = tuple,
+    ) -> None:
         self._hardware = hardware
         self._identity_auth = identity_auth
-        self._nv_index = nv_index
+        self._own_areas = own_areas
         self._log = log
 
     @property
@@ -121,5 +128,5 @@ class PlatformCommands:
         return NvValue(data)
 
     def _check_index(self, index: int) -> None:
-        if index == self._nv_index or not _NV_INDEX_FIRST <= index <= _NV_INDEX_LIMIT:
+        if index in self._own_areas() or not _NV_INDEX_FIRST <= index <= _NV_INDEX_LIMIT:
             raise CommandRefused(ManagerCode.DISABLED_CMD)

@@ -293,17 +293,26 @@ class CounterRecord:
         count_id: which counter.
         auth: envelope of the secret to increment it, under the manager key.
         value: of the counter, from which on this database counts.
+        retired: 1 if another counter is to take its place. A chip increments one in each of its
+            starts, so that waits for a start of the manager after a start of the chip.
     """
 
     TABLE: ClassVar[Table] = Table(
         "counters",
-        (("name", "BLOB"), ("count_id", "INTEGER"), ("auth", "BLOB"), ("value", "INTEGER")),
+        (
+            ("name", "BLOB"),
+            ("count_id", "INTEGER"),
+            ("auth", "BLOB"),
+            ("value", "INTEGER"),
+            ("retired", "INTEGER"),
+        ),
         since=2,
     )
 
     count_id: int
     auth: bytes
     value: int
+    retired: int = 0
 
     def at(self, value: int) -> CounterRecord:
         """Return the record with another value."""
@@ -311,15 +320,15 @@ class CounterRecord:
 
     def row(self) -> tuple[SqlValue, ...]:
         """Return the values in column order; the primary key is a constant."""
-        return COUNTER_KEY, self.count_id, self.auth, self.value
+        return COUNTER_KEY, self.count_id, self.auth, self.value, self.retired
 
     @classmethod
     def from_row(cls, row: tuple[SqlValue, ...]) -> Self:
         """Return the record; BadRow if the row cannot be one."""
-        name, count_id, auth, value = _columns(cls.TABLE, row)
+        name, count_id, auth, value, retired = _columns(cls.TABLE, row)
         if name != COUNTER_KEY:
             raise BadRow("counters: another row than the one that is used")
-        return cls(_integer(count_id), _blob(auth), _integer(value))
+        return cls(_integer(count_id), _blob(auth), _integer(value), _integer(retired))
 
 
 RECORD_TYPES: Final[tuple[type[Record], ...]] = (

@@ -131,6 +131,14 @@ class RootSecret:
         return cls(UUID(bytes=manager), Secret(key), nv_index, Secret(nv_auth))
 
 
+def nv_indices(nv_index: int) -> tuple[int, int]:
+    """Return the two NV indices of a manager that is told one of them.
+
+    The area's secret cannot be changed; a new area takes the other index.
+    """
+    return nv_index, nv_index ^ 1
+
+
 def encode_group_secret(manager: UUID, group: UUID, secret: Secret) -> Secret:
     """Return the bytes to be sealed for a group, 68."""
     return Secret(_GROUP.pack(_GROUP_MAGIC, manager.bytes, group.bytes, secret))

@@ -63,7 +63,7 @@ from daemons.vtpmmgr.records import (
     PolicyRecord,
     SealRecord,
 )
-from daemons.vtpmmgr.sealing import Configuration, RootSecret
+from daemons.vtpmmgr.sealing import Configuration, RootSecret, nv_indices
 from daemons.vtpmmgr.store import DiskFull, Store
 from daemons.vtpmmgr.unsealing import (
     Unverified,
@@ -103,12 +103,10 @@ class Started:
     Attributes:
         ledger: all records, verified.
         freshness: bound to the ledger's newest commit.
-        root: what the hardware TPM keeps for the manager.
     """
 
     ledger: Ledger
     freshness: Freshness
-    root: RootSecret
 
 
 async def start(
@@ -148,9 +146,8 @@ async def accept_rollback(options: StartOptions, hardware: Hardware, log: Log) -
             raise RefusedToStart(f"no database {options.database}")
         with contextlib.ExitStack() as at_end:
             at_end.callback(store.close)
-            ledger, root = await _accept(store, options, hardware, None)
-            area_bytes = await hardware.nv_area_size(options.nv_index)
-            await accept(ledger, root, area_bytes, hardware, log)
+            ledger = await _accept(store, options, hardware, None)
+            await accept(ledger, hardware, log)
             return ledger.newest.sequence
     except TpmError as error:
         if error.code == ReturnCode.AUTHFAIL:
@@ -165,20 +162,24 @@ async def _start(
         store = await _in_thread(lambda: Store.open(options.database, options.vfs))
         if store is not None:
             on_failure.callback(store.close)
-        area_bytes = await hardware.nv_area_size(options.nv_index)
         if store is not None:
-            ledger, root = await _accept(store, options, hardware, recovered)
-        elif area_bytes is None:
-            ledger, root = await _found(options, hardware, log, on_failure)
+            ledger = await _accept(store, options, hardware, recovered)
         else:
-            raise RefusedToStart(
-                f"no database {options.database}, but the hardware TPM is bound to one "
-                f"(NV area {options.nv_index:#x}): it was removed or is elsewhere"
-            )
-        freshness = await bind(ledger, root, area_bytes, options.freshness, hardware, log)
+            await _refuse_if_bound(options, hardware)
+            ledger = await _found(options, hardware, log, on_failure)
+        freshness = await bind(ledger, options.freshness, hardware, log)
         await open_groups(ledger, hardware, log)
         on_failure.pop_all()
-        return Started(ledger, freshness, root)
+        return Started(ledger, freshness)
+
+
+async def _refuse_if_bound(options: StartOptions, hardware: Hardware) -> None:
+    for index in nv_indices(options.nv_index):
+        if await hardware.nv_area_size(index) is not None:
+            raise RefusedToStart(
+                f"no database {options.database}, but the hardware TPM is bound to one "
+                f"(NV area {index:#x}): it was removed or is elsewhere"
+            )
 
 
 # --- a new database ------------------------------------------------------------------------------
@@ -186,7 +187,7 @@ async def _start(
 
 async def _found(
     options: StartOptions, hardware: Hardware, log: Log, on_failure: contextlib.ExitStack
-) -> tuple[Ledger, RootSecret]:
+) -> Ledger:
     if await hardware.has_owner():
         log.info("hardware TPM has an owner, no database yet")
     else:
@@ -206,7 +207,7 @@ async def _found(
     on_failure.callback(store.close)
 
     def found() -> Ledger:
-        keys = KeyRing(root.manager, root.manager_key)
+        keys = KeyRing(root)
         records = ManagerRecord(root.manager, ek_digest), keys.new_group(0), seal
         return Ledger.found(store, keys, records)
 
@@ -215,7 +216,7 @@ async def _found(
     except DiskFull as error:
         raise DaemonError(str(error)) from error
     log.info("founded the database", manager=root.manager, pcrs=list(options.seal_pcrs))
-    return ledger, root
+    return ledger
 
 
 async def _seal_root(root: RootSecret, options: StartOptions, hardware: Hardware) -> SealRecord:
@@ -241,7 +242,7 @@ async def _seal_root(root: RootSecret, options: StartOptions, hardware: Hardware
 
 async def _accept(
     store: Store, options: StartOptions, hardware: Hardware, recovered: Secret | None
-) -> tuple[Ledger, RootSecret]:
+) -> Ledger:
     found = await _in_thread(lambda: _read_unverified(store))
     if recovered is None:
         root = await unseal_root(store.path, found, hardware)
@@ -252,17 +253,17 @@ async def _accept(
             f"database {store.path} names manager {found.manager.uuid}, its seal is of "
             f"{root.manager}"
         )
-    if root.nv_index != options.nv_index:
+    if root.nv_index not in nv_indices(options.nv_index):
         raise RefusedToStart(
             f"database {store.path} is bound to NV area {root.nv_index:#x}, "
             f"--nv-index says {options.nv_index:#x}"
         )
-    keys = KeyRing(root.manager, root.manager_key)
+    keys = KeyRing(root)
     ledger = await _in_thread(lambda: Ledger.load(store, keys))
     if recovered is not None:
         group = found.groups[0]
         keys.open_recovered(group, found.policies[group.uuid], recovered)
-    return ledger, root
+    return ledger
 
 
 def _read_unverified(store: Store) -> Unverified:

@@ -385,6 +385,10 @@ class Tpm12Hardware:
             tss12.increment_counter(count_id, counter_auth=auth, random=self._random)
         )
 
+    async def active_counter(self) -> int | None:
+        """Return the counter that was incremented since the chip's start; None if none was yet."""
+        return await self.converse(tss12.active_counter())
+
     async def release_counter(self, count_id: int, auth: Secret) -> None:
         """Give a counter back."""
         await self.converse(tss12.release_counter(count_id, counter_auth=auth, random=self._random))

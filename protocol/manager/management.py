@@ -130,7 +130,7 @@ EMPTY_LIST: Final = ConfigList(0, (), ())
 
 @dataclass(frozen=True, slots=True)
 class GroupNumber(Structure):
-    """A group by its position (GROUP_DEL, GROUP_SHOW)."""
+    """A group by its position (GROUP_DEL, GROUP_SHOW, and GROUP_REKEY, which is ours)."""
 
     group: Annotated[int, U32]
 

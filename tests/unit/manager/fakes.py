@@ -499,6 +499,10 @@ class FakeHardware:
             self.chip.highest = max(self.chip.highest, value + 1)
             self.chip.active_counter = count_id
 
+    async def active_counter(self) -> int | None:
+        with self.operation():
+            return self.chip.active_counter
+
     async def release_counter(self, count_id: int, auth: Secret) -> None:
         with self.operation():
             if self.chip.counters[count_id][0] != bytes(auth):

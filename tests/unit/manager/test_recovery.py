@@ -184,7 +184,7 @@ async def test_a_manager_in_an_unapproved_configuration_is_opened_by_the_agent_o
     op = Operator(
         Management(
             recovered.commands,
-            PlatformCommands(hardware, auth, NV_INDEX, lines.log).identity_commands,
+            PlatformCommands(hardware, auth, lines.log).identity_commands,
             RecoveryCommands(hardware, auth, recovered.read, recovered.opened, lines.log).commands,
         )
     )
