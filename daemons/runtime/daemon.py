@@ -3,7 +3,8 @@
 
 A stop is asked for by SIGTERM, SIGINT, SIGHUP, or end of file on the supervisor's pipe, which
 closes even when the supervisor is killed. Each cancels the main task; what must not be torn apart
-is shielded where it happens (commits).
+is shielded where it happens (commits). For a daemon that has a configuration SIGHUP means: read it
+again.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ def run_daemon(
     *,
     log: Log,
     inherited: Mapping[str, Sequence[int]] | None = None,
+    on_hangup: Callable[[], None] | None = None,
 ) -> NoReturn:
     """Run `main` until it returns, fails or is told to stop, then end the process.
 
@@ -45,14 +47,20 @@ def run_daemon(
         main: the daemon; its one nursery owns everything.
         log: where the reason of a failure goes.
         inherited: descriptors by name; those named "supervisor" are watched.
+        on_hangup: called for SIGHUP, which is a stop without it.
     """
     _harden()
     _raise_descriptor_limit()
     try:
-        trio.run(_supervised, main, (inherited or {}).get(SUPERVISOR, ()))
+        trio.run(_supervised, main, (inherited or {}).get(SUPERVISOR, ()), on_hangup)
     except BaseException as error:
         sys.exit(_report(error, log))
     sys.exit(ExitCode.OK)
+
+
+def end_before_start(error: DaemonError, log: Log) -> NoReturn:
+    """End the process for a reason found before `run_daemon`, in the same way."""
+    sys.exit(_report(error, log))
 
 
 def _harden() -> None:
@@ -71,28 +79,37 @@ def _raise_descriptor_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def _supervised(main: Callable[[], Awaitable[None]], supervisor_fds: Sequence[int]) -> None:
+async def _supervised(
+    main: Callable[[], Awaitable[None]],
+    supervisor_fds: Sequence[int],
+    on_hangup: Callable[[], None] | None,
+) -> None:
     async with trio.open_nursery() as nursery:
         # Before main, so that a signal during its start is not lost.
-        await nursery.start(_stop_on_signal, nursery.cancel_scope)
+        await nursery.start(_heed_signals, nursery.cancel_scope, on_hangup)
         for fd in supervisor_fds:
             nursery.start_soon(_stop_on_eof, fd, nursery.cancel_scope)
         await main()
         nursery.cancel_scope.cancel()
 
 
-async def _stop_on_signal(
-    scope: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+async def _heed_signals(
+    scope: trio.CancelScope,
+    on_hangup: Callable[[], None] | None,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    stops = {signal.SIGTERM, signal.SIGINT}
+    heeded = {signal.SIGTERM, signal.SIGINT}
     # Not if nohup ignored it. An ignored SIGINT, as a script's background jobs have it, is taken
     # back: whoever sends one means us.
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        stops.add(signal.SIGHUP)
-    with trio.open_signal_receiver(*stops) as signals:
+    if on_hangup is not None or signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        heeded.add(signal.SIGHUP)
+    with trio.open_signal_receiver(*heeded) as signals:
         task_status.started()
-        async for _ in signals:
-            scope.cancel()
+        async for number in signals:
+            if number == signal.SIGHUP and on_hangup is not None:
+                on_hangup()
+            else:
+                scope.cancel()
 
 
 async def _stop_on_eof(fd: int, scope: trio.CancelScope) -> None:
@@ -110,7 +127,8 @@ def _report(error: BaseException, log: Log) -> ExitCode:
     for leaf in _leaves(error):
         match leaf:
             case DaemonError():
-                log.error(str(leaf))
+                for line in str(leaf).splitlines():
+                    log.error(line)
                 code = max(code, leaf.exit_code)
             case OSError():
                 log.error(str(leaf))

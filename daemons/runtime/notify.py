@@ -12,6 +12,7 @@ import contextlib
 import os
 import re
 import socket
+import time
 from collections.abc import MutableMapping
 from typing import Self
 
@@ -40,6 +41,12 @@ class Notifier:
     def status(self, text: str) -> None:
         """One line for `systemctl status`."""
         self._send("STATUS=" + text.replace("\n", " "))
+
+    def reloading(self) -> None:
+        """The configuration is being read again; `ready` says when that is over."""
+        # systemd drops a message whose time is older than its own request (Type=notify-reload).
+        now_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={now_us}")
 
     def stopping(self) -> None:
         """An orderly stop has begun."""

@@ -4,114 +4,108 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
 import click
-import trio
 
-from daemons.runtime.control import Fields, control_request
+from daemons.runtime.command_line import level_of, loglevel_option
+from daemons.runtime.config.values import EndorsementKey, check_guest_name, parse_pcrs
+from daemons.runtime.control import control_request
 from daemons.runtime.daemon import run_daemon
 from daemons.runtime.errors import DaemonError
 from daemons.runtime.log import Level, Log
 from daemons.runtime.secret import WELL_KNOWN, parse_auth
-from daemons.vtpmctl.layout import Layout, check_guest_name, default_root
+from daemons.vtpmctl.config_cli import config_group, reload_command
+from daemons.vtpmctl.guest_cli import guest_group
+from daemons.vtpmctl.options import ask, dir_option, layout_of
 from daemons.vtpmctl.plan import MODULES, UpConfig
 from daemons.vtpmctl.process import ForkServer
 from daemons.vtpmctl.status import format_table, gather_status
 from daemons.vtpmctl.up import up
 
-DEFAULT_GUEST = "guest1"
-
-_dir_option = click.option(
-    "--dir",
-    "root",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the stack.  [default: vtpm under $XDG_STATE_HOME]",
-)
+EXAMPLE = """\b
+Example:
+  vtpmctl up --dir /srv/vtpm --guest g1
+  vtpmctl guest add g2 --dir /srv/vtpm
+"""
 
 
-@click.group()
+@click.group(epilog=EXAMPLE)
 def main() -> None:
     """Run a vTPM stack and look after it."""
 
 
 @main.command("up")
-@_dir_option
+@dir_option
 @click.option(
-    "--guest", "guests", multiple=True, metavar="NAME", help="A guest; may be repeated.  [guest1]"
+    "--guest",
+    "guests",
+    multiple=True,
+    metavar="NAME",
+    help="A guest; may be repeated.  [default: all that the folder has, or guest1]",
 )
 @click.option(
     "--hwinitpcr",
     "hw_init_pcrs",
     multiple=True,
     metavar="LIST",
-    help="PCRs that each vTPM takes over from the hardware TPM: all, none, N, X-Y, comma lists.",
+    help="PCRs that each vTPM takes over from the hardware TPM: all, none, N, X-Y, comma lists. "
+    "This and what follows counts before DIR/state/etc.",
 )
 @click.option(
     "--ek",
-    type=click.Choice(["create", "none"]),
-    default="create",
-    show_default=True,
+    type=click.Choice([kind.value for kind in EndorsementKey]),
+    show_default=EndorsementKey.CREATE.value,
     help="Whether a new vTPM gets its endorsement key at once.",
 )
 @click.option(
     "--owner-auth",
-    default=WELL_KNOWN,
-    show_default=True,
+    show_default=WELL_KNOWN,
     metavar="AUTH",
     help="Owner of the hardware TPM: well-known, hash:HEX, text:PASSPHRASE or file:PATH.",
 )
 @click.option(
     "--srk-auth",
-    default=WELL_KNOWN,
-    show_default=True,
+    show_default=WELL_KNOWN,
     metavar="AUTH",
     help="Storage root key of the hardware TPM, in the same forms.",
 )
-@click.option(
-    "--loglevel",
-    type=click.Choice(["error", "info", "debug"]),
-    default="info",
-    show_default=True,
-    help="What all daemons log, to standard error.",
-)
+@loglevel_option
 def up_command(
     root: Path | None,
     guests: tuple[str, ...],
     hw_init_pcrs: tuple[str, ...],
-    ek: str,
-    owner_auth: str,
-    srk_auth: str,
-    loglevel: str,
+    ek: str | None,
+    owner_auth: str | None,
+    srk_auth: str | None,
+    loglevel: str | None,
 ) -> None:
     """Run hwtpm, vtpmmgr and a vTPM with its front for each guest, in the foreground.
 
     Prints a line beginning "ready" once every guest's TPM answers. Stops with everything saved on
     SIGINT or SIGTERM.
     """
-    names = guests or (DEFAULT_GUEST,)
     try:
-        for name in names:
+        for name in guests:
             check_guest_name(name)
-        parse_auth(owner_auth)
-        parse_auth(srk_auth)
-    except DaemonError as error:
+        parse_pcrs(hw_init_pcrs)
+        for secret in (owner_auth, srk_auth):
+            parse_auth(WELL_KNOWN if secret is None else secret)
+    except (DaemonError, ValueError) as error:
         raise click.UsageError(str(error)) from error
-    if len(set(names)) != len(names):
+    if len(set(guests)) != len(guests):
         raise click.UsageError("a guest is named twice")
     config = UpConfig(
-        layout=_layout(root),
-        guests=names,
+        layout=layout_of(root),
+        guests=guests,
         hw_init_pcrs=hw_init_pcrs,
         ek=ek,
         owner_auth=owner_auth,
         srk_auth=srk_auth,
         loglevel=loglevel,
     )
-    log = Log("vtpmctl", level=Level.named(loglevel))
+    log = Log("vtpmctl", level=level_of(loglevel, Level.INFO))
     # Before the event loop, and before this process closes itself to debuggers and core files,
     # which every daemon does for itself.
     with ForkServer.start(MODULES) as forkserver:
@@ -119,11 +113,11 @@ def up_command(
 
 
 @main.command("status")
-@_dir_option
+@dir_option
 @click.option("--json", "as_json", is_flag=True, help="Everything that is known, as JSON.")
 def status_command(root: Path | None, as_json: bool) -> None:
     """Show the daemons of a running stack."""
-    status = _ask(partial(gather_status, _layout(root)))
+    status = ask(partial(gather_status, layout_of(root)))
     click.echo(json.dumps(status, indent=2) if as_json else format_table(status))
 
 
@@ -133,36 +127,12 @@ def hwtpm_group() -> None:
 
 
 @hwtpm_group.command("power-cycle")
-@_dir_option
+@dir_option
 def power_cycle_command(root: Path | None) -> None:
     """Switch the chip off and on: its PCRs and sessions are lost, what is permanent stays."""
-    _ask(partial(control_request, _layout(root).hwtpm_control_socket, "power-cycle"))
+    ask(partial(control_request, layout_of(root).hwtpm_control_socket, "power-cycle"))
 
 
-@main.group("guest")
-def guest_group() -> None:
-    """Handle one guest."""
-
-
-@guest_group.command("reset")
-@click.argument("name")
-@_dir_option
-def reset_command(name: str, root: Path | None) -> None:
-    """Reset the TPM of a guest as a reboot of the guest does."""
-    try:
-        check_guest_name(name)
-    except DaemonError as error:
-        raise click.UsageError(str(error)) from error
-    _ask(partial(control_request, _layout(root).guest(name).control_socket, "reset"))
-
-
-def _layout(root: Path | None) -> Layout:
-    # Absolute, but with the links that the user typed: they may be there to make paths short.
-    return Layout(Path(os.path.abspath(root or default_root(os.environ))))
-
-
-def _ask(question: Callable[[], Awaitable[Fields]]) -> Fields:
-    try:
-        return trio.run(question)
-    except DaemonError as error:
-        raise click.ClickException(str(error)) from error
+main.add_command(guest_group)
+main.add_command(config_group)
+main.add_command(reload_command)

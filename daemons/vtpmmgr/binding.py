@@ -39,6 +39,7 @@ from typing import TypeVar, assert_never
 
 import trio
 
+from daemons.runtime.config.values import FreshnessMode
 from daemons.runtime.errors import DaemonError, RefusedToStart
 from daemons.runtime.log import Log
 from daemons.runtime.secret import AUTH_BYTES, Secret
@@ -49,7 +50,6 @@ from daemons.vtpmmgr.freshness import (
     CounterAnchor,
     CounterFreshness,
     Freshness,
-    FreshnessMode,
     Mark,
     NoAnchor,
     NoFreshness,

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The manager as a process: puts the parts together and owns their tasks.
 
-Order: lock the state folder, read the clients file, reach the chip, accept or found the database,
-then listen. A vTPM that connects earlier finds no socket and tries again. Where the platform is in
-no approved configuration, only the control and admin sockets listen, for status and recovery.
+Order: lock the state folder, reach the chip, accept or found the database, then listen. A vTPM that
+connects earlier finds no socket and tries again. Where the platform is in no approved
+configuration, only the control and admin sockets listen, for status and recovery.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -22,10 +23,11 @@ from daemons.runtime.errors import DaemonError
 from daemons.runtime.files import StateFolder
 from daemons.runtime.log import Log
 from daemons.runtime.notify import Notifier
+from daemons.runtime.reload import Reloads, changed_fields
 from daemons.runtime.sockets import listen_unix
 from daemons.vtpmmgr.admin import serve_admin
 from daemons.vtpmmgr.config import ManagerConfig
-from daemons.vtpmmgr.identity import ClientTable, load_clients
+from daemons.vtpmmgr.identity import ClientTable
 from daemons.vtpmmgr.management import Management
 from daemons.vtpmmgr.manager import ManagementOptions, Manager
 from daemons.vtpmmgr.platform import PlatformCommands, proxy_auth
@@ -47,27 +49,51 @@ _ADMIN_BACKLOG: Final = 16
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
-async def run(config: ManagerConfig, notifier: Notifier, log: Log) -> None:
+_LIVE: Final = frozenset({"level"})
+"""What of the configuration, beside the clients, a reload makes count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What options and files say.
+
+    Attributes:
+        config: of the manager itself.
+        clients: who may be which vTPM.
+    """
+
+    config: ManagerConfig
+    clients: ClientTable
+
+
+async def run(loaded: Loaded, reloads: Reloads[Loaded], notifier: Notifier, log: Log) -> None:
     """Serve until cancelled.
+
+    Args:
+        loaded: what to begin with.
+        reloads: of the same, while it serves.
+        notifier: the supervisor.
+        log: of the daemon.
 
     Raises:
         RefusedToStart: what is found does not verify.
         DaemonError: the chip, the disk or the configuration fails.
     """
-    clients = await trio.to_thread.run_sync(load_clients, config.clients)
+    config = loaded.config
     folder = await trio.to_thread.run_sync(StateFolder, config.state)
     with folder.lock():
         try:
             options = TisOptions(interrupts=config.interrupts, reconnect_s=_RECONNECT_S)
             async with open_tis(config.tis, config.locality, options) as driver:
-                await _manage(config, clients, driver, notifier, log)
+                await _manage(loaded, reloads, driver, notifier, log)
         except (TisError, TpmError) as error:
             raise DaemonError(f"hardware TPM: {error}") from error
 
 
 async def _manage(
-    config: ManagerConfig, clients: ClientTable, driver: TisDriver, notifier: Notifier, log: Log
+    loaded: Loaded, reloads: Reloads[Loaded], driver: TisDriver, notifier: Notifier, log: Log
 ) -> None:
+    config = loaded.config
     hardware = Tpm12Hardware(
         driver,
         locality=config.locality,
@@ -81,7 +107,7 @@ async def _manage(
     boot = await trio.to_thread.run_sync(_boot_id)
     options = ManagementOptions(proxy_auth(config.owner_auth), boot, config.xen_lists)
     start_options = config.start_options
-    desk = _Desk(config, log)
+    desk = _Desk(config, reloads, log)
     async with trio.open_nursery() as nursery:
         try:
             started = await start(start_options, hardware, log)
@@ -94,9 +120,9 @@ async def _manage(
             notifier.ready()
             started = await recovered.wait_started()
         try:
-            manager = Manager(started, clients, hardware, options, log)
+            manager = Manager(started, loaded.clients, hardware, options, log)
             desk.show_manager(manager)
-            await _serve(config, manager, desk, notifier, log)
+            await _serve(config, manager, desk, reloads, notifier, log)
         finally:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(started.ledger.close)
@@ -114,8 +140,9 @@ class _Desk:
     They stay open from one to the other, so that whoever recovers it gets an answer.
     """
 
-    def __init__(self, config: ManagerConfig, log: Log) -> None:
+    def __init__(self, config: ManagerConfig, reloads: Reloads[Loaded], log: Log) -> None:
         self._config = config
+        self._reloads = reloads
         self._log = log
         self._is_open = False
         self._management = Management()
@@ -151,8 +178,8 @@ class _Desk:
         if self._is_open:
             return
         self._is_open = True
-        control = {"status": self._answer_status}
-        await nursery.start(partial(serve_control, self._config.control, control, log=self._log))
+        verbs = {"status": self._answer_status, "reload": self._reloads.verb}
+        await nursery.start(partial(serve_control, self._config.control, verbs, log=self._log))
         await nursery.start(self._serve_admin)
 
     async def _answer_status(self, _args: Fields) -> Fields:
@@ -168,8 +195,18 @@ class _Desk:
 
 
 async def _serve(
-    config: ManagerConfig, manager: Manager, desk: _Desk, notifier: Notifier, log: Log
+    config: ManagerConfig,
+    manager: Manager,
+    desk: _Desk,
+    reloads: Reloads[Loaded],
+    notifier: Notifier,
+    log: Log,
 ) -> None:
+    def apply(new: Loaded) -> Sequence[str]:
+        log.level = new.config.level
+        manager.service.set_clients(new.clients)
+        return changed_fields(config, new.config, _LIVE)
+
     with listen_unix(
         config.socket, kind=socket.SOCK_SEQPACKET, mode=config.socket_mode, backlog=_BACKLOG
     ) as listener:
@@ -189,5 +226,6 @@ async def _serve(
                 await desk.open(nursery)
                 notifier.ready()
                 log.info("serving", socket=config.socket)
+                nursery.start_soon(reloads.serve, apply)
         finally:
             notifier.stopping()

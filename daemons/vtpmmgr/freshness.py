@@ -20,12 +20,12 @@ an increment each 5 s; faster ones may be refused for a while (TPM_RETRY).
 
 from __future__ import annotations
 
-import enum
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol, assert_never
 
+from daemons.runtime.config.values import FreshnessMode
 from daemons.runtime.errors import DaemonError
 from daemons.runtime.secret import Secret
 from daemons.vtpmmgr.hardware import Hardware, NvArea
@@ -45,14 +45,6 @@ _NONE: Final = b"VMN1" + bytes(40)
 NV_BYTES: Final = _MARK.size
 BIND_INTERVAL_S: Final = 5.0
 """Least time between two increments while the manager serves."""
-
-
-class FreshnessMode(enum.Enum):
-    """What `--freshness` says."""
-
-    NV = "nv"
-    COUNTER = "counter"
-    NONE = "none"
 
 
 class BadAnchor(Exception):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from uuid import UUID
 
 from daemons.runtime.log import Log
 from daemons.runtime.secret import Secret
@@ -73,7 +74,7 @@ class Manager:
         )
         self.management = Management(
             groups.commands,
-            VtpmCommands(self.committer, clients, openings, log).commands,
+            VtpmCommands(self.committer, self._gives_admin, openings, log).commands,
             platform.commands,
             RotationCommands(self.committer, hardware, options.boot, log).commands,
             recovery.commands,
@@ -81,6 +82,9 @@ class Manager:
         self.service = ManagerService(
             clients, self.committer, hardware, self.management, openings, log
         )
+
+    def _gives_admin(self, uuid: UUID) -> bool:
+        return self.service.gives_admin(uuid)
 
     def _own_areas(self) -> Collection[int]:
         return nv_indices(self.committer.keys.root.nv_index)

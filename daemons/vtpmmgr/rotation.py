@@ -23,11 +23,12 @@ import os
 from dataclasses import replace
 from uuid import uuid4
 
+from daemons.runtime.config.values import FreshnessMode
 from daemons.runtime.log import Log
 from daemons.runtime.secret import AUTH_BYTES, Secret
 from daemons.vtpmmgr.commits import CommandRefused, Committer, Exclusive
 from daemons.vtpmmgr.envelope import KEY_BYTES
-from daemons.vtpmmgr.freshness import NV_BYTES, FreshnessMode, NvFreshness
+from daemons.vtpmmgr.freshness import NV_BYTES, NvFreshness
 from daemons.vtpmmgr.groups import Group, read_group
 from daemons.vtpmmgr.hardware import Hardware
 from daemons.vtpmmgr.keyring import KeyRing

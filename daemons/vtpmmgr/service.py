@@ -67,7 +67,7 @@ from protocol.tpmif.errors import Refused
 from protocol.tpmif.unix import BackendDevice, PeerCredentials
 
 AUTO_CREATE_GROUP: Final = 0
-"""The group in which a vTPM of the clients file comes into being with its first save."""
+"""The group in which a vTPM of the configuration comes into being with its first save."""
 
 CONNECTIONS_PER_VTPM: Final = 4
 """A vTPM has one; more only while a dead one's end is not noticed. Whoever may be one vTPM must not
@@ -84,7 +84,7 @@ class SaveKeyData:
 
     Attributes:
         uuid: of the vTPM.
-        group: number of the group that the clients file gives it.
+        group: number of the group that the configuration gives it.
         data: 64 bytes.
         label: of a connection that is not bound yet, to be approved; None for one that is.
     """
@@ -128,7 +128,7 @@ class _Session:
 
     Attributes:
         device: the connection.
-        client: its entry in the clients file.
+        client: its entry in the table; another one after a reload.
         label: that counts for it.
         kern_hash: zeros until bound.
         bound: whether a SAVEHASHKEY or LOADHASHKEY succeeded.
@@ -179,11 +179,36 @@ class ManagerService:
         # Users whose refusal was logged; one that insists must not fill the log.
         self._refused_uids: set[int] = set()
 
+    def gives_admin(self, uuid: UUID) -> bool:
+        """Say whether the configuration gives a vTPM the right to send management commands."""
+        return self._clients.gives_admin(uuid)
+
+    def set_clients(self, clients: ClientTable) -> None:
+        """Have another table count.
+
+        For who connects, and for who is connected from its next request on; but a label belongs to
+        a connection once it was approved. Connections that the table does not admit end; the
+        others are not disturbed.
+        """
+        self._clients = clients
+        self._refused_uids.clear()
+        for session in self._sessions.values():
+            device = session.device
+            try:
+                client = clients.admit(device.peer.uid, device.uuid)
+            except Refused as refusal:
+                self._log.warning("client disconnected", uuid=device.uuid, reason=refusal)
+                device.disconnect_nowait()
+            else:
+                session.client = client
+                if not session.bound:
+                    session.label = effective_label(device.peer.label, client)
+
     def admit(self, peer: PeerCredentials, uuid: UUID) -> None:
         """Let a peer in.
 
         Raises:
-            Refused: the clients file does not let this user be that vTPM.
+            Refused: the table does not let this user be that vTPM.
         """
         try:
             self._clients.admit(peer.uid, uuid)
@@ -200,7 +225,7 @@ class ManagerService:
             Refused: the vTPM has too many.
         """
         client = self._clients.admit(device.peer.uid, device.uuid)
-        others = [one for one in self._sessions.values() if one.client is client]
+        others = [one for one in self._sessions.values() if one.device.uuid == device.uuid]
         if sum(not one.device.hung_up() for one in others) >= CONNECTIONS_PER_VTPM:
             raise Refused(f"vTPM {device.uuid} has {CONNECTIONS_PER_VTPM} connections")
         label = effective_label(device.peer.label, client)

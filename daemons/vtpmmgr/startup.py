@@ -48,11 +48,12 @@ from uuid import uuid4
 import apsw
 import trio
 
+from daemons.runtime.config.values import FreshnessMode
 from daemons.runtime.errors import DaemonError, RefusedToStart
 from daemons.runtime.log import Log
 from daemons.runtime.secret import Secret
 from daemons.vtpmmgr.binding import accept, bind
-from daemons.vtpmmgr.freshness import Freshness, FreshnessMode
+from daemons.vtpmmgr.freshness import Freshness
 from daemons.vtpmmgr.hardware import Hardware
 from daemons.vtpmmgr.keyring import KeyRing
 from daemons.vtpmmgr.ledger import Ledger

@@ -7,6 +7,7 @@ uuid cannot be taken a second time.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID, uuid4
@@ -15,7 +16,6 @@ from daemons.runtime.log import Log
 from daemons.runtime.secret import Secret
 from daemons.vtpmmgr.commits import CommandRefused, Committer
 from daemons.vtpmmgr.groups import GROUPS, read_group
-from daemons.vtpmmgr.identity import ClientTable
 from daemons.vtpmmgr.ledger import Ledger, Transaction
 from daemons.vtpmmgr.management import Answer, Command, Commands
 from daemons.vtpmmgr.openings import Openings
@@ -98,15 +98,19 @@ class VtpmCommands:
     """What management commands do with vTPMs.
 
     Args:
-        clients: who has the ADMIN right.
+        gives_admin: says whether the configuration gives a vTPM the ADMIN right.
         openings: who has which vTPM open.
     """
 
     def __init__(
-        self, committer: Committer, clients: ClientTable, openings: Openings, log: Log
+        self,
+        committer: Committer,
+        gives_admin: Callable[[UUID], bool],
+        openings: Openings,
+        log: Log,
     ) -> None:
         self._committer = committer
-        self._clients = clients
+        self._gives_admin = gives_admin
         self._openings = openings
         self._log = log
 
@@ -156,14 +160,14 @@ class VtpmCommands:
         await self._check_there(request.uuid)
         if request.mask & VtpmFlag.ADMIN:
             given = bool(request.flags & VtpmFlag.ADMIN)
-            if given and not self._clients.gives_admin(request.uuid):
+            if given and not self._gives_admin(request.uuid):
                 raise CommandRefused(ManagerCode.AUTHFAIL)
             await self._committer.submit(_EditVtpm(request.uuid, suspended=not given))
             self._log.info("vTPM edited", uuid=request.uuid, admin=given)
         return Nothing()
 
     def _has_admin(self, record: VtpmRecord) -> bool:
-        return self._clients.gives_admin(record.uuid) and not record.flags & ADMIN_SUSPENDED
+        return self._gives_admin(record.uuid) and not record.flags & ADMIN_SUSPENDED
 
     async def _new(self, request: VtpmNew) -> Answer:
         group = await self._committer.read(GROUPS, lambda ledger: read_group(ledger, request.group))

@@ -7,10 +7,12 @@ import contextlib
 import hashlib
 import os
 import select
+import shutil
 import signal
 import socket
 import stat
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,35 @@ def test_every_guest_has_a_tpm_of_its_own_and_keeps_it(run_dir: Path) -> None:
     with running_stack(run_dir, guests) as stack:
         assert [endorsement_key(stack, guest) for guest in guests] == keys
         assert pcr_10(stack, "g1") == bytes(20)
+
+
+def test_a_folder_of_a_release_without_configuration_starts_with_the_same_tpms(
+    run_dir: Path,
+) -> None:
+    guests = ("g1", "g2")
+    with running_stack(run_dir, guests) as stack:
+        keys = [endorsement_key(stack, guest) for guest in guests]
+        uuids = [stack.daemon(f"vtpm-{guest}")["uuid"] for guest in guests]
+    # What such a release left: a uuid beside each image, and a table that it wrote at each start.
+    for guest, uuid in zip(guests, uuids, strict=True):
+        path = run_dir / "state/guests" / guest / "uuid"
+        path.write_text(f"{uuid}\n")
+        path.chmod(0o600)
+    (run_dir / "state/clients.toml").write_text(
+        "".join(
+            f'\n[[client]]\nuuid = "{uuid}"\nuid = {os.geteuid()}\nlabel = "{guest}"\n'
+            "group = 0\nadmin = false\n"
+            for guest, uuid in zip(guests, uuids, strict=True)
+        )
+    )
+    shutil.rmtree(run_dir / "state/etc")
+    for named in (guests, ()):  # the second start finds what the first made, and all guests
+        with running_stack(run_dir, named) as stack:
+            assert [stack.daemon(f"vtpm-{guest}")["uuid"] for guest in guests] == uuids
+            assert [endorsement_key(stack, guest) for guest in guests] == keys
+        left = [path.name for path in (run_dir / "state").iterdir()]
+        assert "clients.toml" not in left
+        assert not list((run_dir / "state").rglob("uuid"))
 
 
 def test_other_users_reach_the_front_sockets_and_nothing_else(run_dir: Path) -> None:
@@ -214,7 +245,7 @@ def test_a_guest_reset_clears_its_pcrs_and_no_others(run_dir: Path) -> None:
         stack.vtpmctl("guest", "reset", "g1")
         assert pcr_10(stack, "g1") == bytes(20)
         assert pcr_10(stack, "g2") == EXTENDED_ONCE
-        with pytest.raises(StackError, match="nobody answers"):
+        with pytest.raises(StackError, match="there is no guest other"):
             stack.vtpmctl("guest", "reset", "other")
 
 
@@ -234,7 +265,7 @@ def test_status_shows_every_daemon_with_its_guest(run_dir: Path) -> None:
     assert [row["daemon"] for row in rows] == ["hwtpm", "vtpmmgr", "vtpm-g1", "tpmfront-g1"]
     assert {row["state"] for row in rows} == {"ready"}
     assert len({row["pid"] for row in rows}) == 4
-    uuid = (run_dir / "state/guests/g1/uuid").read_text().strip()
+    uuid = tomllib.loads((run_dir / "state/etc/guests.d/g1.toml").read_text())["uuid"]
     assert [row["uuid"] for row in rows] == [None, None, uuid, uuid]
     assert all("error" not in row["detail"] for row in rows)
     assert len(table) == 5
@@ -252,6 +283,9 @@ def test_status_shows_every_daemon_with_its_guest(run_dir: Path) -> None:
         (["up", "--owner-auth", "hunter2"], 2, "well-known"),
         (["up", "--guest", "g" * 33], 2, "no guest name"),
         (["guest", "reset", "/"], 2, "no guest name"),
+        (["guest", "reset", "g1"], 1, "there is no guest g1"),
+        (["guest", "add", "g1"], 1, "has no stack yet: start it with vtpmctl up"),
+        (["guest", "remove", "g1", "--yes", "g1"], 1, "there is no guest g1"),
     ],
 )
 def test_what_cannot_be_done_is_said_and_makes_nothing(

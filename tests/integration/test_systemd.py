@@ -64,18 +64,11 @@ def machine(run_dir: Path) -> Iterator[Machine]:
     users = (run_dir / "units/vtpm.sysusers").read_text()
     users += "".join(f"u vtpm-{guest} -\n" for guest in GUESTS)
     (run_dir / "sysusers").write_text(users)
-    guests = run_dir / "etc/vtpm/guests"
+    guests = run_dir / "etc/vtpm/guests.d"
     guests.mkdir(parents=True)
     for guest, uuid in GUESTS.items():
-        (guests / f"{guest}.conf").write_text(f"UUID={uuid}\n")
+        (guests / f"{guest}.toml").write_text(f'uuid = "{uuid}"\nlabel = "{guest}:vm_r:vtpm_t"\n')
     with booted(run_dir) as machine:
-        machine.path("/etc/vtpm/clients.toml").write_text(
-            "".join(
-                f'[[client]]\nuuid = "{uuid}"\nlabel = "{guest}:vm_r:vtpm_t"\n'
-                f"uid = {machine.run('id', '-u', f'vtpm-{guest}')}"
-                for guest, uuid in GUESTS.items()
-            )
-        )
         yield machine
         sys.stderr.write(machine.journal())  # shown if the test failed
 

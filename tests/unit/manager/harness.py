@@ -13,9 +13,9 @@ from uuid import UUID
 
 import trio
 
+from daemons.runtime.config.values import FreshnessMode
 from daemons.runtime.secret import Secret
 from daemons.vtpmmgr.commits import Committer
-from daemons.vtpmmgr.freshness import FreshnessMode
 from daemons.vtpmmgr.hardware import Hardware
 from daemons.vtpmmgr.identity import Client, ClientTable
 from daemons.vtpmmgr.manager import ManagementOptions, Manager

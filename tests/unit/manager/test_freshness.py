@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from daemons.runtime.config.values import FreshnessMode
 from daemons.runtime.errors import RefusedToStart
 from daemons.runtime.secret import Secret
-from daemons.vtpmmgr.freshness import BIND_INTERVAL_S, CounterFreshness, FreshnessMode, Mark
+from daemons.vtpmmgr.freshness import BIND_INTERVAL_S, CounterFreshness, Mark
 from daemons.vtpmmgr.keyring import KeyRing
 from daemons.vtpmmgr.records import COUNTER_KEY, CounterRecord
 from daemons.vtpmmgr.startup import accept_rollback

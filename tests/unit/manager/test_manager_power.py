@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 import trio
 
-from daemons.vtpmmgr.freshness import FreshnessMode
+from daemons.runtime.config.values import FreshnessMode
 from daemons.vtpmmgr.store import CommitUncertain
 from protocol.manager.framing import ManagerRefused
 from tests.unit.manager.fakes import Chip, Died, FakeHardware, Loss, Power, faulty_disk

@@ -11,9 +11,9 @@ import apsw
 import pytest
 import trio
 
+from daemons.runtime.config.values import FreshnessMode
 from daemons.runtime.errors import DaemonError, RefusedToStart
 from daemons.runtime.secret import Secret
-from daemons.vtpmmgr.freshness import FreshnessMode
 from daemons.vtpmmgr.records import RECORD_TYPES
 from daemons.vtpmmgr.startup import StartOptions
 from daemons.vtpmmgr.store import Store

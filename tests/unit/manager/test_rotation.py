@@ -10,8 +10,8 @@ from uuid import UUID
 import pytest
 import trio
 
+from daemons.runtime.config.values import FreshnessMode
 from daemons.runtime.errors import RefusedToStart
-from daemons.vtpmmgr.freshness import FreshnessMode
 from daemons.vtpmmgr.records import COUNTER_KEY, CounterRecord, GroupRecord, VtpmRecord
 from daemons.vtpmmgr.sealing import RootSecret
 from protocol.manager.constants import ManagementOrdinal, ManagerCode
