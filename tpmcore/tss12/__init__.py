@@ -164,6 +164,7 @@ from tpmcore.tss12.integrity import (
     pcr_reset,
     quote,
     quote2,
+    release_info,
 )
 from tpmcore.tss12.maintenance import (
     MaintenanceArchive,
@@ -392,6 +393,7 @@ __all__ = [
     "read_pubek",
     "release_counter",
     "release_counter_owner",
+    "release_info",
     "release_transport_signed",
     "reset",
     "reset_lock_value",
