@@ -22,12 +22,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from time import perf_counter_ns
 from typing import Final, Protocol, TypeVar
 from uuid import UUID
 
 import trio
 
 from daemons.runtime.errors import DaemonError
+from daemons.runtime.latency import Latencies, LatencyStatistics
 from daemons.runtime.log import Log
 from daemons.vtpmmgr.freshness import Freshness, Mark
 from daemons.vtpmmgr.hardware import PASSING, Hardware, HardwareLost
@@ -92,6 +94,8 @@ class CommitStatistics:
         mutations: that were part of them.
         largest: most mutations in one commit.
         waiting: mutations not settled.
+        bound: sequence that the hardware TPM is known to name.
+        latencies: of the last commits, from the first look at the chip to the answers.
     """
 
     sequence: int
@@ -99,6 +103,8 @@ class CommitStatistics:
     mutations: int
     largest: int
     waiting: int
+    bound: int
+    latencies: LatencyStatistics
 
 
 class _Pending:
@@ -138,6 +144,9 @@ class Committer:
         self._commits = 0
         self._mutations = 0
         self._largest = 0
+        self._latencies = Latencies()
+        # The ledger that we are given is bound to the chip.
+        self._bound = ledger.newest.sequence
 
     async def submit(self, mutation: Mutation) -> bytes:
         """Return the body of the response once the change is durable and bound to the chip.
@@ -179,6 +188,8 @@ class Committer:
             mutations=self._mutations,
             largest=self._largest,
             waiting=len(self._unsettled),
+            bound=self._bound,
+            latencies=self._latencies.statistics(),
         )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -208,6 +219,7 @@ class Committer:
             raise
 
     async def _commit(self, batch: list[_Pending]) -> None:
+        started_ns = perf_counter_ns()
         with trio.move_on_after(REACHABLE_DEADLINE_S) as limit:
             await self._wait_reachable()
         if limit.cancelled_caught:
@@ -220,7 +232,7 @@ class Committer:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._write, batch, limiter=self._limiter)
         except DiskFull as error:
-            self._log.error(str(error), refused=len(batch))
+            self._log.error("database not written", reason=error, refused=len(batch))
             self._refuse(batch, ManagerCode.FAIL)
             return
         if self._ledger.newest != before:
@@ -228,6 +240,7 @@ class Committer:
             self._commits += 1
             self._mutations += len(batch)
             self._largest = max(self._largest, len(batch))
+            self._latencies.note(perf_counter_ns() - started_ns)
         self._settle(batch)
 
     def _write(self, batch: Iterable[_Pending]) -> None:
@@ -266,6 +279,7 @@ class Committer:
             try:
                 with trio.move_on_after(_ATTEMPT_S, shield=True):
                     await self._freshness.bind(mark)
+                    self._bound = mark.sequence
                     return
             except HardwareLost as error:
                 reason = error
@@ -288,7 +302,7 @@ class Committer:
                 )
         except DaemonError as error:
             # The log keeps everything; the next commit tries again.
-            self._log.warning(str(error))
+            self._log.warning("log of the database not copied", reason=error)
 
     def _refuse(self, batch: Iterable[_Pending], code: ManagerCode) -> None:
         for pending in batch:

@@ -85,6 +85,10 @@ async def _serve(
     async def status(_args: Fields) -> Fields:
         return {"state": "serving", "freshness": "nv", **service.status()}
 
+    async def probe(_args: Fields) -> Fields:
+        await service.probe_hardware()
+        return {}
+
     with listen_unix(
         config.socket, kind=socket.SOCK_SEQPACKET, mode=config.socket_mode, backlog=_BACKLOG
     ) as listener:
@@ -101,9 +105,8 @@ async def _serve(
                         linger=False,
                     )
                 )
-                await nursery.start(
-                    partial(serve_control, config.control, {"status": status}, log=log)
-                )
+                verbs = {"status": status, "probe-hardware": probe}
+                await nursery.start(partial(serve_control, config.control, verbs, log=log))
                 notifier.ready()
                 log.info("serving", socket=config.socket)
         finally:

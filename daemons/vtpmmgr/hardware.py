@@ -81,6 +81,17 @@ class Hardware(Protocol):
     def nv_area(self, index: int, size_bytes: int, auth: Secret) -> NvArea:
         """Return access to an NV area; nothing is sent yet."""
 
+    @property
+    def answers(self) -> bool:
+        """Whether the chip answered the last command."""
+
+    async def probe(self) -> None:
+        """Return if the chip answers now, to a command that changes nothing.
+
+        Raises:
+            HardwareLost, TpmError: it does not.
+        """
+
     async def wait_reachable(self) -> None:
         """Return once the chip answers; at once if it answered last time."""
 

@@ -15,7 +15,10 @@ from dataclasses import dataclass
 from typing import Final, assert_never
 from uuid import UUID
 
+import trio
+
 from daemons.runtime.control import Fields
+from daemons.runtime.errors import DaemonError
 from daemons.runtime.log import Log
 from daemons.runtime.secret import Secret
 from daemons.vtpmmgr.commits import CommandRefused, Committer
@@ -48,6 +51,7 @@ from protocol.manager.messages import (
 from protocol.manager.passthrough import judge
 from protocol.tpmif.errors import Refused
 from protocol.tpmif.unix import BackendDevice, PeerCredentials
+from tpmcore.errors import TpmError
 
 AUTO_CREATE_GROUP: Final = 0
 """The group in which a vTPM of the clients file comes into being with its first save."""
@@ -55,6 +59,9 @@ AUTO_CREATE_GROUP: Final = 0
 CONNECTIONS_PER_VTPM: Final = 4
 """A vTPM has one; more only while a dead one's end is not noticed. Whoever may be one vTPM must not
 take the places of all others."""
+
+PROBE_DEADLINE_S: Final = 5.0
+"""How long the hardware TPM may take to tell that it is there; its turn may come late."""
 
 _PASS_THROUGH_TAGS: Final = frozenset(tag.value for tag in PassThroughTag)
 _UNBOUND_HASH: Final = bytes(DIGEST_BYTES)
@@ -199,7 +206,26 @@ class ManagerService:
             "saves": commits.mutations,
             "largest_commit": commits.largest,
             "waiting_saves": commits.waiting,
+            "bound_sequence": commits.bound,
+            "hardware_answers": self._hardware.answers,
+            "commit_latency": commits.latencies.fields(),
         }
+
+    async def probe_hardware(self) -> None:
+        """Return if the hardware TPM answers now.
+
+        Raises:
+            DaemonError: it does not, or not in time.
+        """
+        try:
+            with trio.fail_after(PROBE_DEADLINE_S):
+                await self._hardware.probe()
+        except trio.TooSlowError as error:
+            raise DaemonError(
+                f"the hardware TPM did not answer within {PROBE_DEADLINE_S:g} s"
+            ) from error
+        except TpmError as error:
+            raise DaemonError(f"the hardware TPM refuses to tell its version: {error}") from error
 
     async def _dispatch(self, session: _Session, message: bytes) -> bytes:
         try:
