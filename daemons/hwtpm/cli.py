@@ -108,7 +108,7 @@ def main(
         key_pool=key_pool,
         level=Level.named(loglevel),
     )
-    log = Log("hwtpm", level=config.level)
+    log = Log.of_process("hwtpm", level=config.level)
     inherited = inherited_fds()
     notifier = Notifier.from_environ()
     run_daemon(

@@ -110,14 +110,17 @@ def _report(error: BaseException, log: Log) -> ExitCode:
     for leaf in _leaves(error):
         match leaf:
             case DaemonError():
-                log.error(str(leaf))
+                if leaf.exit_code is ExitCode.REFUSED:
+                    log.error("refused to start", reason=leaf)
+                else:
+                    log.error("failed", reason=leaf)
                 code = max(code, leaf.exit_code)
             case OSError():
-                log.error(str(leaf))
+                log.error("failed", reason=leaf)
                 code = max(code, ExitCode.FAILED)
             case _:
                 traceback.print_exception(leaf)
-                log.error(f"unexpected {type(leaf).__name__}")
+                log.error("failed unexpectedly", error=type(leaf).__name__)
                 code = max(code, ExitCode.FAILED)
     return code
 

@@ -87,7 +87,7 @@ def main(
         )
     except DaemonError as error:
         raise click.UsageError(str(error)) from error
-    log = Log("tpmfront", level=config.level, guest=config.name)
+    log = Log.of_process("tpmfront", level=config.level, uuid=uuid, guest=config.name)
     try:
         inherited = inherited_fds()
     except DaemonError as error:

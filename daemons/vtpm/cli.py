@@ -144,7 +144,7 @@ def main(
         make_ek=ek == "create",
         level=Level.named(loglevel),
     )
-    log = Log("vtpm", level=config.level, guest=config.name)
+    log = Log.of_process("vtpm", level=config.level, uuid=uuid, guest=config.name)
     try:
         inherited = inherited_fds()
         environment = Environment.of_this_process(inherited, Notifier.from_environ(), log)

@@ -111,7 +111,7 @@ def up_command(
         srk_auth=srk_auth,
         loglevel=loglevel,
     )
-    log = Log("vtpmctl", level=Level.named(loglevel))
+    log = Log.of_process("vtpmctl", level=Level.named(loglevel))
     # Before the event loop, and before this process closes itself to debuggers and core files,
     # which every daemon does for itself.
     with ForkServer.start(MODULES) as forkserver:

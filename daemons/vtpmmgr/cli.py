@@ -171,7 +171,7 @@ def main(
         )
     except DaemonError as error:
         raise click.UsageError(str(error)) from error
-    log = Log("vtpmmgr", level=config.level)
+    log = Log.of_process("vtpmmgr", level=config.level)
     run_daemon(
         partial(run, config, Notifier.from_environ(), log), log=log, inherited=inherited_fds()
     )
