@@ -14,6 +14,9 @@ AUTH_BYTES = 20
 WELL_KNOWN = "well-known"
 """The authorization value that the TPM main specification fixes for "no secret": 20 zero bytes."""
 
+FILE_FORM = "file:"
+"""What an authorization value begins with that is in a file."""
+
 _HEX_AUTH = re.compile(r"[0-9a-fA-F]{40}", re.ASCII)
 _FILE_LIMIT_BYTES = 4096
 
@@ -51,10 +54,9 @@ def parse_auth(text: str) -> Secret:
         DaemonError: the text has none of the forms or the file cannot be read; the message does not
         quote it.
     """
-    form, _, rest = text.partition(":")
-    if form != "file":
+    if not text.startswith(FILE_FORM):
         return _parse_plain(text, where="option")
-    path = Path(rest)
+    path = Path(text.removeprefix(FILE_FORM))
     try:
         with path.open("rb") as file:
             content = file.read(_FILE_LIMIT_BYTES + 1)

@@ -8,20 +8,23 @@ guest that is refused while others are served is reported and left alone; the st
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import trio
 
-from daemons.runtime.control import Fields, serve_control
+from daemons.runtime.control import Fields, Json, serve_control
 from daemons.runtime.errors import RefusedToStart
 from daemons.runtime.files import OsFiles, StateFolder
 from daemons.runtime.log import Log
+from daemons.runtime.secret import FILE_FORM
 from daemons.vtpmctl.layout import Layout, guest_uuid
 from daemons.vtpmctl.plan import Guest, UpConfig, clients_table, plan
 from daemons.vtpmctl.probe import wait_tpm_answers
 from daemons.vtpmctl.process import ForkServer
+from daemons.vtpmctl.progress import with_progress
 from daemons.vtpmctl.supervisor import Outcome, Supervisor
 
 _LOCK_WAIT_S = 15.0
@@ -56,7 +59,7 @@ async def up(
         supervisor = Supervisor(specs, forkserver=forkserver, notify=layout.notify, log=log)
 
         async def status(_args: Fields) -> Fields:
-            return supervisor.describe()
+            return {**supervisor.describe(), "secret_files": _secret_files(config)}
 
         async def probe(guest: Guest) -> None:
             await wait_tpm_answers(layout.guest(guest.name).tpm_socket, log)
@@ -66,13 +69,23 @@ async def up(
             try:
                 serve = partial(serve_control, layout.control_socket, {"status": status}, log=log)
                 await nursery.start(serve)
-                outcome = await supervisor.wait_outcome(guests, probe)
+                outcome = await with_progress(
+                    supervisor.describe_waiting,
+                    partial(supervisor.wait_outcome, guests, probe),
+                )
                 if not outcome.serving:
                     raise RefusedToStart(describe_refusals(outcome))
                 report(describe_ready(layout, outcome))
                 await trio.sleep_forever()
             finally:
                 supervisor.stop()
+
+
+def _secret_files(config: UpConfig) -> list[Json]:
+    """Return the files that secrets of the hardware TPM are in, for `vtpmctl doctor`."""
+    given = (config.owner_auth, config.srk_auth)
+    paths = [auth.removeprefix(FILE_FORM) for auth in given if auth.startswith(FILE_FORM)]
+    return [os.path.abspath(path) for path in paths]
 
 
 async def _wait_unlocked(layout: Layout, guests: Sequence[Guest], log: Log) -> None:

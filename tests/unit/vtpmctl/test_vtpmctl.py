@@ -14,7 +14,6 @@ from daemons.runtime.errors import DaemonError, RefusedToStart
 from daemons.vtpmctl.child import RestartPolicy, describe_exit
 from daemons.vtpmctl.layout import Layout, check_guest_name, default_root, guest_uuid
 from daemons.vtpmctl.plan import Guest, Stage, UpConfig, clients_table, plan
-from daemons.vtpmctl.status import format_table
 from daemons.vtpmctl.supervisor import Outcome
 from daemons.vtpmctl.up import describe_ready
 
@@ -168,13 +167,3 @@ def test_the_first_word_is_ready_and_who_is_missing_is_named() -> None:
     assert "g1 (vtpm-g1 refused)" in lines[1]
     assert "/d/run/guests/g2/tpm.sock" in text
     assert "separates nothing" in text
-
-
-def test_the_table_lines_its_columns_up() -> None:
-    row = {"daemon": "vtpm-g1", "pid": None, "state": "refused to start", "restarts": 0}
-    more = {"guest": "g1", "uuid": "u", "note": "exit code 3", "detail": None}
-    table = format_table({"daemons": [{**row, **more}]})
-    assert table.splitlines() == [
-        "DAEMON   PID  STATE             RESTARTS  GUEST  UUID  NOTE",
-        "vtpm-g1  -    refused to start  0         g1     u     exit code 3",
-    ]
