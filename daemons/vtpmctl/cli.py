@@ -13,6 +13,7 @@ from daemons.runtime.daemon import run_daemon
 from daemons.runtime.errors import DaemonError
 from daemons.runtime.log import Level, Log
 from daemons.runtime.secret import WELL_KNOWN, parse_auth
+from daemons.vtpmctl.doctor.cli import doctor_command
 from daemons.vtpmctl.layout import check_guest_name
 from daemons.vtpmctl.options import ask, dir_option, layout_of
 from daemons.vtpmctl.plan import MODULES, UpConfig
@@ -109,6 +110,7 @@ def up_command(
 
 
 main.add_command(status_command)
+main.add_command(doctor_command)
 
 
 @main.group("hwtpm")
