@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# make up | test | bench | lint | setup | units | man | conformance-doc | lock
+# make up | test | bench | lint | setup | units | man | completions | conformance-doc | lock
 
 SHELL := /bin/bash
 BIN := .venv/bin
@@ -11,10 +11,10 @@ UNITS ?= build/systemd
 
 # What the tests and the benchmarks start, as Debian package = command.
 TEST_PACKAGES := trousers=tcsd tpm-tools=tpm_version tpm-quote-tools=tpm_mkuuid \
-    systemd=systemd-analyze util-linux=unshare swtpm=swtpm
+    systemd=systemd-analyze util-linux=unshare swtpm=swtpm zsh=zsh fish=fish
 BENCH_PACKAGES := swtpm=swtpm util-linux=taskset
 
-.PHONY: setup up test lint unit integration bench fuzz corpus units man conformance-doc lock packages
+.PHONY: setup up test lint unit integration bench fuzz corpus units man completions conformance-doc lock packages
 
 setup: .venv/.installed
 	@:
@@ -73,6 +73,10 @@ units:
 # The manual pages, from the commands' own help.
 man: setup
 	$(BIN)/python -m docs.manpages
+
+# What the TAB key does in bash, zsh and fish, from the commands' own options.
+completions: setup
+	$(BIN)/python -m docs.completions
 
 # What of TPM 1.2 there is, compared and different: docs/conformance.md.
 conformance-doc: setup

@@ -40,7 +40,13 @@ class _ModeParameter(click.ParamType[tuple[int, int]]):
         return locality, mode
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+EXAMPLE = """\b
+Example:
+  hwtpm --state /var/lib/vtpm/hwtpm --run /run/vtpm/hwtpm --socket-mode 2=660
+"""
+
+
+@click.command(epilog=EXAMPLE, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--state",
     type=click.Path(file_okay=False, path_type=Path),

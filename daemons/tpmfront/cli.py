@@ -49,7 +49,9 @@ Example:
     help="Socket of the guest's vtpm (split driver).",
 )
 @click.option("--uuid", type=click.UUID, required=True, help="Which vTPM to ask for.")
-@click.option("--name", default="", help="Name of the guest in the log.  [default: the uuid]")
+@click.option(
+    "--name", default="", metavar="NAME", help="Name of the guest in the log.  [default: the uuid]"
+)
 @click.option(
     "--control",
     type=click.Path(path_type=Path),

@@ -53,7 +53,9 @@ Example:
 @click.option(
     "--uuid", type=click.UUID, required=True, help="Identity towards the manager and the front."
 )
-@click.option("--name", default="", help="Name of the guest in the log.  [default: the uuid]")
+@click.option(
+    "--name", default="", metavar="NAME", help="Name of the guest in the log.  [default: the uuid]"
+)
 @click.option(
     "--control",
     type=click.Path(path_type=Path),

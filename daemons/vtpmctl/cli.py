@@ -24,12 +24,38 @@ from daemons.vtpmctl.up import up
 DEFAULT_GUEST = "guest1"
 
 
-@click.group()
+MAIN_EXAMPLE = """\b
+Example:
+  vtpmctl up --dir /srv/vtpm --guest g1 --guest g2
+  vtpmctl status --watch
+  vtpmctl doctor
+"""
+UP_EXAMPLE = """\b
+Example:
+  vtpmctl up
+  vtpmctl up --dir /srv/vtpm --guest g1 --guest g2 --hwinitpcr 0-7
+  vtpmctl up --owner-auth file:/etc/vtpm/owner --srk-auth well-known
+"""
+HWTPM_EXAMPLE = """\b
+Example:
+  vtpmctl hwtpm power-cycle --dir /srv/vtpm
+"""
+GUEST_EXAMPLE = """\b
+Example:
+  vtpmctl guest reset g1
+"""
+RESET_EXAMPLE = """\b
+Example:
+  vtpmctl guest reset g1 --dir /srv/vtpm
+"""
+
+
+@click.group(epilog=MAIN_EXAMPLE)
 def main() -> None:
     """Run a vTPM stack and look after it."""
 
 
-@main.command("up")
+@main.command("up", epilog=UP_EXAMPLE)
 @dir_option
 @click.option(
     "--guest", "guests", multiple=True, metavar="NAME", help="A guest; may be repeated.  [guest1]"
@@ -113,24 +139,24 @@ main.add_command(status_command)
 main.add_command(doctor_command)
 
 
-@main.group("hwtpm")
+@main.group("hwtpm", epilog=HWTPM_EXAMPLE)
 def hwtpm_group() -> None:
     """Handle the hardware TPM."""
 
 
-@hwtpm_group.command("power-cycle")
+@hwtpm_group.command("power-cycle", epilog=HWTPM_EXAMPLE)
 @dir_option
 def power_cycle_command(root: Path | None) -> None:
     """Switch the chip off and on: its PCRs and sessions are lost, what is permanent stays."""
     ask(partial(control_request, layout_of(root).hwtpm_control_socket, "power-cycle"))
 
 
-@main.group("guest")
+@main.group("guest", epilog=GUEST_EXAMPLE)
 def guest_group() -> None:
     """Handle one guest."""
 
 
-@guest_group.command("reset")
+@guest_group.command("reset", epilog=RESET_EXAMPLE)
 @click.argument("name")
 @dir_option
 def reset_command(name: str, root: Path | None) -> None:

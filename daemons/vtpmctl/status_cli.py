@@ -30,9 +30,7 @@ Example:
 @dir_option
 @system_option
 @click.option("--json", "as_json", is_flag=True, help="Everything that is known, as JSON.")
-@click.option(
-    "--watch", "is_watching", is_flag=True, help="Look again and again, until Ctrl-C.  [1 s]"
-)
+@click.option("--watch", "is_watching", is_flag=True, help="Look again and again, until Ctrl-C.")
 @click.option(
     "--interval",
     "interval_s",

@@ -41,6 +41,7 @@ _PROPERTIES: Final = (
 )
 _SECRET_FILE: Final = re.compile(r"--(?:owner|srk)-auth[ =]file:([^\s;]+)")
 _GUEST_CONFIGURATION: Final = re.compile(r"^UUID=\s*(\S+)\s*$", re.MULTILINE)
+_CREDENTIALS: Final = Path("/run/credentials")
 _OTHERS: Final = 0o077
 _OTHERS_WRITING: Final = 0o022
 _WORLD: Final = 0o007
@@ -170,7 +171,9 @@ class UnitsSite:
         units = await self._units(uuids)
         guests = list(dict.fromkeys([*uuids, *[g for g in map(_guest_of, units) if g]]))
         start = units.get("vtpmmgr.service", {}).get("ExecStart", "")
-        secrets = [Path(path) for path in _SECRET_FILE.findall(start)]
+        # What systemd hands over as credentials is its own, in a folder of its own.
+        given = [Path(path) for path in _SECRET_FILE.findall(start)]
+        secrets = [path for path in given if not path.is_relative_to(_CREDENTIALS)]
         locks = [
             (places.state / "hwtpm", "hwtpm.service"),
             (places.state / "vtpmmgr", "vtpmmgr.service"),

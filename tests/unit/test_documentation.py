@@ -232,6 +232,7 @@ def test_the_page_is_what_make_man_writes(name: str) -> None:
 def test_every_command_below_vtpmctl_has_a_section() -> None:
     page = (FOLDER / "vtpmctl.1").read_text().replace("\\-", "-")
     assert re.findall(r"^\.SS (.*)$", page, re.MULTILINE) == [
+        "vtpmctl doctor",
         "vtpmctl guest reset NAME",
         "vtpmctl hwtpm power-cycle",
         "vtpmctl status",

@@ -142,7 +142,8 @@ async def test_a_machine_without_systemd_is_not_installed(places: Places) -> Non
 
 
 async def test_the_premises_are_those_of_the_units(places: Places) -> None:
-    start = "{ path=/opt/bin/vtpmmgr ; argv[]=vtpmmgr --owner-auth file:/etc/vtpm/owner ; }"
+    start = "{ path=/opt/bin/vtpmmgr ; argv[]=vtpmmgr --owner-auth file:/etc/vtpm/owner "
+    start += "--srk-auth file:/run/credentials/vtpmmgr.service/srk ; }"
     systemd = suite(vtpmmgr={**RUNNING, "ExecStart": start})
     premises = await UnitsSite(places, systemd.show).premises()
     assert premises.users == ("vtpm-hwtpm", "vtpm-manager", "vtpm-g1")
@@ -150,6 +151,7 @@ async def test_the_premises_are_those_of_the_units(places: Places) -> None:
     assert {unit.name for unit in premises.units} >= {"vtpm.target", "vtpm@g1.service"}
     secrets = {rule.path for rule in premises.folders if rule.secret}
     assert Path("/etc/vtpm/owner") in secrets
+    assert not any(path.is_relative_to("/run/credentials") for path in secrets)
     assert places.state / "guests/g1/slot0" in secrets
     locks = dict(premises.locks)
     assert locks[places.state / "hwtpm/.lock"] == "hwtpm.service"
