@@ -55,7 +55,10 @@ async def up(
         guests = [Guest(name, guest_uuid(layout.guest(name))) for name in config.guests]
         state.replace(layout.clients.name, clients_table(guests).encode())
         specs = plan(config, guests)
-        await _wait_unlocked(layout, guests, log)
+        await with_progress(
+            lambda: "waiting for the last run's daemons to stop",
+            partial(_wait_unlocked, layout, guests, log),
+        )
         supervisor = Supervisor(specs, forkserver=forkserver, notify=layout.notify, log=log)
 
         async def status(_args: Fields) -> Fields:

@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def _shell(name: str) -> str:
     return "zsh" if name.startswith("_") else name.rpartition(".")[2]
 
 
-def _run(*command: str, cwd: Path | None = None, **environ: str) -> str:
+def _run(*command: str, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
     done = subprocess.run(
         command,
         check=True,
@@ -34,7 +35,7 @@ def _run(*command: str, cwd: Path | None = None, **environ: str) -> str:
         text=True,
         timeout=60,
         cwd=cwd,
-        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", **environ},
+        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", **(environ or {})},
     )
     assert done.stderr == ""
     return done.stdout
@@ -45,13 +46,13 @@ def bash(*words: str, cwd: Path | None = None, **environ: str) -> list[str]:
     script = f"source {shlex.quote(str(FOLDER / (words[0] + '.bash')))}\n"
     script += f"COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}\n"
     script += f"_{words[0]} 2>/dev/null\nprintf '%s\\n' \"${{COMPREPLY[@]}}\"\n"
-    return sorted(_run("bash", "--norc", "-c", script, cwd=cwd, **environ).split())
+    return sorted(_run("bash", "--norc", "-c", script, cwd=cwd, environ=environ).split())
 
 
-def fish(line: str, folder: Path, **environ: str) -> list[str]:
+def fish(line: str, home: Path, **environ: str) -> list[str]:
     """Return what fish offers at the end of a line."""
     script = f"source {FOLDER}/{line.split()[0]}.fish; complete -C {shlex.quote(line)}"
-    told = _run("fish", "--no-config", "-c", script, **{"HOME": str(folder), **environ})
+    told = _run("fish", "--no-config", "-c", script, environ={"HOME": str(home), **environ})
     return sorted(row.partition("\t")[0] for row in told.splitlines())
 
 
@@ -123,8 +124,8 @@ def test_fish_completes_subcommands_options_values_and_guests(stack: Path) -> No
     assert fish("vtpmctl status --w", stack) == ["--watch"]
     assert fish("vtpmctl up --ek ", stack) == ["create", "none"]
     assert fish("vtpmctl guest ", stack) == ["reset"]
-    home = {"XDG_STATE_HOME": str(stack.parent)}
-    assert fish("vtpmctl guest reset ", stack, **home) == ["g1", "web-2"]
+    by_default = fish("vtpmctl guest reset ", stack, XDG_STATE_HOME=str(stack.parent))
+    assert by_default == ["g1", "web-2"]
     assert fish(f"vtpmctl guest reset --dir {stack} w", stack) == ["web-2"]
 
 

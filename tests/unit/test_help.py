@@ -38,7 +38,8 @@ def _leads_to(words: list[str]) -> Path:
     Raises:
         click.UsageError: it is none.
     """
-    command, path = PAGES[words[0]].command, (words[0],)
+    command: click.Command = PAGES[words[0]].command
+    path: Path = (words[0],)
     context = command.make_context(words[0], words[1:])
     while isinstance(command, click.Group):
         rest = [*context._protected_args, *context.args]  # as Group.invoke takes them
