@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,7 +243,7 @@ async def show_units(arguments: Sequence[str]) -> str:
         done = await trio.run_process(
             ["systemctl", "show", "--no-pager", *arguments],
             capture_stdout=True,
-            stderr=subprocess.PIPE,
+            capture_stderr=True,
             check=False,
         )
         if done.returncode:

@@ -80,7 +80,7 @@ def machine(run_dir: Path) -> Iterator[Machine]:
         sys.stderr.write(machine.journal())  # shown if the test failed
 
 
-def _start(machine: Machine) -> None:
+def start_all(machine: Machine) -> None:
     """Enable and start everything by its target, and return when all are ready."""
     machine.run("systemctl", "enable", *INSTANCES)
     machine.run("systemctl", "start", "vtpm.target")
@@ -140,7 +140,7 @@ def test_every_option_in_a_unit_is_one_of_its_command(daemon: str) -> None:
 
 
 def test_guests_reach_their_own_tpms_and_a_killed_daemon_forgets_nothing(machine: Machine) -> None:
-    _start(machine)
+    start_all(machine)
 
     extended = _exchange(machine, "g1", EXTEND)
     assert extended[:10] == SUCCESS_WITH_DIGEST
@@ -159,7 +159,7 @@ def test_guests_reach_their_own_tpms_and_a_killed_daemon_forgets_nothing(machine
 
 
 def test_what_belongs_to_a_daemon_is_closed_to_the_users_of_the_others(machine: Machine) -> None:
-    _start(machine)
+    start_all(machine)
     owners = {
         "/run/vtpm/vtpms/g1/tpmback.sock": "vtpm-g1",
         "/run/vtpm/vtpmmgr/control.sock": "vtpm-manager",
@@ -182,7 +182,7 @@ def test_what_belongs_to_a_daemon_is_closed_to_the_users_of_the_others(machine: 
 def test_a_vtpm_with_a_broken_image_is_not_retried_and_the_other_guest_runs_on(
     machine: Machine,
 ) -> None:
-    _start(machine)
+    start_all(machine)
     machine.run("systemctl", "stop", "vtpm@g2.service")
     slots = sorted(machine.path("/var/lib/vtpm/guests/g2").glob("slot*"))
     assert slots
@@ -200,7 +200,7 @@ def test_a_vtpm_with_a_broken_image_is_not_retried_and_the_other_guest_runs_on(
 
 
 def test_tpm_tools_through_tcsd_reach_the_units_tpm(machine: Machine) -> None:
-    _start(machine)
+    start_all(machine)
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]

@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from daemons.runtime.errors import DaemonError
+from daemons.vtpmctl import units
 from daemons.vtpmctl.site import Daemon, Kind
-from daemons.vtpmctl.units import Places, UnitsSite
+from daemons.vtpmctl.units import Places, UnitsSite, show_units
 
 UUID = "c2f4a1de-52b7-4b0e-9a55-8d1f2f6f3a01"
 RUNNING = {
@@ -155,3 +157,43 @@ async def test_the_premises_are_those_of_the_units(places: Places) -> None:
     assert places.state / "guests/g1/slot0" in secrets
     locks = dict(premises.locks)
     assert locks[places.state / "hwtpm/.lock"] == "hwtpm.service"
+
+
+def systemctl(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a program in the place of systemctl."""
+    program = folder / "systemctl"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+
+async def test_systemctl_is_run_and_its_word_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    systemctl(tmp_path, 'echo "$@"', monkeypatch)
+    assert await show_units(["--property=Id", "a.service"]) == (
+        "show --no-pager --property=Id a.service\n"
+    )
+
+
+async def test_what_systemctl_complains_about_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    systemctl(tmp_path, "echo 'Failed to connect to bus' >&2; exit 1", monkeypatch)
+    with pytest.raises(DaemonError, match="Failed to connect to bus"):
+        await show_units([])
+    systemctl(tmp_path, "exit 4", monkeypatch)
+    with pytest.raises(DaemonError, match="exit code 4"):
+        await show_units([])
+
+
+async def test_a_systemctl_that_is_missing_or_hangs_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", os.fspath(tmp_path))
+    with pytest.raises(DaemonError, match="there is no systemctl"):
+        await show_units([])
+    systemctl(tmp_path, "exec sleep 1000", monkeypatch)
+    monkeypatch.setattr(units, "SYSTEMCTL_TIMEOUT_S", 0.1)
+    with pytest.raises(DaemonError, match="did not answer"):
+        await show_units([])
