@@ -35,7 +35,6 @@ from tpmcore.engine import (
     Step,
 )
 
-HEADER_BYTES: Final = 10
 SLOW_COMMAND_S: Final = 1.0
 """A command that takes longer, its save included, is worth a line in the log."""
 
@@ -148,9 +147,11 @@ class EngineHost:
         finally:
             self._busy = False
         elapsed_ns = perf_counter_ns() - started_ns
-        self._latencies.note(elapsed_ns)
+        latencies = self._latencies
+        latencies.keep(elapsed_ns)
+        latencies.count += 1
         # An error is a header alone, and the last byte of its code is 0 in no refusal.
-        if elapsed_ns >= self._noted_ns or (len(step) == HEADER_BYTES and step[9]):
+        if elapsed_ns >= self._noted_ns or (len(step) == 10 and step[9]):
             self._note(command, locality, step, elapsed_ns)
         return step
 

@@ -51,7 +51,7 @@ async def find_site(root: Path | None, *, system: bool) -> Site:
             raise click.UsageError("--dir and --system exclude each other")
         return UnitsSite()
     layout = layout_of(root)
-    if root is None and not layout.control_socket.exists():
+    if root is None and not await trio.Path(layout.control_socket).exists():
         units = UnitsSite()
         if await units.is_installed():
             return units

@@ -136,7 +136,7 @@ def _daemon(row: Json) -> Daemon:
     match row:
         case {
             "daemon": str(name),
-            "kind": str(kind),
+            "kind": "hwtpm" | "vtpmmgr" | "vtpm" | "tpmfront" as kind,
             "pid": int() | None as pid,
             "state": str(state),
             "restarts": int(restarts),

@@ -20,8 +20,12 @@ from daemons.vtpmctl.site import Daemon, FolderRule, Premises, SocketRule
 
 _LOCKS: Final = Path("/proc/locks")
 _LOCK_LINE: Final = re.compile(
-    r"^\d+: FLOCK +ADVISORY +WRITE +(?P<pid>-?\d+) \w+:\w+:(?P<inode>\d+) ", re.MULTILINE
+    r"^\d+: FLOCK +ADVISORY +WRITE +(?P<pid>-?\d+) "
+    r"(?P<major>[0-9a-f]+):(?P<minor>[0-9a-f]+):(?P<inode>\d+) ",
+    re.MULTILINE,
 )
+_SOCKETS: Final = Path("/proc/net/unix")
+_SO_ACCEPTCON: Final = 1 << 16  # linux/net.h
 _AS_ROOT: Final = "run vtpmctl doctor as root"
 _CONNECT_TIMEOUT_S: Final = 2.0
 
@@ -95,9 +99,13 @@ def check_users(users: Iterable[str], groups: Iterable[str]) -> Iterator[Finding
 def check_sockets(rules: Iterable[SocketRule], daemons: Iterable[Daemon]) -> Iterator[Finding]:
     """Judge the sockets: of a daemon that is ready they answer, of another nobody needs them."""
     ready = {daemon.name for daemon in daemons if daemon.is_ready}
+    try:
+        listening = _listening(_SOCKETS.read_text())
+    except OSError:
+        listening = frozenset()
     right = 0
     for rule in rules:
-        finding = _check_socket(rule, is_ready=rule.daemon in ready)
+        finding = _check_socket(rule, listening, is_ready=rule.daemon in ready)
         if finding is not None:
             yield finding
         elif rule.daemon in ready:
@@ -106,7 +114,13 @@ def check_sockets(rules: Iterable[SocketRule], daemons: Iterable[Daemon]) -> Ite
         yield ok("sockets", f"{right} are there, take connections, and are closed to others")
 
 
-def _check_socket(rule: SocketRule, *, is_ready: bool) -> Finding | None:
+def _listening(table: str) -> frozenset[str]:
+    """Return the paths of the sockets of our network namespace that are listened at."""
+    rows = [line.split() for line in table.splitlines()[1:]]
+    return frozenset([row[7] for row in rows if len(row) > 7 and int(row[3], 16) & _SO_ACCEPTCON])
+
+
+def _check_socket(rule: SocketRule, listening: frozenset[str], *, is_ready: bool) -> Finding | None:
     path = rule.path
     try:
         found = path.lstat()
@@ -119,12 +133,15 @@ def _check_socket(rule: SocketRule, *, is_ready: bool) -> Finding | None:
     if not stat.S_ISSOCK(found.st_mode):
         remedy = f"move it away: {rule.daemon} does not replace it"
         return fail("sockets", f"{path} is not a socket", remedy)
-    code = _connect(path, is_stream=rule.is_stream)
     if not is_ready:
-        if code == errno.ECONNREFUSED:
+        # A connection would have systemd start a daemon that is started when somebody wants it.
+        if os.fspath(path) in listening:
+            return None
+        if _connect(path, is_stream=rule.is_stream) == errno.ECONNREFUSED:
             remedy = "nothing: the next start replaces it"
             return warn("sockets", f"{path} is left over, nobody listens", remedy)
         return None
+    code = _connect(path, is_stream=rule.is_stream)
     mode = stat.S_IMODE(found.st_mode)
     if mode & rule.forbidden:
         remedy = f"chmod {mode & ~rule.forbidden:o} {path}, and see who changed it"
@@ -154,7 +171,8 @@ def _connect(path: Path, *, is_stream: bool) -> int:
 def lock_holders(locks: str | None = None) -> Callable[[Path], int | None]:
     """Return what tells the process that has a lock file locked.
 
-    By the kernel's list: to try the lock would keep out a daemon that starts at that moment.
+    By the kernel's list: to try the lock would keep out a daemon that starts at that moment. Where
+    a file system shows files another device than the kernel (btrfs, overlayfs), nobody is found.
 
     Args:
         locks: what is in /proc/locks, by default that of this machine.
@@ -163,13 +181,17 @@ def lock_holders(locks: str | None = None) -> Callable[[Path], int | None]:
         text = _LOCKS.read_text() if locks is None else locks
     except OSError:
         text = ""
-    holders = {int(found["inode"]): int(found["pid"]) for found in _LOCK_LINE.finditer(text)}
+    holders = {
+        (int(found["major"], 16), int(found["minor"], 16), int(found["inode"])): int(found["pid"])
+        for found in _LOCK_LINE.finditer(text)
+    }
 
     def holder(path: Path) -> int | None:
         try:
-            return holders.get(path.stat().st_ino)
+            found = path.stat()
         except OSError:
             return None
+        return holders.get((os.major(found.st_dev), os.minor(found.st_dev), found.st_ino))
 
     return holder
 
@@ -187,7 +209,7 @@ def check_locks(
         if held_by is not None and held_by != pid:
             what = f"{path} is held by process {held_by}, which is not {name}"
             yield fail("locks", what, f"see what it is (ps {held_by}) and end it")
-        elif pid is None and (path.parent / MARKER_NAME).exists():
+        elif pid is None and os.path.exists(path.parent / MARKER_NAME):
             what = f"{name} was killed and does not run"
             remedy = "start it: if its memory is lost, PCRs 0-7 get capped, until the guest reboots"
             yield warn("locks", what, remedy)
