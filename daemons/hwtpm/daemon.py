@@ -38,6 +38,7 @@ from daemons.runtime.log import Level, Log
 from daemons.runtime.marker import RunMarker, read_boot_id
 from daemons.runtime.notify import Notifier
 from daemons.runtime.random import SeededRandom
+from daemons.runtime.sockets import Listeners
 from daemons.runtime.volatile import VolatileMemory
 from protocol.errors import WireError
 from protocol.tis.registers import BUFFER_SIZE, LOCALITIES
@@ -103,7 +104,8 @@ async def _run_locked(
     engine, origin = _make_engine(store, world, volatile, was_killed=was_killed, log=log)
     host = EngineHost(engine, persist=store.persist, volatile=volatile, log=log)
     chip = Chip(host, engine, config.startup, log)
-    server = PageServer(chip, config.run, config.modes, log)
+    listeners = Listeners(inherited)
+    server = PageServer(chip, listeners, config.run, config.modes, log)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(host.wait_broken)
         await nursery.start(pool.run)
@@ -121,7 +123,7 @@ async def _run_locked(
             notifier.store_fd(VOLATILE, volatile.fd)
         nursery.start_soon(chip.run)
         await nursery.start(server.serve)
-        await nursery.start(_serve_control, config, chip, server, log)
+        await nursery.start(_serve_control, config, chip, server, listeners, log)
         log.info(
             "ready", state=config.state, origin=origin.value, established=engine.is_established
         )
@@ -184,6 +186,7 @@ async def _serve_control(
     config: Config,
     chip: Chip,
     server: PageServer,
+    listeners: Listeners,
     log: Log,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -223,7 +226,13 @@ async def _serve_control(
         "physical-presence": physical_presence,
         "reset-establishment": reset_establishment,
     }
-    await serve_control(config.run / CONTROL_NAME, handlers, log=log, task_status=task_status)
+    await serve_control(
+        config.run / CONTROL_NAME,
+        handlers,
+        log=log,
+        listeners=listeners,
+        task_status=task_status,
+    )
 
 
 def _expect(args: Fields, names: Sequence[str]) -> None:

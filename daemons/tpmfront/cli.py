@@ -14,6 +14,7 @@ from daemons.runtime.errors import DaemonError
 from daemons.runtime.inherited import inherited_fds
 from daemons.runtime.log import Level, Log
 from daemons.runtime.notify import Notifier
+from daemons.runtime.sockets import Listeners
 from daemons.tpmfront.daemon import serve
 from daemons.tpmfront.options import Config, parse_front_socket, parse_mode
 
@@ -93,4 +94,6 @@ def main(
     except DaemonError as error:
         raise click.ClickException(str(error)) from error
     notifier = Notifier.from_environ()
-    run_daemon(partial(serve, config, notifier, log), log=log, inherited=inherited)
+    run_daemon(
+        partial(serve, config, Listeners(inherited), notifier, log), log=log, inherited=inherited
+    )

@@ -13,7 +13,7 @@ import trio
 from daemons.runtime.control import Fields, serve_control
 from daemons.runtime.log import Log
 from daemons.runtime.notify import Notifier
-from daemons.runtime.sockets import listen_unix
+from daemons.runtime.sockets import Listeners
 from daemons.tpmfront.clients import Clients
 from daemons.tpmfront.link import VtpmLink
 from daemons.tpmfront.options import Config
@@ -22,7 +22,7 @@ BACKLOG: Final = 1024
 """Above MAX_CLIENTS, so that a crowd waits rather than being turned away by the kernel."""
 
 
-async def serve(config: Config, notifier: Notifier, log: Log) -> None:
+async def serve(config: Config, listeners: Listeners, notifier: Notifier, log: Log) -> None:
     """Serve a guest's TPM software until cancelled.
 
     Ready as soon as clients can connect: a command waits for a vTPM that is still starting.
@@ -45,14 +45,18 @@ async def serve(config: Config, notifier: Notifier, log: Log) -> None:
             "connections": link.connections,
         }
 
-    with contextlib.ExitStack() as listeners:
+    with contextlib.ExitStack() as stack:
         bound = []
         for front in config.sockets:
-            listener = listen_unix(front.path, mode=config.socket_mode, backlog=BACKLOG)
-            bound.append((listeners.enter_context(listener), front.locality))
+            listener = listeners.listen(
+                front.listener_name, front.path, mode=config.socket_mode, backlog=BACKLOG
+            )
+            bound.append((stack.enter_context(listener), front.locality))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(link.run)
-            control = partial(serve_control, config.control, {"status": status}, log=log)
+            control = partial(
+                serve_control, config.control, {"status": status}, log=log, listeners=listeners
+            )
             await nursery.start(control)
             for bound_socket, locality in bound:
                 nursery.start_soon(clients.serve, bound_socket, locality)

@@ -24,12 +24,13 @@ from daemons.runtime.control import Fields, Json, serve_control
 from daemons.runtime.errors import DaemonError
 from daemons.runtime.files import Files, OsFiles, StateFolder
 from daemons.runtime.host import EngineHost
+from daemons.runtime.inherited import BACKEND
 from daemons.runtime.keypool import KeyPool
 from daemons.runtime.log import Log
 from daemons.runtime.marker import RunMarker, read_boot_id
 from daemons.runtime.notify import Notifier
 from daemons.runtime.random import SeededRandom
-from daemons.runtime.sockets import listen_unix
+from daemons.runtime.sockets import Listeners
 from daemons.runtime.volatile import VolatileMemory
 from daemons.vtpm.factory import Tpm12Maker
 from daemons.vtpm.manager_client import ManagerCommands, ManagerLink
@@ -126,6 +127,7 @@ class VtpmDaemon:
         self._config = config
         self._environment = environment
         self._log = environment.log
+        self._listeners = Listeners(environment.inherited)
         self._condition = _Condition(environment.notifier)
         self._link = ManagerLink(
             partial(open_frontend, config.manager, uuid=config.uuid, linger=False),
@@ -179,7 +181,15 @@ class VtpmDaemon:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_limit_patience, store)
             verbs = {"status": self._status, "reset": self._reset}
-            await nursery.start(partial(serve_control, config.control, verbs, log=self._log))
+            await nursery.start(
+                partial(
+                    serve_control,
+                    config.control,
+                    verbs,
+                    log=self._log,
+                    listeners=self._listeners,
+                )
+            )
             await nursery.start(self._keys.run)
             self._condition.enter("starting")
             self._random.stir(await read_seed(self._manager, self._log))
@@ -209,7 +219,9 @@ class VtpmDaemon:
         # Other users have to reach the socket if the front is one; `admit` decides.
         mode = 0o600 if config.front_uid == os.geteuid() else 0o666
         try:
-            with listen_unix(config.socket, kind=socket.SOCK_SEQPACKET, mode=mode) as listener:
+            with self._listeners.listen(
+                BACKEND, config.socket, kind=socket.SOCK_SEQPACKET, mode=mode
+            ) as listener:
                 async with trio.open_nursery() as guests:
                     await guests.start(
                         partial(serve_backend, listener, admit=admit, handler=service)

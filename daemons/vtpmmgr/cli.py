@@ -14,6 +14,7 @@ from daemons.runtime.inherited import inherited_fds
 from daemons.runtime.log import Level, Log
 from daemons.runtime.notify import Notifier
 from daemons.runtime.secret import WELL_KNOWN, parse_auth
+from daemons.runtime.sockets import Listeners
 from daemons.vtpmmgr.config import (
     DEFAULT_LOCALITY,
     DEFAULT_NV_INDEX,
@@ -172,8 +173,13 @@ def main(
     except DaemonError as error:
         raise click.UsageError(str(error)) from error
     log = Log("vtpmmgr", level=config.level)
+    try:
+        inherited = inherited_fds()
+    except DaemonError as error:
+        raise click.ClickException(str(error)) from error
+    notifier = Notifier.from_environ()
     run_daemon(
-        partial(run, config, Notifier.from_environ(), log), log=log, inherited=inherited_fds()
+        partial(run, config, Listeners(inherited), notifier, log), log=log, inherited=inherited
     )
 
 

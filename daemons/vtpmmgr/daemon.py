@@ -2,7 +2,8 @@
 """The manager as a process: puts the parts together and owns their tasks.
 
 Order: lock the state folder, read the clients file, reach the chip, accept or found the database,
-then listen. A vTPM that connects earlier finds no socket and tries again.
+then listen. A vTPM that connects earlier finds no socket and tries again, or waits at the one that
+the supervisor made.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import trio
 from daemons.runtime.control import Fields, serve_control
 from daemons.runtime.errors import DaemonError
 from daemons.runtime.files import StateFolder
+from daemons.runtime.inherited import BACKEND
 from daemons.runtime.log import Log
 from daemons.runtime.notify import Notifier
-from daemons.runtime.sockets import listen_unix
+from daemons.runtime.sockets import Listeners
 from daemons.vtpmmgr.commits import Committer
 from daemons.vtpmmgr.config import ManagerConfig
 from daemons.vtpmmgr.identity import ClientTable, load_clients
@@ -36,7 +38,7 @@ _BACKLOG: Final = 512
 """vTPMs that connect at the same moment, after a restart of the manager."""
 
 
-async def run(config: ManagerConfig, notifier: Notifier, log: Log) -> None:
+async def run(config: ManagerConfig, listeners: Listeners, notifier: Notifier, log: Log) -> None:
     """Serve until cancelled.
 
     Raises:
@@ -49,13 +51,18 @@ async def run(config: ManagerConfig, notifier: Notifier, log: Log) -> None:
         try:
             options = TisOptions(interrupts=config.interrupts, reconnect_s=_RECONNECT_S)
             async with open_tis(config.tis, config.locality, options) as driver:
-                await _manage(config, clients, driver, notifier, log)
+                await _manage(config, clients, driver, listeners, notifier, log)
         except (TisError, TpmError) as error:
             raise DaemonError(f"hardware TPM: {error}") from error
 
 
 async def _manage(
-    config: ManagerConfig, clients: ClientTable, driver: TisDriver, notifier: Notifier, log: Log
+    config: ManagerConfig,
+    clients: ClientTable,
+    driver: TisDriver,
+    listeners: Listeners,
+    notifier: Notifier,
+    log: Log,
 ) -> None:
     hardware = Tpm12Hardware(
         driver,
@@ -69,7 +76,7 @@ async def _manage(
     try:
         committer = Committer(started.ledger, started.freshness, hardware, log)
         service = ManagerService(clients, committer, hardware, log)
-        await _serve(config, service, committer, notifier, log)
+        await _serve(config, service, committer, listeners, notifier, log)
     finally:
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(started.ledger.close)
@@ -79,14 +86,19 @@ async def _serve(
     config: ManagerConfig,
     service: ManagerService,
     committer: Committer,
+    listeners: Listeners,
     notifier: Notifier,
     log: Log,
 ) -> None:
     async def status(_args: Fields) -> Fields:
         return {"state": "serving", "freshness": "nv", **service.status()}
 
-    with listen_unix(
-        config.socket, kind=socket.SOCK_SEQPACKET, mode=config.socket_mode, backlog=_BACKLOG
+    with listeners.listen(
+        BACKEND,
+        config.socket,
+        kind=socket.SOCK_SEQPACKET,
+        mode=config.socket_mode,
+        backlog=_BACKLOG,
     ) as listener:
         try:
             async with trio.open_nursery() as nursery:
@@ -102,7 +114,13 @@ async def _serve(
                     )
                 )
                 await nursery.start(
-                    partial(serve_control, config.control, {"status": status}, log=log)
+                    partial(
+                        serve_control,
+                        config.control,
+                        {"status": status},
+                        log=log,
+                        listeners=listeners,
+                    )
                 )
                 notifier.ready()
                 log.info("serving", socket=config.socket)
