@@ -114,5 +114,6 @@ def main(
     run_daemon(
         partial(run, config, inherited=inherited, notifier=notifier, log=log),
         log=log,
+        notifier=notifier,
         inherited=inherited,
     )

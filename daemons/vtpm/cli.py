@@ -147,10 +147,12 @@ def main(
     log = Log("vtpm", level=config.level, guest=config.name)
     try:
         inherited = inherited_fds()
-        environment = Environment.of_this_process(inherited, Notifier.from_environ(), log)
+        notifier = Notifier.from_environ()
+        environment = Environment.of_this_process(inherited, notifier, log)
     except DaemonError as error:
         raise click.ClickException(str(error)) from error
-    run_daemon(VtpmDaemon(config, environment).run, log=log, inherited=inherited)
+    daemon = VtpmDaemon(config, environment)
+    run_daemon(daemon.run, log=log, notifier=notifier, inherited=inherited)
 
 
 def _parsed(option: str, parse: Callable[[tuple[str, ...]], _T], values: tuple[str, ...]) -> _T:

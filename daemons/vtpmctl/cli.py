@@ -72,6 +72,15 @@ def main() -> None:
     help="Storage root key of the hardware TPM, in the same forms.",
 )
 @click.option(
+    "--watchdog",
+    "watchdog_s",
+    type=click.FloatRange(1),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="A daemon that gives no sign of life for so long hangs: it is killed and started again.",
+)
+@click.option(
     "--loglevel",
     type=click.Choice(["error", "info", "debug"]),
     default="info",
@@ -85,6 +94,7 @@ def up_command(
     ek: str,
     owner_auth: str,
     srk_auth: str,
+    watchdog_s: float,
     loglevel: str,
 ) -> None:
     """Run hwtpm, vtpmmgr and a vTPM with its front for each guest, in the foreground.
@@ -110,6 +120,7 @@ def up_command(
         owner_auth=owner_auth,
         srk_auth=srk_auth,
         loglevel=loglevel,
+        watchdog_s=watchdog_s,
     )
     log = Log("vtpmctl", level=Level.named(loglevel))
     # Before the event loop, and before this process closes itself to debuggers and core files,

@@ -46,6 +46,7 @@ class UpConfig:
         owner_auth: as `daemons.runtime.secret.parse_auth` takes it; for the hardware TPM.
         srk_auth: the same.
         loglevel: of every daemon.
+        watchdog_s: how long a daemon may be silent before it is taken to be hung.
     """
 
     layout: Layout
@@ -55,6 +56,7 @@ class UpConfig:
     owner_auth: str = field(default=WELL_KNOWN, repr=False)
     srk_auth: str = field(default=WELL_KNOWN, repr=False)
     loglevel: str = "info"
+    watchdog_s: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)

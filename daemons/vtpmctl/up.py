@@ -18,6 +18,7 @@ from daemons.runtime.control import Fields, serve_control
 from daemons.runtime.errors import RefusedToStart
 from daemons.runtime.files import OsFiles, StateFolder
 from daemons.runtime.log import Log
+from daemons.vtpmctl.child import RestartPolicy
 from daemons.vtpmctl.layout import Layout, guest_uuid
 from daemons.vtpmctl.plan import Guest, UpConfig, clients_table, plan
 from daemons.vtpmctl.probe import wait_tpm_answers
@@ -53,7 +54,13 @@ async def up(
         state.replace(layout.clients.name, clients_table(guests).encode())
         specs = plan(config, guests)
         await _wait_unlocked(layout, guests, log)
-        supervisor = Supervisor(specs, forkserver=forkserver, notify=layout.notify, log=log)
+        supervisor = Supervisor(
+            specs,
+            forkserver=forkserver,
+            notify=layout.notify,
+            log=log,
+            policy=RestartPolicy(watchdog_s=config.watchdog_s),
+        )
 
         async def status(_args: Fields) -> Fields:
             return supervisor.describe()

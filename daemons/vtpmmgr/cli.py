@@ -179,7 +179,10 @@ def main(
         raise click.ClickException(str(error)) from error
     notifier = Notifier.from_environ()
     run_daemon(
-        partial(run, config, Listeners(inherited), notifier, log), log=log, inherited=inherited
+        partial(run, config, Listeners(inherited), notifier, log),
+        log=log,
+        notifier=notifier,
+        inherited=inherited,
     )
 
 

@@ -126,6 +126,20 @@ def test_a_daemon_that_is_killed_comes_back_and_the_guest_has_not_rebooted(
         assert [row["restarts"] for row in others] == [0, 0, 0]
 
 
+def test_a_daemon_that_hangs_is_replaced_and_the_guest_has_not_rebooted(run_dir: Path) -> None:
+    daemons = ("vtpm-g1", "tpmfront-g1", "vtpmmgr", "hwtpm")
+    with running_stack(run_dir, options=("--watchdog", "3")) as stack:
+        extend_10(stack, "g1")
+        hung = {daemon: stack.pid(daemon) for daemon in daemons}
+        for pid in hung.values():
+            os.kill(pid, signal.SIGSTOP)
+        wait_gone(list(hung.values()))
+        for daemon in daemons:
+            stack.wait_daemon_ready(daemon)
+            assert stack.pid(daemon) != hung[daemon]
+        assert pcr_10(stack, "g1") == EXTENDED_ONCE
+
+
 def test_a_guest_whose_image_does_not_verify_is_refused_and_the_other_is_served(
     run_dir: Path,
 ) -> None:
