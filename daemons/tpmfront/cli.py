@@ -95,5 +95,8 @@ def main(
         raise click.ClickException(str(error)) from error
     notifier = Notifier.from_environ()
     run_daemon(
-        partial(serve, config, Listeners(inherited), notifier, log), log=log, inherited=inherited
+        partial(serve, config, Listeners(inherited), notifier, log),
+        log=log,
+        notifier=notifier,
+        inherited=inherited,
     )
