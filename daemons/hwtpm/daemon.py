@@ -127,6 +127,7 @@ async def _run_locked(
         log.info(
             "ready", state=config.state, origin=origin.value, established=engine.is_established
         )
+        notifier.status(f"serving, {origin.value}")
         notifier.ready()
         try:
             await trio.sleep_forever()

@@ -15,13 +15,16 @@ import contextlib
 import os
 import re
 import socket
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Self
+
+import trio
 
 ENVIRONMENT_NAME = "NOTIFY_SOCKET"
 WATCHDOG_LIMIT_NAME = "WATCHDOG_USEC"
 WATCHDOG_PID_NAME = "WATCHDOG_PID"
 
+STATUS_PERIOD_S = 0.5
 _STATUS_LIMIT = 500
 """Characters; a supervisor takes 4096 bytes at a time."""
 _FD_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
@@ -95,6 +98,32 @@ class Notifier:
             # A supervisor that is stopped (Ctrl-Z) must not stop the TPM of a guest.
             flags = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
             sender.sendmsg([text.encode()], ancillary, flags, address)
+
+
+class StatusLine:
+    """The status line of a daemon whose state may change as often as its peers like."""
+
+    def __init__(self, notifier: Notifier, describe: Callable[[], str]) -> None:
+        """Args:
+        notifier: the supervisor.
+        describe: the line as of now.
+        """
+        self._notifier = notifier
+        self._describe = describe
+        self._changed = trio.Event()
+        self._changed.set()
+
+    def changed(self) -> None:
+        """The line is another one now, or may be."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Send the line when it has changed, but only so often, until cancelled."""
+        while True:
+            await self._changed.wait()
+            self._changed = trio.Event()
+            self._notifier.status(self._describe())
+            await trio.sleep(STATUS_PERIOD_S)
 
 
 def _fd_name(name: str) -> str:

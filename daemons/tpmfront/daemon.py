@@ -12,7 +12,7 @@ import trio
 
 from daemons.runtime.control import Fields, serve_control
 from daemons.runtime.log import Log
-from daemons.runtime.notify import Notifier
+from daemons.runtime.notify import Notifier, StatusLine
 from daemons.runtime.sockets import Listeners
 from daemons.tpmfront.clients import Clients
 from daemons.tpmfront.link import VtpmLink
@@ -34,6 +34,13 @@ async def serve(config: Config, listeners: Listeners, notifier: Notifier, log: L
     link = VtpmLink(config.backend, config.uuid, log)
     clients = Clients(link, log)
 
+    def describe() -> str:
+        state = "serving guest" if link.is_connected else "waiting for the vtpm of guest"
+        return f"{state} {config.name}, {clients.count} client{'' if clients.count == 1 else 's'}"
+
+    line = StatusLine(notifier, describe)
+    link.on_change = clients.on_change = line.changed
+
     async def status(_args: Fields) -> Fields:
         return {
             "state": "serving" if link.is_connected else "waiting for the vtpm",
@@ -54,6 +61,7 @@ async def serve(config: Config, listeners: Listeners, notifier: Notifier, log: L
             bound.append((stack.enter_context(listener), front.locality))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(link.run)
+            nursery.start_soon(line.run)
             control = partial(
                 serve_control, config.control, {"status": status}, log=log, listeners=listeners
             )

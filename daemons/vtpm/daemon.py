@@ -28,7 +28,7 @@ from daemons.runtime.inherited import BACKEND
 from daemons.runtime.keypool import KeyPool
 from daemons.runtime.log import Log
 from daemons.runtime.marker import RunMarker, read_boot_id
-from daemons.runtime.notify import Notifier
+from daemons.runtime.notify import Notifier, StatusLine
 from daemons.runtime.random import SeededRandom
 from daemons.runtime.sockets import Listeners
 from daemons.runtime.volatile import VolatileMemory
@@ -86,12 +86,14 @@ class Environment:
 class _Condition:
     """What the daemon says about itself."""
 
-    def __init__(self, notifier: Notifier) -> None:
-        self._notifier = notifier
+    def __init__(self, guest: str, notifier: Notifier) -> None:
+        self._guest = guest
+        self.line = StatusLine(notifier, self.describe)
         self.phase = "starting"
         self._manager_is_there = False
         # What the store waits for; "" if nothing.
         self._doubt = ""
+        self._fronts = 0
 
     @property
     def waiting(self) -> str:
@@ -100,20 +102,26 @@ class _Condition:
 
     def enter(self, phase: str) -> None:
         self.phase = phase
-        self._tell()
+        self.line.changed()
 
     def manager_changed(self, is_there: bool) -> None:
         self._manager_is_there = is_there
-        self._tell()
+        self.line.changed()
 
     def doubt(self, what: str) -> None:
-        if what != self._doubt:
-            self._doubt = what
-            self._tell()
+        self._doubt = what
+        self.line.changed()
 
-    def _tell(self) -> None:
-        waiting = self.waiting
-        self._notifier.status(f"{self.phase}: {waiting}" if waiting else self.phase)
+    def fronts_changed(self, count: int) -> None:
+        self._fronts = count
+        self.line.changed()
+
+    def describe(self) -> str:
+        waiting = self._doubt if self._manager_is_there else "waiting for the manager"
+        what = f"{self.phase} guest {self._guest}"
+        if self.phase == "serving":
+            what += f", {self._fronts} front{'' if self._fronts == 1 else 's'}"
+        return f"{what}; {waiting}" if waiting else what
 
 
 class VtpmDaemon:
@@ -128,7 +136,7 @@ class VtpmDaemon:
         self._environment = environment
         self._log = environment.log
         self._listeners = Listeners(environment.inherited)
-        self._condition = _Condition(environment.notifier)
+        self._condition = _Condition(config.name, environment.notifier)
         self._link = ManagerLink(
             partial(open_frontend, config.manager, uuid=config.uuid, linger=False),
             self._log,
@@ -180,6 +188,7 @@ class VtpmDaemon:
         config = self._config
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_limit_patience, store)
+            nursery.start_soon(self._condition.line.run)
             verbs = {"status": self._status, "reset": self._reset}
             await nursery.start(
                 partial(
@@ -214,7 +223,9 @@ class VtpmDaemon:
     async def _serve(self, host: EngineHost) -> None:
         config = self._config
         notifier = self._environment.notifier
-        service = GuestService(host, self._link, config.locality_rules, self._log)
+        service = GuestService(
+            host, self._link, config.locality_rules, self._log, self._condition.fronts_changed
+        )
         admit = Admission(config.front_uid, config.uuid, self._log).admit
         # Other users have to reach the socket if the front is one; `admit` decides.
         mode = 0o600 if config.front_uid == os.geteuid() else 0o666

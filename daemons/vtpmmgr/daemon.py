@@ -19,7 +19,7 @@ from daemons.runtime.errors import DaemonError
 from daemons.runtime.files import StateFolder
 from daemons.runtime.inherited import BACKEND
 from daemons.runtime.log import Log
-from daemons.runtime.notify import Notifier
+from daemons.runtime.notify import Notifier, StatusLine
 from daemons.runtime.sockets import Listeners
 from daemons.vtpmmgr.commits import Committer
 from daemons.vtpmmgr.config import ManagerConfig
@@ -49,6 +49,7 @@ async def run(config: ManagerConfig, listeners: Listeners, notifier: Notifier, l
     folder = await trio.to_thread.run_sync(StateFolder, config.state)
     with folder.lock():
         try:
+            notifier.status("waiting for the hardware TPM")
             options = TisOptions(interrupts=config.interrupts, reconnect_s=_RECONNECT_S)
             async with open_tis(config.tis, config.locality, options) as driver:
                 await _manage(config, clients, driver, listeners, notifier, log)
@@ -70,16 +71,35 @@ async def _manage(
         owner_auth=config.owner_auth,
         srk_auth=config.srk_auth,
     )
+    notifier.status("checking the database against the hardware TPM")
     await hardware.prepare(log)
     options = StartOptions(config.database, config.seal_pcrs, config.nv_index)
     started = await start(options, hardware, log)
     try:
         committer = Committer(started.ledger, started.freshness, hardware, log)
-        service = ManagerService(clients, committer, hardware, log)
-        await _serve(config, service, committer, listeners, notifier, log)
+        connected = _Connected(notifier)
+        service = ManagerService(clients, committer, hardware, log, connected.changed)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(connected.line.run)
+            await _serve(config, service, committer, listeners, notifier, log)
     finally:
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(started.ledger.close)
+
+
+class _Connected:
+    """How many vTPMs are connected, in the status line."""
+
+    def __init__(self, notifier: Notifier) -> None:
+        self._count = 0
+        self.line = StatusLine(notifier, self._describe)
+
+    def changed(self, count: int) -> None:
+        self._count = count
+        self.line.changed()
+
+    def _describe(self) -> str:
+        return f"serving {self._count} vTPM{'' if self._count == 1 else 's'}"
 
 
 async def _serve(

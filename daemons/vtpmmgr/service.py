@@ -11,6 +11,7 @@ leaves `request` is a broken database or disk, and ends the daemon.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, assert_never
 from uuid import UUID
@@ -117,15 +118,22 @@ class ManagerService:
         committer: for changes and for reads behind them.
         hardware: for what is passed through.
         log: of the daemon.
+        connections_changed: told how many vTPMs are connected.
     """
 
     def __init__(
-        self, clients: ClientTable, committer: Committer, hardware: Hardware, log: Log
+        self,
+        clients: ClientTable,
+        committer: Committer,
+        hardware: Hardware,
+        log: Log,
+        connections_changed: Callable[[int], None] = lambda _count: None,
     ) -> None:
         self._clients = clients
         self._committer = committer
         self._hardware = hardware
         self._log = log
+        self._connections_changed = connections_changed
         # By serial number of the connection.
         self._sessions: dict[int, _Session] = {}
         # The connection that has a vTPM open; entries of connections that ended go with them.
@@ -159,6 +167,7 @@ class ManagerService:
             raise Refused(f"vTPM {device.uuid} has {CONNECTIONS_PER_VTPM} connections")
         label = effective_label(device.peer.label, client)
         self._sessions[device.serial] = _Session(device, client, label, _UNBOUND_HASH, False, set())
+        self._connections_changed(len(self._sessions))
         self._log.info("vTPM connected", uuid=device.uuid, uid=device.peer.uid, pid=device.peer.pid)
 
     async def closed(self, device: BackendDevice) -> None:
@@ -166,6 +175,7 @@ class ManagerService:
         session = self._sessions.pop(device.serial)
         if self._holders.get(device.uuid) is session:
             del self._holders[device.uuid]
+        self._connections_changed(len(self._sessions))
         self._log.info("vTPM gone", uuid=device.uuid)
 
     def cancel(self, device: BackendDevice) -> None:

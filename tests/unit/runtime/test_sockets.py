@@ -24,7 +24,7 @@ from daemons.runtime.control import LINE_LIMIT_BYTES, Fields, control_request, s
 from daemons.runtime.errors import DaemonError
 from daemons.runtime.inherited import FIRST_FD, inherited_fds
 from daemons.runtime.log import Level, Log
-from daemons.runtime.notify import Notifier
+from daemons.runtime.notify import STATUS_PERIOD_S, Notifier, StatusLine
 from daemons.runtime.sockets import Listeners, accept, listen_unix
 from protocol.tpmif.unix import peer_credentials
 
@@ -400,6 +400,34 @@ def test_a_supervisor_that_does_not_read_stops_nobody(run_dir: Path) -> None:
         for number in range(2000):
             notifier.status(f"waiting {number}")
         assert manager.recv(4096) == b"STATUS=waiting 0"
+
+
+async def test_a_status_line_that_changes_without_end_is_sent_now_and_then(
+    run_dir: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(run_dir / "n"))
+        manager.setblocking(False)
+        clients = 0
+        line = StatusLine(Notifier(str(run_dir / "n")), lambda: f"{clients} clients")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(line.run)
+            await trio.testing.wait_all_tasks_blocked()
+            for _ in range(1000):
+                clients += 1
+                line.changed()
+                await trio.sleep(STATUS_PERIOD_S / 1000)
+            await trio.sleep(STATUS_PERIOD_S)
+            line.changed()
+            await trio.sleep(2 * STATUS_PERIOD_S)
+            nursery.cancel_scope.cancel()
+        sent = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sent.append(manager.recv(4096))
+    assert len(sent) <= 4
+    assert (sent[0], sent[-1]) == (b"STATUS=0 clients", b"STATUS=1000 clients")
+    assert len(set(sent)) == len(sent)
 
 
 # --- inherited descriptors ---
