@@ -39,6 +39,7 @@ SOURCE = Path(__file__).resolve().parents[1]
 PACKAGES = ("protocol", "tpmcore", "daemons")
 PROJECT = "vtpm-suite"
 MANIFEST = "installed-files"
+UNIT_KINDS = (".service", ".socket", ".target")
 CONFIG = Path("/etc/vtpm/vtpm.toml")
 _REQUIREMENT = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -253,13 +254,12 @@ def _write_commands(target: Target, recorder: Recorder) -> None:
 def _write_units(target: Target, recorder: Recorder) -> None:
     folder = SOURCE / "systemd"
     sandbox = (folder / "sandbox.conf").read_text()
-    for unit in sorted(folder.glob("*.*")):
-        if unit.suffix in {".service", ".socket", ".target"}:
-            text = unit.read_text().replace("@sandbox@\n", sandbox)
-            text = text.replace("@prefix@", str(target.prefix))
-            text = text.replace("@python@", str(_interpreter().resolve()))
-            text = text.replace("@pythonlib@", f"{sys.base_prefix}/lib")
-            recorder.file(target.local / "lib/systemd/system" / unit.name, text.encode())
+    for unit in _units():
+        text = (folder / unit).read_text().replace("@sandbox@\n", sandbox)
+        text = text.replace("@prefix@", str(target.prefix))
+        text = text.replace("@python@", str(_interpreter().resolve()))
+        text = text.replace("@pythonlib@", f"{sys.base_prefix}/lib")
+        recorder.file(target.local / "lib/systemd/system" / unit, text.encode())
     for kind in ("sysusers", "tmpfiles"):
         content = (folder / f"vtpm.{kind}").read_bytes()
         recorder.file(target.local / f"lib/{kind}.d/vtpm.conf", content)
@@ -294,18 +294,21 @@ def uninstall(target: Target) -> None:
     if not (target.at(target.prefix) / MANIFEST).exists():
         sys.exit(f"{target.at(target.prefix)}: nothing is installed there")
     if target.is_live:
-        _run("systemctl", "stop", "vtpm.target")
-        listed = _run("systemctl", "list-unit-files", "--no-legend", "--state=enabled")
-        ours = {path.name for path in (SOURCE / "systemd").iterdir()}
-        enabled = [line.split()[0] for line in listed.splitlines()]
-        enabled = [unit for unit in enabled if re.sub("@.*[.]", "@.", unit) in ours]
-        if enabled:
-            _run("systemctl", "disable", "--quiet", *enabled)
+        # All by name: a target is gone before what belongs to it.
+        _run("systemctl", "stop", *(unit.replace("@.", "@*.") for unit in _units()))
+        # A template stands for all of its instances.
+        _run("systemctl", "disable", "--quiet", *_units())
     _remove_files(target)
     if target.is_live:
         _run("systemctl", "daemon-reload")
         for folder, _, _ in os.walk("/run/vtpm", topdown=False):
             _remove_if_empty(Path(folder))
+
+
+def _units() -> list[str]:
+    return [
+        path.name for path in sorted((SOURCE / "systemd").glob("*.*")) if path.suffix in UNIT_KINDS
+    ]
 
 
 def _remove_files(target: Target) -> None:
@@ -320,7 +323,7 @@ def _remove_files(target: Target) -> None:
 
 
 def _remove_if_empty(folder: Path) -> None:
-    if folder.is_dir() and not any(folder.iterdir()):
+    if folder.is_dir() and not any(folder.iterdir()) and not folder.is_mount():
         folder.rmdir()
 
 

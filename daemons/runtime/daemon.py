@@ -3,8 +3,8 @@
 
 A stop is asked for by SIGTERM, SIGINT, SIGHUP, or end of file on the supervisor's pipe, which
 closes even when the supervisor is killed. Each cancels the main task; what must not be torn apart
-is shielded where it happens (commits). As long as the event loop turns, the supervisor's watchdog
-hears of it.
+is shielded where it happens (commits). For a daemon that has a configuration SIGHUP means: read it
+again. As long as the event loop turns, the supervisor's watchdog hears of it.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ def run_daemon(
     log: Log,
     notifier: Notifier | None = None,
     inherited: Mapping[str, Sequence[int]] | None = None,
+    on_hangup: Callable[[], None] | None = None,
 ) -> NoReturn:
     """Run `main` until it returns, fails or is told to stop, then end the process.
 
@@ -49,15 +50,21 @@ def run_daemon(
         log: where the reason of a failure goes.
         notifier: the supervisor, which is told the reason too; None: there is none.
         inherited: descriptors by name; those named "supervisor" are watched.
+        on_hangup: called for SIGHUP, which is a stop without it.
     """
     _harden()
     _raise_descriptor_limit()
     notifier = notifier or Notifier(None)
     try:
-        trio.run(_watched, main, notifier, (inherited or {}).get(SUPERVISOR, ()))
+        trio.run(_watched, main, notifier, (inherited or {}).get(SUPERVISOR, ()), on_hangup)
     except BaseException as error:
         sys.exit(_report(error, log, notifier))
     sys.exit(ExitCode.OK)
+
+
+def end_before_start(error: DaemonError, log: Log) -> NoReturn:
+    """End the process for a reason found before `run_daemon`, in the same way."""
+    sys.exit(_report(error, log, Notifier.from_environ()))
 
 
 def _harden() -> None:
@@ -77,14 +84,17 @@ def _raise_descriptor_limit() -> None:
 
 
 async def _watched(
-    main: Callable[[], Awaitable[None]], notifier: Notifier, supervisor_fds: Sequence[int]
+    main: Callable[[], Awaitable[None]],
+    notifier: Notifier,
+    supervisor_fds: Sequence[int],
+    on_hangup: Callable[[], None] | None,
 ) -> None:
     async with trio.open_nursery() as nursery:
         # Outside of what a stop cancels: the last save of a daemon may take longer than the
         # watchdog allows.
         if notifier.watchdog_s is not None:
             nursery.start_soon(_ping, notifier, notifier.watchdog_s / 2)
-        await _supervised(main, supervisor_fds)
+        await _supervised(main, supervisor_fds, on_hangup)
         nursery.cancel_scope.cancel()
 
 
@@ -94,28 +104,37 @@ async def _ping(notifier: Notifier, interval_s: float) -> None:
         await trio.sleep(interval_s)
 
 
-async def _supervised(main: Callable[[], Awaitable[None]], supervisor_fds: Sequence[int]) -> None:
+async def _supervised(
+    main: Callable[[], Awaitable[None]],
+    supervisor_fds: Sequence[int],
+    on_hangup: Callable[[], None] | None,
+) -> None:
     async with trio.open_nursery() as nursery:
         # Before main, so that a signal during its start is not lost.
-        await nursery.start(_stop_on_signal, nursery.cancel_scope)
+        await nursery.start(_heed_signals, nursery.cancel_scope, on_hangup)
         for fd in supervisor_fds:
             nursery.start_soon(_stop_on_eof, fd, nursery.cancel_scope)
         await main()
         nursery.cancel_scope.cancel()
 
 
-async def _stop_on_signal(
-    scope: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+async def _heed_signals(
+    scope: trio.CancelScope,
+    on_hangup: Callable[[], None] | None,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    stops = {signal.SIGTERM, signal.SIGINT}
+    heeded = {signal.SIGTERM, signal.SIGINT}
     # Not if nohup ignored it. An ignored SIGINT, as a script's background jobs have it, is taken
     # back: whoever sends one means us.
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        stops.add(signal.SIGHUP)
-    with trio.open_signal_receiver(*stops) as signals:
+    if on_hangup is not None or signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        heeded.add(signal.SIGHUP)
+    with trio.open_signal_receiver(*heeded) as signals:
         task_status.started()
-        async for _ in signals:
-            scope.cancel()
+        async for number in signals:
+            if number == signal.SIGHUP and on_hangup is not None:
+                on_hangup()
+            else:
+                scope.cancel()
 
 
 async def _stop_on_eof(fd: int, scope: trio.CancelScope) -> None:
@@ -139,7 +158,8 @@ def _report(error: BaseException, log: Log, notifier: Notifier) -> ExitCode:
             case _:
                 traceback.print_exception(leaf)
                 reason, code = f"unexpected {type(leaf).__name__}", ExitCode.FAILED
-        log.error(reason)
+        for line in reason.splitlines():
+            log.error(line)
         if code > worst:
             # What `systemctl status` shows of a daemon that is gone.
             refused = isinstance(leaf, RefusedToStart)

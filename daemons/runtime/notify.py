@@ -15,6 +15,7 @@ import contextlib
 import os
 import re
 import socket
+import time
 from collections.abc import Callable, MutableMapping
 from typing import Self
 
@@ -69,6 +70,12 @@ class Notifier:
     def alive(self) -> None:
         """Not hung; for the watchdog."""
         self._send("WATCHDOG=1")
+
+    def reloading(self) -> None:
+        """The configuration is being read again; `ready` says when that is over."""
+        # systemd drops a message whose time is older than its own request (Type=notify-reload).
+        now_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={now_us}")
 
     def stopping(self) -> None:
         """An orderly stop has begun."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
 import trio
 
-from daemons.runtime.control import Fields, serve_control
+from daemons.runtime.control import Fields, Handler, serve_control
 from daemons.runtime.log import Log
 from daemons.runtime.notify import Notifier, StatusLine
+from daemons.runtime.reload import Reloads, changed_fields
 from daemons.runtime.sockets import Listeners
 from daemons.tpmfront.clients import Clients
 from daemons.tpmfront.link import VtpmLink
@@ -22,7 +24,17 @@ BACKLOG: Final = 1024
 """Above MAX_CLIENTS, so that a crowd waits rather than being turned away by the kernel."""
 
 
-async def serve(config: Config, listeners: Listeners, notifier: Notifier, log: Log) -> None:
+_LIVE: Final = frozenset({"level"})
+"""What of the configuration a reload makes count."""
+
+
+async def serve(
+    config: Config,
+    listeners: Listeners,
+    notifier: Notifier,
+    log: Log,
+    reloads: Reloads[Config] | None = None,
+) -> None:
     """Serve a guest's TPM software until cancelled.
 
     Ready as soon as clients can connect: a command waits for a vTPM that is still starting.
@@ -52,6 +64,13 @@ async def serve(config: Config, listeners: Listeners, notifier: Notifier, log: L
             "connections": link.connections,
         }
 
+    def apply(new: Config) -> Sequence[str]:
+        log.level = new.level
+        return changed_fields(config, new, _LIVE)
+
+    verbs: dict[str, Handler] = {"status": status}
+    if reloads is not None:
+        verbs["reload"] = reloads.verb
     with contextlib.ExitStack() as stack:
         bound = []
         for front in config.sockets:
@@ -62,11 +81,11 @@ async def serve(config: Config, listeners: Listeners, notifier: Notifier, log: L
         async with trio.open_nursery() as nursery:
             nursery.start_soon(link.run)
             nursery.start_soon(line.run)
-            control = partial(
-                serve_control, config.control, {"status": status}, log=log, listeners=listeners
-            )
+            control = partial(serve_control, config.control, verbs, log=log, listeners=listeners)
             await nursery.start(control)
             for bound_socket, locality in bound:
                 nursery.start_soon(clients.serve, bound_socket, locality)
             log.info("listening", sockets=len(bound))
             notifier.ready()
+            if reloads is not None:
+                nursery.start_soon(reloads.serve, apply)

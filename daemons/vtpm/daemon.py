@@ -30,6 +30,7 @@ from daemons.runtime.log import Log
 from daemons.runtime.marker import RunMarker, read_boot_id
 from daemons.runtime.notify import Notifier, StatusLine
 from daemons.runtime.random import SeededRandom
+from daemons.runtime.reload import Reloads, changed_fields
 from daemons.runtime.sockets import Listeners
 from daemons.runtime.volatile import VolatileMemory
 from daemons.vtpm.factory import Tpm12Maker
@@ -55,6 +56,8 @@ from tpmcore.engine import Done, EffectResult, Failed, ParentQuote
 STOP_GRACE_S: Final = 5.0
 """How long a stop waits for a save whose outcome only the manager knows."""
 QUOTE_WAIT_S: Final = 120.0
+_LIVE: Final = frozenset({"locality_rules", "level"})
+"""What of the configuration a reload makes count; the rest belongs to a TPM that has started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +130,17 @@ class _Condition:
 class VtpmDaemon:
     """One vTPM from start to stop."""
 
-    def __init__(self, config: Config, environment: Environment) -> None:
+    def __init__(
+        self, config: Config, environment: Environment, reloads: Reloads[Config] | None = None
+    ) -> None:
         """Args:
-        config: the command line.
+        config: the command line and the configuration.
         environment: everything else.
+        reloads: of the configuration; None if there is none.
         """
         self._config = config
         self._environment = environment
+        self._reloads = reloads
         self._log = environment.log
         self._listeners = Listeners(environment.inherited)
         self._condition = _Condition(config.name, environment.notifier)
@@ -190,6 +197,8 @@ class VtpmDaemon:
             nursery.start_soon(_limit_patience, store)
             nursery.start_soon(self._condition.line.run)
             verbs = {"status": self._status, "reset": self._reset}
+            if self._reloads is not None:
+                verbs["reload"] = self._reloads.verb
             await nursery.start(
                 partial(
                     serve_control,
@@ -241,8 +250,16 @@ class VtpmDaemon:
                     self._condition.enter("serving")
                     notifier.ready()
                     self._log.info("serving", socket=config.socket)
+                    if self._reloads is not None:
+                        guests.start_soon(self._reloads.serve, partial(self._apply, service))
         finally:
             notifier.stopping()
+
+    def _apply(self, service: GuestService, new: Config) -> Sequence[str]:
+        """Make a configuration that was read again count, as far as it can."""
+        self._log.level = new.level
+        service.set_locality_rules(new.locality_rules)
+        return changed_fields(self._config, new, _LIVE)
 
     async def _hardware_pcrs(self) -> dict[int, bytes]:
         return await read_hardware_pcrs(self._manager, self._config.hw_init_pcrs, self._log)

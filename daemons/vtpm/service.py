@@ -27,10 +27,10 @@ from uuid import UUID
 
 import trio
 
+from daemons.runtime.config.values import LocalityRule, allowed_localities
 from daemons.runtime.host import EngineBroken, EngineHost
 from daemons.runtime.log import Log
 from daemons.vtpm.manager_client import ManagerLink
-from daemons.vtpm.options import LocalityRule, allowed_localities
 from daemons.vtpm.store import ManagerLost
 from protocol.manager.constants import HEADER_BYTES, MAX_MESSAGE_BYTES, ManagerTag
 from protocol.manager.framing import error_response as manager_error
@@ -114,10 +114,11 @@ class _Stage(enum.Enum):
 class _Front:
     """What is known of one connected device."""
 
-    __slots__ = ("localities", "stage", "waiting")
+    __slots__ = ("label", "localities", "stage", "waiting")
 
-    def __init__(self, localities: frozenset[int] | None) -> None:
-        # None: any. Decided once, as the label belongs to the connection.
+    def __init__(self, label: str, localities: frozenset[int] | None) -> None:
+        self.label = label
+        # None: any. Decided once for a set of rules, as the label belongs to the connection.
         self.localities = localities
         self.stage = _Stage.NONE
         # Ends the wait of a request that is QUEUED or FORWARDED.
@@ -161,10 +162,17 @@ class GuestService:
         """What to hold for using the engine beside the guest's commands."""
         return self._engine
 
+    def set_locality_rules(self, rules: tuple[LocalityRule, ...]) -> None:
+        """Have other locality masks count, for fronts that are connected as well, from their next
+        request on."""
+        self._rules = rules
+        for front in self._fronts.values():
+            front.localities = allowed_localities(rules, front.label)
+
     async def opened(self, device: Device) -> None:
         """A front connected."""
         label = client_label(device.peer)
-        self._fronts[device.serial] = _Front(allowed_localities(self._rules, label))
+        self._fronts[device.serial] = _Front(label, allowed_localities(self._rules, label))
         self._fronts_changed(len(self._fronts))
         self._log.info("front connected", device=device.serial, pid=device.peer.pid, label=label)
 

@@ -12,18 +12,18 @@ from pathlib import Path
 import click
 import trio
 
+from daemons.runtime.command_line import level_of, loglevel_option
+from daemons.runtime.config.values import EndorsementKey, check_guest_name, parse_pcrs
 from daemons.runtime.control import Fields, control_request
 from daemons.runtime.daemon import run_daemon
 from daemons.runtime.errors import DaemonError
 from daemons.runtime.log import Level, Log
 from daemons.runtime.secret import WELL_KNOWN, parse_auth
-from daemons.vtpmctl.layout import Layout, check_guest_name, default_root
+from daemons.vtpmctl.layout import Layout, default_root
 from daemons.vtpmctl.plan import MODULES, UpConfig
 from daemons.vtpmctl.process import ForkServer
 from daemons.vtpmctl.status import format_table, gather_status
 from daemons.vtpmctl.up import up
-
-DEFAULT_GUEST = "guest1"
 
 _dir_option = click.option(
     "--dir",
@@ -34,6 +34,7 @@ _dir_option = click.option(
 
 
 @click.group()
+@click.version_option(package_name="vtpm-suite")
 def main() -> None:
     """Run a vTPM stack and look after it."""
 
@@ -41,33 +42,35 @@ def main() -> None:
 @main.command("up")
 @_dir_option
 @click.option(
-    "--guest", "guests", multiple=True, metavar="NAME", help="A guest; may be repeated.  [guest1]"
+    "--guest",
+    "guests",
+    multiple=True,
+    metavar="NAME",
+    help="A guest; may be repeated.  [default: all that the folder has, or guest1]",
 )
 @click.option(
     "--hwinitpcr",
     "hw_init_pcrs",
     multiple=True,
     metavar="LIST",
-    help="PCRs that each vTPM takes over from the hardware TPM: all, none, N, X-Y, comma lists.",
+    help="PCRs that each vTPM takes over from the hardware TPM: all, none, N, X-Y, comma lists. "
+    "This and what follows counts before DIR/state/etc.",
 )
 @click.option(
     "--ek",
-    type=click.Choice(["create", "none"]),
-    default="create",
-    show_default=True,
+    type=click.Choice([kind.value for kind in EndorsementKey]),
+    show_default=EndorsementKey.CREATE.value,
     help="Whether a new vTPM gets its endorsement key at once.",
 )
 @click.option(
     "--owner-auth",
-    default=WELL_KNOWN,
-    show_default=True,
+    show_default=WELL_KNOWN,
     metavar="AUTH",
     help="Owner of the hardware TPM: well-known, hash:HEX, text:PASSPHRASE or file:PATH.",
 )
 @click.option(
     "--srk-auth",
-    default=WELL_KNOWN,
-    show_default=True,
+    show_default=WELL_KNOWN,
     metavar="AUTH",
     help="Storage root key of the hardware TPM, in the same forms.",
 )
@@ -80,41 +83,35 @@ def main() -> None:
     metavar="SECONDS",
     help="A daemon that gives no sign of life for so long hangs: it is killed and started again.",
 )
-@click.option(
-    "--loglevel",
-    type=click.Choice(["error", "info", "debug"]),
-    default="info",
-    show_default=True,
-    help="What all daemons log, to standard error.",
-)
+@loglevel_option
 def up_command(
     root: Path | None,
     guests: tuple[str, ...],
     hw_init_pcrs: tuple[str, ...],
-    ek: str,
-    owner_auth: str,
-    srk_auth: str,
+    ek: str | None,
+    owner_auth: str | None,
+    srk_auth: str | None,
     watchdog_s: float,
-    loglevel: str,
+    loglevel: str | None,
 ) -> None:
     """Run hwtpm, vtpmmgr and a vTPM with its front for each guest, in the foreground.
 
     Prints a line beginning "ready" once every guest's TPM answers. Stops with everything saved on
     SIGINT or SIGTERM.
     """
-    names = guests or (DEFAULT_GUEST,)
     try:
-        for name in names:
+        for name in guests:
             check_guest_name(name)
-        parse_auth(owner_auth)
-        parse_auth(srk_auth)
-    except DaemonError as error:
+        parse_pcrs(hw_init_pcrs)
+        for secret in (owner_auth, srk_auth):
+            parse_auth(WELL_KNOWN if secret is None else secret)
+    except (DaemonError, ValueError) as error:
         raise click.UsageError(str(error)) from error
-    if len(set(names)) != len(names):
+    if len(set(guests)) != len(guests):
         raise click.UsageError("a guest is named twice")
     config = UpConfig(
         layout=_layout(root),
-        guests=names,
+        guests=guests,
         hw_init_pcrs=hw_init_pcrs,
         ek=ek,
         owner_auth=owner_auth,
@@ -122,7 +119,7 @@ def up_command(
         loglevel=loglevel,
         watchdog_s=watchdog_s,
     )
-    log = Log("vtpmctl", level=Level.named(loglevel))
+    log = Log("vtpmctl", level=level_of(loglevel, Level.INFO))
     # Before the event loop, and before this process closes itself to debuggers and core files,
     # which every daemon does for itself.
     with ForkServer.start(MODULES) as forkserver:
@@ -162,7 +159,7 @@ def reset_command(name: str, root: Path | None) -> None:
     """Reset the TPM of a guest as a reboot of the guest does."""
     try:
         check_guest_name(name)
-    except DaemonError as error:
+    except ValueError as error:
         raise click.UsageError(str(error)) from error
     _ask(partial(control_request, _layout(root).guest(name).control_socket, "reset"))
 

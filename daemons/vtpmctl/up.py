@@ -19,11 +19,15 @@ from daemons.runtime.errors import RefusedToStart
 from daemons.runtime.files import OsFiles, StateFolder
 from daemons.runtime.log import Log
 from daemons.vtpmctl.child import RestartPolicy
-from daemons.vtpmctl.layout import Layout, guest_uuid
-from daemons.vtpmctl.plan import Guest, UpConfig, clients_table, plan
+from daemons.vtpmctl.layout import Layout
+from daemons.vtpmctl.plan import Guest, UpConfig, plan_guest, plan_machine
 from daemons.vtpmctl.probe import wait_tpm_answers
 from daemons.vtpmctl.process import ForkServer
+from daemons.vtpmctl.stackconfig import prepare_config
 from daemons.vtpmctl.supervisor import Outcome, Supervisor
+
+DEFAULT_GUEST = "guest1"
+"""What a stack begins with if nobody names a guest."""
 
 _LOCK_WAIT_S = 15.0
 """How long the daemons of a supervisor that was killed may take to stop."""
@@ -49,10 +53,11 @@ async def up(
     """
     layout = config.layout
     layout.check_lengths(config.guests)
-    with layout.prepare(config.guests) as state:
-        guests = [Guest(name, guest_uuid(layout.guest(name))) for name in config.guests]
-        state.replace(layout.clients.name, clients_table(guests).encode())
-        specs = plan(config, guests)
+    with layout.prepare():
+        guests = _prepare_guests(config, log)
+        specs = [*plan_machine(config)]
+        for guest in guests:
+            specs += plan_guest(config, guest)
         await _wait_unlocked(layout, guests, log)
         supervisor = Supervisor(
             specs,
@@ -80,6 +85,18 @@ async def up(
                 await trio.sleep_forever()
             finally:
                 supervisor.stop()
+
+
+def _prepare_guests(config: UpConfig, log: Log) -> list[Guest]:
+    """Make the files and folders of the guests that are to run."""
+    layout = config.layout
+    configured = prepare_config(layout, config.guests, log)
+    if not configured and not config.guests:
+        configured = prepare_config(layout, (DEFAULT_GUEST,), log)
+    layout.check_lengths([guest.name for guest in configured])
+    for guest in configured:
+        layout.prepare_guest(guest.name)
+    return [Guest(guest.name, guest.identity.uuid) for guest in configured]
 
 
 async def _wait_unlocked(layout: Layout, guests: Sequence[Guest], log: Log) -> None:

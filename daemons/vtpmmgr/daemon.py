@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The manager as a process: puts the parts together and owns their tasks.
 
-Order: lock the state folder, read the clients file, reach the chip, accept or found the database,
-then listen. A vTPM that connects earlier finds no socket and tries again, or waits at the one that
-the supervisor made.
+Order: lock the state folder, reach the chip, accept or found the database, then listen. A vTPM that
+connects earlier finds no socket and tries again, or waits at the one that the supervisor made.
 """
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -20,10 +21,11 @@ from daemons.runtime.files import StateFolder
 from daemons.runtime.inherited import BACKEND
 from daemons.runtime.log import Log
 from daemons.runtime.notify import Notifier, StatusLine
+from daemons.runtime.reload import Reloads, changed_fields
 from daemons.runtime.sockets import Listeners
 from daemons.vtpmmgr.commits import Committer
 from daemons.vtpmmgr.config import ManagerConfig
-from daemons.vtpmmgr.identity import ClientTable, load_clients
+from daemons.vtpmmgr.identity import ClientTable
 from daemons.vtpmmgr.service import ManagerService
 from daemons.vtpmmgr.startup import StartOptions, start
 from daemons.vtpmmgr.tpm12hardware import Tpm12Hardware
@@ -38,33 +40,64 @@ _BACKLOG: Final = 512
 """vTPMs that connect at the same moment, after a restart of the manager."""
 
 
-async def run(config: ManagerConfig, listeners: Listeners, notifier: Notifier, log: Log) -> None:
+_LIVE: Final = frozenset({"level"})
+"""What of the configuration, beside the clients, a reload makes count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What options and files say.
+
+    Attributes:
+        config: of the manager itself.
+        clients: who may be which vTPM.
+    """
+
+    config: ManagerConfig
+    clients: ClientTable
+
+
+async def run(
+    loaded: Loaded,
+    reloads: Reloads[Loaded],
+    listeners: Listeners,
+    notifier: Notifier,
+    log: Log,
+) -> None:
     """Serve until cancelled.
+
+    Args:
+        loaded: what to begin with.
+        reloads: of the same, while it serves.
+        listeners: may have inherited ones.
+        notifier: the supervisor.
+        log: of the daemon.
 
     Raises:
         RefusedToStart: what is found does not verify.
         DaemonError: the chip, the disk or the configuration fails.
     """
-    clients = await trio.to_thread.run_sync(load_clients, config.clients)
+    config = loaded.config
     folder = await trio.to_thread.run_sync(StateFolder, config.state)
     with folder.lock():
         try:
             notifier.status("waiting for the hardware TPM")
             options = TisOptions(interrupts=config.interrupts, reconnect_s=_RECONNECT_S)
             async with open_tis(config.tis, config.locality, options) as driver:
-                await _manage(config, clients, driver, listeners, notifier, log)
+                await _manage(loaded, reloads, driver, listeners, notifier, log)
         except (TisError, TpmError) as error:
             raise DaemonError(f"hardware TPM: {error}") from error
 
 
 async def _manage(
-    config: ManagerConfig,
-    clients: ClientTable,
+    loaded: Loaded,
+    reloads: Reloads[Loaded],
     driver: TisDriver,
     listeners: Listeners,
     notifier: Notifier,
     log: Log,
 ) -> None:
+    config = loaded.config
     hardware = Tpm12Hardware(
         driver,
         locality=config.locality,
@@ -78,10 +111,10 @@ async def _manage(
     try:
         committer = Committer(started.ledger, started.freshness, hardware, log)
         connected = _Connected(notifier)
-        service = ManagerService(clients, committer, hardware, log, connected.changed)
+        service = ManagerService(loaded.clients, committer, hardware, log, connected.changed)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(connected.line.run)
-            await _serve(config, service, committer, listeners, notifier, log)
+            await _serve(config, service, committer, reloads, listeners, notifier, log)
     finally:
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(started.ledger.close)
@@ -106,10 +139,16 @@ async def _serve(
     config: ManagerConfig,
     service: ManagerService,
     committer: Committer,
+    reloads: Reloads[Loaded],
     listeners: Listeners,
     notifier: Notifier,
     log: Log,
 ) -> None:
+    def apply(new: Loaded) -> Sequence[str]:
+        log.level = new.config.level
+        service.set_clients(new.clients)
+        return changed_fields(config, new.config, _LIVE)
+
     async def status(_args: Fields) -> Fields:
         return {"state": "serving", "freshness": "nv", **service.status()}
 
@@ -133,16 +172,18 @@ async def _serve(
                         linger=False,
                     )
                 )
+                verbs = {"status": status, "reload": reloads.verb}
                 await nursery.start(
                     partial(
                         serve_control,
                         config.control,
-                        {"status": status},
+                        verbs,
                         log=log,
                         listeners=listeners,
                     )
                 )
                 notifier.ready()
                 log.info("serving", socket=config.socket)
+                nursery.start_soon(reloads.serve, apply)
         finally:
             notifier.stopping()

@@ -51,7 +51,7 @@ from protocol.tpmif.errors import Refused
 from protocol.tpmif.unix import BackendDevice, PeerCredentials
 
 AUTO_CREATE_GROUP: Final = 0
-"""The group in which a vTPM of the clients file comes into being with its first save."""
+"""The group in which a vTPM of the configuration comes into being with its first save."""
 
 CONNECTIONS_PER_VTPM: Final = 4
 """A vTPM has one; more only while a dead one's end is not noticed. Whoever may be one vTPM must not
@@ -67,7 +67,7 @@ class SaveKeyData:
 
     Attributes:
         uuid: of the vTPM.
-        group: number of the group that the clients file gives it.
+        group: number of the group that the configuration gives it.
         data: 64 bytes.
     """
 
@@ -95,7 +95,7 @@ class _Session:
 
     Attributes:
         device: the connection.
-        client: its entry in the clients file.
+        client: its entry in the table; another one after a reload.
         label: that counts for it.
         kern_hash: zeros until bound.
         bound: whether a SAVEHASHKEY or LOADHASHKEY succeeded.
@@ -141,11 +141,29 @@ class ManagerService:
         # Users whose refusal was logged; one that insists must not fill the log.
         self._refused_uids: set[int] = set()
 
+    def set_clients(self, clients: ClientTable) -> None:
+        """Have another table count: for who connects, and for who is connected from its next
+        request on. Connections that it does not admit end; the others are not disturbed."""
+        self._clients = clients
+        self._refused_uids.clear()
+        for session in self._sessions.values():
+            device = session.device
+            try:
+                client = clients.admit(device.peer.uid, device.uuid)
+            except Refused as refusal:
+                self._log.warning("client disconnected", uuid=device.uuid, reason=refusal)
+                device.disconnect_nowait()
+            else:
+                session.client = client
+                session.label = effective_label(device.peer.label, client)
+                if session.bound:
+                    session.kern_hash = label_hash(session.label)
+
     def admit(self, peer: PeerCredentials, uuid: UUID) -> None:
         """Let a peer in.
 
         Raises:
-            Refused: the clients file does not let this user be that vTPM.
+            Refused: the table does not let this user be that vTPM.
         """
         try:
             self._clients.admit(peer.uid, uuid)
@@ -162,7 +180,7 @@ class ManagerService:
             Refused: the vTPM has too many.
         """
         client = self._clients.admit(device.peer.uid, device.uuid)
-        others = [one for one in self._sessions.values() if one.client is client]
+        others = [one for one in self._sessions.values() if one.device.uuid == device.uuid]
         if sum(not one.device.hung_up() for one in others) >= CONNECTIONS_PER_VTPM:
             raise Refused(f"vTPM {device.uuid} has {CONNECTIONS_PER_VTPM} connections")
         label = effective_label(device.peer.label, client)
@@ -284,7 +302,7 @@ class ManagerService:
 
     def _bind(self, session: _Session) -> None:
         # A group without a list of approved kernels, and there is no other yet, takes any label
-        # that the clients file or the kernel gives.
+        # that the configuration or the kernel gives.
         session.kern_hash = label_hash(session.label)
         session.bound = True
 

@@ -151,21 +151,14 @@ def suite_machine(
     uuids = {guest: uuid4() for guest in guests}
     (stage / "root").symlink_to(installed)
     (stage / "sysusers").write_text("".join(f"u vtpm-{guest} -\n" for guest in guests))
-    folder = stage / "etc/vtpm/guests"
+    folder = stage / "etc/vtpm/guests.d"
     folder.mkdir(parents=True)
     for guest, uuid in uuids.items():
-        (folder / f"{guest}.conf").write_text(f"UUID={uuid}\n")
+        (folder / f"{guest}.toml").write_text(f'uuid = "{uuid}"\nlabel = "{guest}:vm_r:vtpm_t"\n')
     for name, content in (etc or {}).items():
         path = stage / "etc" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
         path.chmod(0o600)
     with booted(stage) as machine:
-        machine.path("/etc/vtpm/clients.toml").write_text(
-            "".join(
-                f'[[client]]\nuuid = "{uuid}"\nlabel = "{guest}:vm_r:vtpm_t"\n'
-                f"uid = {machine.run('id', '-u', f'vtpm-{guest}')}"
-                for guest, uuid in uuids.items()
-            )
-        )
         yield SuiteMachine(machine, uuids)

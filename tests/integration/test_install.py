@@ -91,7 +91,7 @@ def test_a_second_install_replaces_the_first_and_an_uninstall_takes_all(run_dir:
     (stray,) = run_dir.glob("srv/tpms/lib/python*/site-packages/daemons/__init__.py")
     unit = (run_dir / "usr/lib/systemd/system/vtpm@.service").read_text()
     assert "ExecStart=/srv/tpms/bin/vtpm " in unit
-    assert "@" not in re.sub("@%i|vtpm-[a-z]*@", "", unit)
+    assert not re.search("@[a-z]+@", unit)
     stray.unlink()
     assert make("install", *options).returncode == 0
     assert listing(run_dir) == first
@@ -141,8 +141,9 @@ def test_an_uninstall_of_a_running_suite_leaves_state_alone(run_dir: Path, insta
         gone = {Path(path).name for path in used - kept}
         assert gone <= {"running", "manager.db-wal", "manager.db-shm"}
         assert suite.path("/etc/vtpm/credentials/owner-auth").read_text() == secret
-        units = suite.run("systemctl", "list-units", "--all", "--no-legend", "*tpm*")
-        assert "loaded" not in units.replace("not-found", "")
+        kinds = "--type=service,socket,target"
+        listed = suite.run("systemctl", "list-units", "--all", "--no-legend", kinds, "*tpm*")
+        assert [line for line in listed.splitlines() if "not-found" not in line] == []
 
 
 @pytest.fixture(scope="module")

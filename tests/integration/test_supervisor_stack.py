@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import os
 import select
+import shutil
 import signal
 import socket
 import stat
@@ -76,6 +77,35 @@ def test_every_guest_has_a_tpm_of_its_own_and_keeps_it(run_dir: Path) -> None:
     with running_stack(run_dir, guests) as stack:
         assert [endorsement_key(stack, guest) for guest in guests] == keys
         assert pcr_10(stack, "g1") == bytes(20)
+
+
+def test_a_folder_of_a_release_without_configuration_starts_with_the_same_tpms(
+    run_dir: Path,
+) -> None:
+    guests = ("g1", "g2")
+    with running_stack(run_dir, guests) as stack:
+        keys = [endorsement_key(stack, guest) for guest in guests]
+        uuids = [stack.daemon(f"vtpm-{guest}")["uuid"] for guest in guests]
+    # What such a release left: a uuid beside each image, and a table that it wrote at each start.
+    for guest, uuid in zip(guests, uuids, strict=True):
+        path = run_dir / "state/guests" / guest / "uuid"
+        path.write_text(f"{uuid}\n")
+        path.chmod(0o600)
+    (run_dir / "state/clients.toml").write_text(
+        "".join(
+            f'\n[[client]]\nuuid = "{uuid}"\nuid = {os.geteuid()}\nlabel = "{guest}"\n'
+            "group = 0\nadmin = false\n"
+            for guest, uuid in zip(guests, uuids, strict=True)
+        )
+    )
+    shutil.rmtree(run_dir / "state/etc")
+    for named in (guests, ()):  # the second start finds what the first made, and all guests
+        with running_stack(run_dir, named) as stack:
+            assert [stack.daemon(f"vtpm-{guest}")["uuid"] for guest in guests] == uuids
+            assert [endorsement_key(stack, guest) for guest in guests] == keys
+        left = [path.name for path in (run_dir / "state").iterdir()]
+        assert "clients.toml" not in left
+        assert not list((run_dir / "state").rglob("uuid"))
 
 
 def test_other_users_reach_the_front_sockets_and_nothing_else(run_dir: Path) -> None:
