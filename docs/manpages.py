@@ -194,6 +194,8 @@ def _commands(group: click.Group, path: str) -> Iterator[str]:
         yield f".SS {escape(' '.join(words))}"
         yield from _paragraphs(command.help or "")
         yield from _options(command, f"{path} {name}")
+        if command.epilog:
+            yield from _paragraphs(command.epilog)
 
 
 def _options(command: click.Command, path: str) -> Iterator[str]:

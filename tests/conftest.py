@@ -22,6 +22,10 @@ hypothesis.settings.register_profile("explore", deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 
+# A configuration that others may write to is refused; many a user's umask would let their group.
+os.umask(0o022)
+
+
 @pytest.fixture
 def run_dir() -> Iterator[Path]:
     """A fresh folder with a short path, since the path of a Unix socket ends at 107 bytes."""

@@ -86,7 +86,7 @@ Example:
 @click.option(
     "--key-pool",
     type=click.IntRange(0, MAX_KEY_POOL),
-    show_default="2",
+    show_default=str(HwtpmOptions().key_pool),
     help="How many RSA keys are made ahead of time.",
 )
 @loglevel_option

@@ -17,13 +17,26 @@ from daemons.runtime.log import Level
 CONFIG_FOLDER: Final = Path("/etc/vtpm")
 """Where the configuration of a machine is, for its units and for `vtpmctl`."""
 
+_CONFIG_HELP: Final = (
+    "Folder of vtpm.toml and guests.d, see vtpm.toml(5); what an option here says counts before "
+    "it, and SIGHUP reads it again."
+)
+
 config_option = click.option(
     "--config",
     "config_folder",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Folder of vtpm.toml and guests.d, see vtpm.toml(5); what an option here says counts "
-    "before it, and SIGHUP reads it again.  [default: none]",
+    help=f"{_CONFIG_HELP}  [default: none]",
+)
+
+required_config_option = click.option(
+    "--config",
+    "config_folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    required=True,
+    help=_CONFIG_HELP,
 )
 
 guest_option = click.option(

@@ -77,24 +77,26 @@ class Reloads(Generic[T]):
             await self._requested.wait()
             self._requested = trio.Event()
             try:
-                await self._reload()
+                await self._reload(apply)
             except DaemonError:
                 continue  # logged; whoever sent the signal is told by the log
 
     async def verb(self, args: Fields) -> Fields:
-        """Verb "reload" of the control socket: reload now; the reply's error has the mistakes."""
+        """Verb "reload" of the control socket: reload now, or as soon as the daemon serves; the
+        reply's error has the mistakes."""
         if args:
             raise DaemonError(f"unknown arguments: {', '.join(sorted(args))}")
-        return {"at_next_start": list(await self._reload())}
-
-    async def _reload(self) -> Sequence[str]:
         if self._apply is None:
-            raise DaemonError("still starting; it has not come to its configuration yet")
+            self.request()
+            return {"at_next_start": [], "pending": True}
+        return {"at_next_start": list(await self._reload(self._apply))}
+
+    async def _reload(self, apply: Callable[[T], Sequence[str]]) -> Sequence[str]:
         async with self._lock:
             self._notifier.reloading()
             try:
                 loaded = await trio.to_thread.run_sync(self._load)
-                waiting = self._apply(loaded)
+                waiting = apply(loaded)
             except DaemonError as error:
                 for line in str(error).splitlines():
                     self._log.error("configuration not used", reason=line)

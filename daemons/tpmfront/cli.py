@@ -17,6 +17,7 @@ from daemons.runtime.command_line import (
     loglevel_option,
 )
 from daemons.runtime.config.folder import load_guest_defaults
+from daemons.runtime.config.options import FrontOptions
 from daemons.runtime.config.values import parse_mode
 from daemons.runtime.daemon import end_before_start, run_daemon
 from daemons.runtime.errors import DaemonError
@@ -50,7 +51,7 @@ Example:
 )
 @click.option(
     "--socket-mode",
-    show_default="0600",
+    show_default=f"{FrontOptions().stream_mode:04o}",
     metavar="OCTAL",
     help="Permissions of the --tpm sockets; who may write may use the TPM.",
 )

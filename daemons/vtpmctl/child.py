@@ -122,6 +122,12 @@ class Child:
         """Ask for an orderly end; `ended` is set when it is over."""
         self._stop.set()
 
+    def close(self) -> None:
+        """Let go of the memory that was kept for it; it has ended and is not started again."""
+        memory = self._fds.pop(VOLATILE, None)
+        if memory is not None:
+            os.close(memory)
+
     async def wait_state(self, state: ChildState) -> None:
         """Return when it is in this state; an intermediate one may be missed."""
         while self.state is not state:

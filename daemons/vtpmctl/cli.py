@@ -4,43 +4,41 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
 import click
-import trio
 
 from daemons.runtime.command_line import level_of, loglevel_option
 from daemons.runtime.config.values import EndorsementKey, check_guest_name, parse_pcrs
-from daemons.runtime.control import Fields, control_request
+from daemons.runtime.control import control_request
 from daemons.runtime.daemon import run_daemon
 from daemons.runtime.errors import DaemonError
 from daemons.runtime.log import Level, Log
 from daemons.runtime.secret import WELL_KNOWN, parse_auth
-from daemons.vtpmctl.layout import Layout, default_root
+from daemons.vtpmctl.config_cli import config_group, reload_command
+from daemons.vtpmctl.guest_cli import guest_group
+from daemons.vtpmctl.options import ask, dir_option, layout_of
 from daemons.vtpmctl.plan import MODULES, UpConfig
 from daemons.vtpmctl.process import ForkServer
 from daemons.vtpmctl.status import format_table, gather_status
 from daemons.vtpmctl.up import up
 
-_dir_option = click.option(
-    "--dir",
-    "root",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the stack.  [default: vtpm under $XDG_STATE_HOME]",
-)
+EXAMPLE = """\b
+Example:
+  vtpmctl up --dir /srv/vtpm --guest g1
+  vtpmctl guest add g2 --dir /srv/vtpm
+"""
 
 
-@click.group()
+@click.group(epilog=EXAMPLE)
 @click.version_option(package_name="vtpm-suite")
 def main() -> None:
     """Run a vTPM stack and look after it."""
 
 
 @main.command("up")
-@_dir_option
+@dir_option
 @click.option(
     "--guest",
     "guests",
@@ -110,7 +108,7 @@ def up_command(
     if len(set(guests)) != len(guests):
         raise click.UsageError("a guest is named twice")
     config = UpConfig(
-        layout=_layout(root),
+        layout=layout_of(root),
         guests=guests,
         hw_init_pcrs=hw_init_pcrs,
         ek=ek,
@@ -127,11 +125,11 @@ def up_command(
 
 
 @main.command("status")
-@_dir_option
+@dir_option
 @click.option("--json", "as_json", is_flag=True, help="Everything that is known, as JSON.")
 def status_command(root: Path | None, as_json: bool) -> None:
     """Show the daemons of a running stack."""
-    status = _ask(partial(gather_status, _layout(root)))
+    status = ask(partial(gather_status, layout_of(root)))
     click.echo(json.dumps(status, indent=2) if as_json else format_table(status))
 
 
@@ -141,36 +139,12 @@ def hwtpm_group() -> None:
 
 
 @hwtpm_group.command("power-cycle")
-@_dir_option
+@dir_option
 def power_cycle_command(root: Path | None) -> None:
     """Switch the chip off and on: its PCRs and sessions are lost, what is permanent stays."""
-    _ask(partial(control_request, _layout(root).hwtpm_control_socket, "power-cycle"))
+    ask(partial(control_request, layout_of(root).hwtpm_control_socket, "power-cycle"))
 
 
-@main.group("guest")
-def guest_group() -> None:
-    """Handle one guest."""
-
-
-@guest_group.command("reset")
-@click.argument("name")
-@_dir_option
-def reset_command(name: str, root: Path | None) -> None:
-    """Reset the TPM of a guest as a reboot of the guest does."""
-    try:
-        check_guest_name(name)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    _ask(partial(control_request, _layout(root).guest(name).control_socket, "reset"))
-
-
-def _layout(root: Path | None) -> Layout:
-    # Absolute, but with the links that the user typed: they may be there to make paths short.
-    return Layout(Path(os.path.abspath(root or default_root(os.environ))))
-
-
-def _ask(question: Callable[[], Awaitable[Fields]]) -> Fields:
-    try:
-        return trio.run(question)
-    except DaemonError as error:
-        raise click.ClickException(str(error)) from error
+main.add_command(guest_group)
+main.add_command(config_group)
+main.add_command(reload_command)

@@ -191,6 +191,11 @@ class Layout:
         return None
 
 
+def has_image(state: Path) -> bool:
+    """Whether a guest's state folder has an image in it, so that its uuid must not be a new one."""
+    return any(state.glob("slot*"))
+
+
 def _make_folder(path: Path, mode: int) -> None:
     if not path.is_symlink() and not path.exists():
         path.mkdir(mode=_PRIVATE)

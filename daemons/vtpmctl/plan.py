@@ -22,10 +22,17 @@ class Stage(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Guest:
-    """One guest and the identity of its vTPM."""
+    """One guest and the identity of its vTPM.
+
+    Attributes:
+        name: of the guest.
+        uuid: of its vTPM.
+        has_stream: whether its front has a socket with the raw TPM byte stream.
+    """
 
     name: str
     uuid: UUID
+    has_stream: bool = True
 
 
 @dataclass(frozen=True, slots=True)

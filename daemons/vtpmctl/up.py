@@ -19,15 +19,13 @@ from daemons.runtime.errors import RefusedToStart
 from daemons.runtime.files import OsFiles, StateFolder
 from daemons.runtime.log import Log
 from daemons.vtpmctl.child import RestartPolicy
+from daemons.vtpmctl.guestverbs import GuestVerbs, prepare_guest
 from daemons.vtpmctl.layout import Layout
 from daemons.vtpmctl.plan import Guest, UpConfig, plan_guest, plan_machine
 from daemons.vtpmctl.probe import wait_tpm_answers
 from daemons.vtpmctl.process import ForkServer
 from daemons.vtpmctl.stackconfig import prepare_config
 from daemons.vtpmctl.supervisor import Outcome, Supervisor
-
-DEFAULT_GUEST = "guest1"
-"""What a stack begins with if nobody names a guest."""
 
 _LOCK_WAIT_S = 15.0
 """How long the daemons of a supervisor that was killed may take to stop."""
@@ -58,7 +56,9 @@ async def up(
         specs = [*plan_machine(config)]
         for guest in guests:
             specs += plan_guest(config, guest)
-        await _wait_unlocked(layout, guests, log)
+        folders = [layout.hwtpm_state, layout.vtpmmgr_state]
+        folders += [layout.guest(guest.name).state for guest in guests]
+        await _wait_unlocked(folders, log)
         supervisor = Supervisor(
             specs,
             forkserver=forkserver,
@@ -71,12 +71,19 @@ async def up(
             return supervisor.describe()
 
         async def probe(guest: Guest) -> None:
-            await wait_tpm_answers(layout.guest(guest.name).tpm_socket, log)
+            if guest.has_stream:
+                await wait_tpm_answers(layout.guest(guest.name).tpm_socket, log)
+
+        async def wait_unlocked(of_guests: Sequence[Guest]) -> None:
+            await _wait_unlocked([layout.guest(one.name).state for one in of_guests], log)
+
+        guest_verbs = GuestVerbs(config, supervisor, probe, wait_unlocked, log)
+        verbs = {"status": status, **guest_verbs.handlers}
 
         async with trio.open_nursery() as nursery:
             await nursery.start(supervisor.run)
             try:
-                serve = partial(serve_control, layout.control_socket, {"status": status}, log=log)
+                serve = partial(serve_control, layout.control_socket, verbs, log=log)
                 await nursery.start(serve)
                 outcome = await supervisor.wait_outcome(guests, probe)
                 if not outcome.serving:
@@ -89,20 +96,12 @@ async def up(
 
 def _prepare_guests(config: UpConfig, log: Log) -> list[Guest]:
     """Make the files and folders of the guests that are to run."""
-    layout = config.layout
-    configured = prepare_config(layout, config.guests, log)
-    if not configured and not config.guests:
-        configured = prepare_config(layout, (DEFAULT_GUEST,), log)
-    layout.check_lengths([guest.name for guest in configured])
-    for guest in configured:
-        layout.prepare_guest(guest.name)
-    return [Guest(guest.name, guest.identity.uuid) for guest in configured]
+    configured = prepare_config(config.layout, config.guests, log)
+    return [prepare_guest(config, guest) for guest in configured]
 
 
-async def _wait_unlocked(layout: Layout, guests: Sequence[Guest], log: Log) -> None:
+async def _wait_unlocked(folders: Sequence[Path], log: Log) -> None:
     """Wait for daemons of a supervisor that was killed: they are about to stop, having lost it."""
-    folders = [layout.hwtpm_state, layout.vtpmmgr_state]
-    folders += [layout.guest(guest.name).state for guest in guests]
     with trio.move_on_after(_LOCK_WAIT_S):
         for folder in folders:
             said = False
@@ -136,7 +135,8 @@ def describe_ready(layout: Layout, outcome: Outcome) -> str:
     for guest in outcome.serving:
         paths = layout.guest(guest.name)
         lines.append(f"  {guest.name}")
-        lines.append(f"    TPM byte stream        {paths.tpm_socket}")
+        if guest.has_stream:
+            lines.append(f"    TPM byte stream        {paths.tpm_socket}")
         if paths.ctrl_socket.exists():
             lines.append(f"    swtpm control channel  {paths.ctrl_socket}")
     example = layout.guest(outcome.serving[0].name).tpm_socket

@@ -11,11 +11,11 @@ from typing import TypeVar
 
 import click
 
-from daemons.runtime.command_line import config_option, level_of, loglevel_option
+from daemons.runtime.command_line import level_of, loglevel_option, required_config_option
 from daemons.runtime.config.folder import load, load_without_bad_guests
-from daemons.runtime.config.options import Configuration
+from daemons.runtime.config.kinds import show_pcrs
+from daemons.runtime.config.options import Configuration, ManagerOptions
 from daemons.runtime.config.values import (
-    DEFAULT_NV_INDEX,
     parse_mode,
     parse_nv_index,
     parse_pcrs,
@@ -43,6 +43,7 @@ Example:
 PROBE = "probe"
 """Value of --tpmirq that leaves the choice to the driver."""
 
+_DEFAULTS = ManagerOptions()
 _AUTH_FORMS = (
     "well-known, hash:<40 hex digits>, text:<passphrase> or file:<path>; or configured, which is "
     "what --config says"
@@ -50,7 +51,7 @@ _AUTH_FORMS = (
 
 
 @click.command(epilog=EXAMPLE, context_settings={"max_content_width": 100})
-@config_option
+@required_config_option
 @click.option(
     "--state",
     type=click.Path(path_type=Path, file_okay=False),
@@ -102,7 +103,7 @@ _AUTH_FORMS = (
 @click.option(
     "--tpmlocality",
     type=click.IntRange(0, 4),
-    show_default="2",
+    show_default=str(_DEFAULTS.locality),
     help="Locality at which it is used, and to which the root secret is sealed.",
 )
 @click.option(
@@ -113,21 +114,21 @@ _AUTH_FORMS = (
 )
 @click.option(
     "--seal-pcrs",
-    show_default="0-7",
+    show_default=show_pcrs(_DEFAULTS.seal_pcrs),
     metavar="LIST",
     help="PCRs of the hardware TPM to which a new root secret is sealed: none, all, N, X-Y, with "
     "commas. Counts at the first start only.",
 )
 @click.option(
     "--nv-index",
-    show_default=f"{DEFAULT_NV_INDEX:#010x}",
+    show_default=f"{_DEFAULTS.nv_index:#010x}",
     metavar="INDEX",
     help="NV area of the hardware TPM that names the newest state of the database.",
 )
 @loglevel_option
 @click.version_option(package_name="vtpm-suite")
 def main(
-    config_folder: Path | None,
+    config_folder: Path,
     state: Path,
     socket_path: Path,
     socket_mode: str,
@@ -150,8 +151,6 @@ def main(
     it found does not verify.
     """
     del tpmdriver  # there is one
-    if config_folder is None:
-        raise click.UsageError("--config must be given: its guests.d says who may be which vTPM")
     mode = _parsed("--socket-mode", parse_mode, socket_mode)
     owner = _given("--owner-auth", parse_auth_option, owner_auth)
     srk = _given("--srk-auth", parse_auth_option, srk_auth)

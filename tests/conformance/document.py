@@ -8,9 +8,11 @@ case gives the same there is what `test_conformance.py` tests.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from protocol.tpm12.constants import Ordinal, ReturnCode
 from protocol.tpm12.keys import Key
@@ -18,6 +20,7 @@ from tests.conformance.cases import CASES
 from tests.conformance.comparison import code_name
 from tests.conformance.differences import DECLARED
 from tests.conformance.machines import EngineMachine
+from tests.conformance.paths import PATHS
 from tests.conformance.script import Script
 from tpmcore.tpm12.table import TABLE, table_for
 from tpmcore.tpm12.world import Profile
@@ -70,45 +73,63 @@ Each case runs on the engine and on swtpm (libtpms 0.9.2, TPM 1.2) from the same
 response is compared: tag, size and return code exactly, then field by field, with what is random
 masked by name. *Codes tried* are return codes that a case makes the ordinal end in, on purpose;
 every ordinal is also sent before startup, in failure mode, disabled, deactivated, without an owner,
-with tags that it does not have, and with too few and too many bytes.
+with tags that it does not have, and with too few and too many bytes. *Error paths* counts the
+refusals by an ordinal's own checks, as the specification lists them, that are tried, of all that
+there are.
 
 """
 
 
-def tried() -> dict[int, tuple[set[str], set[int]]]:
-    """Run every case on the engine and return the cases and codes of each ordinal."""
+Tries: TypeAlias = Mapping[int, Counter[tuple[str, int]]]
+"""By ordinal, how often each case makes it end in a return code."""
+
+
+@cache
+def tried() -> Tries:
+    """Run every case on the engine and return what it tries."""
     machine = EngineMachine()
     keys: dict[tuple[str, str], Key] = {}
-    found: dict[int, tuple[set[str], set[int]]] = {}
+    found: dict[int, Counter[tuple[str, int]]] = {}
     for case in CASES:
         machine.enter(case.world, start_up=case.start_up)
         script = Script(machine, keys, strict=True)
         case.play(script)
         for each in script.tried:
-            names, codes = found.setdefault(each.ordinal, (set(), set()))
-            names.add(case.name)
-            codes.add(each.code)
+            found.setdefault(each.ordinal, Counter())[case.name, each.code] += 1
     return found
 
 
-def _rows(found: Mapping[int, tuple[set[str], set[int]]]) -> Iterator[str]:
-    yield "| Ordinal | Name | Source | Implemented | Compared | Codes tried |"
-    yield "|---|---|---|---|---|---|"
+def _rows(found: Tries) -> Iterator[str]:
+    yield "| Ordinal | Name | Source | Implemented | Compared | Error paths | Codes tried |"
+    yield "|---|---|---|---|---|---|---|"
     everything = table_for(Profile(maintenance_commands=True))
     for ordinal in Ordinal:
         row = everything.get(ordinal)
-        names, codes = found.get(ordinal, (set(), set()))
+        tries = found.get(ordinal, Counter())
+        names = {name for name, _code in tries}
         implemented = "no" if row is None else "yes" if ordinal in TABLE else "with `--maintcmds`"
         compared = f"{len(names)} cases" if names else ""
         for note in (COMPARED_ELSEWHERE, NOT_COMPARED, LEFT_OUT):
             if ordinal in note:
                 compared = f"{compared}; {note[ordinal]}" if compared else note[ordinal]
-        listed = ", ".join(code_name(code) for code in sorted(codes))
+        listed = ", ".join(code_name(code) for code in sorted({code for _name, code in tries}))
+        paths = PATHS.get(ordinal, ())
+        reached = sum(1 for path in paths if path.case)
+        counted = f"{reached} of {len(paths)}" if ordinal in PATHS else ""
         source = "" if row is None else row.source
         yield (
             f"| {ordinal:#010x} | {ordinal.name} | {source} | {implemented} | {compared} "
-            f"| {listed} |"
+            f"| {counted} | {listed} |"
         )
+
+
+def _paths() -> Iterator[str]:
+    yield "| Ordinal | Code | When | Tried by |"
+    yield "|---|---|---|---|"
+    for ordinal, paths in sorted(PATHS.items()):
+        for path in paths:
+            where = f"`{path.case}`" if path.case else f"not tried: {path.untried}"
+            yield f"| {Ordinal(ordinal).name} | {path.code.name} | {path.when} | {where} |"
 
 
 def _differences() -> Iterator[str]:
@@ -125,7 +146,7 @@ def _differences() -> Iterator[str]:
 def document() -> str:
     """Return the text of docs/conformance.md."""
     found = tried()
-    codes = {code for _names, each in found.values() for code in each}
+    codes = {code for tries in found.values() for _name, code in tries}
     counted = len({ordinal for ordinal in found if ordinal in TABLE})
     parts = [
         _HEAD,
@@ -133,6 +154,8 @@ def document() -> str:
         f"{len(CASES)} cases, which try {len(codes)} of the {len(ReturnCode)} return codes.\n\n",
         "## Ordinals\n\n",
         *[line + "\n" for line in _rows(found)],
+        "\n## Error paths\n\n",
+        *[line + "\n" for line in _paths()],
         "\n## Differences that stay\n\n",
         *[line + "\n" for line in _differences()],
         "\n## Left out\n\n",

@@ -293,3 +293,26 @@ async def test_daemons_refuse_to_start_with_mistakes_and_say_all_of_them(run_dir
             assert await daemon.wait_end() == 3
             assert "vtpm.ek: must be" in daemon.stderr()
         assert not (run_dir / "mgr").exists()
+
+
+async def test_what_is_asked_of_a_daemon_that_still_starts_is_done_once_it_serves(
+    run_dir: Path,
+) -> None:
+    async with open_lab(run_dir) as lab:
+        vtpm = lab.new_vtpm("g1", "--config", str(lab.etc), "--guest", "g1")
+        await vtpm.start()
+        control = lab.run / "g1.ctl"
+        with trio.fail_after(LIMIT_S):
+            await vtpm.wait_notified("no manager")  # it listens, and waits
+        assert await control_request(control, "reload") == {"at_next_start": [], "pending": True}
+        vtpm.signal(signal.SIGHUP)
+        lab.configure("g1", 'localities = ["*=1"]')
+        await lab.start_machine()
+        await vtpm.wait_ready()
+        with trio.fail_after(LIMIT_S):
+            await vtpm.wait_notified("RELOADING=1")
+            await vtpm.wait_notified("READY=1")
+        async with vtpm.front() as front:
+            assert await front.transact(PCR_READ, 0) == error_response(ReturnCode.FAIL)
+            assert await front.transact(PCR_READ, 1) == PCR_VALUE
+        assert await vtpm.stop() == 0

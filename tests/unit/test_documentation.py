@@ -267,8 +267,16 @@ def test_the_examples_of_the_pages_are_accepted(tmp_path: Path) -> None:
 def test_every_command_below_vtpmctl_has_a_section() -> None:
     page = (FOLDER / "vtpmctl.1").read_text().replace("\\-", "-")
     assert re.findall(r"^\.SS (.*)$", page, re.MULTILINE) == [
+        "vtpmctl config check",
+        "vtpmctl guest add NAME",
+        "vtpmctl guest list",
+        "vtpmctl guest remove NAME",
         "vtpmctl guest reset NAME",
+        "vtpmctl guest restart NAME",
+        "vtpmctl guest start NAME",
+        "vtpmctl guest stop NAME",
         "vtpmctl hwtpm power-cycle",
+        "vtpmctl reload",
         "vtpmctl status",
         "vtpmctl up",
     ]

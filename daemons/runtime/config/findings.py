@@ -30,7 +30,11 @@ class Finding:
 
     def __str__(self) -> str:
         where = str(self.file) if self.line is None else f"{self.file}:{self.line}"
-        return f"{where}: {self.key}: {self.reason}" if self.key else f"{where}: {self.reason}"
+        text = f"{where}: {self.key}: {self.reason}" if self.key else f"{where}: {self.reason}"
+        # Names of files and keys may hold anything; a line break must not forge a finding.
+        return "".join(
+            [one if one.isprintable() else one.encode("unicode_escape").decode() for one in text]
+        )
 
 
 class BadConfig(RefusedToStart):

@@ -35,7 +35,7 @@ from daemons.runtime.config.options import (
     VtpmOptions,
 )
 from daemons.runtime.config.schema import names_of, read_keys
-from daemons.runtime.config.values import check_guest_name
+from daemons.runtime.config.values import check_guest_name, is_guest_name
 
 MACHINE_NAME: Final = "vtpm.toml"
 GUESTS_NAME: Final = "guests.d"
@@ -174,7 +174,9 @@ def examine(folder: Path, find_uid: FindUid = find_uid) -> Examination:
         if guest is not None:
             guests[name] = _with_uid(guest, find_uid, findings)
     _check_unique(guests, of_guest, shared_uid=machine.manager.shared_uid)
-    excluded = {name for name, findings in of_guest.items() if findings.found}
+    excluded = {
+        name for name, findings in of_guest.items() if findings.found and is_guest_name(name)
+    }
     good = {name: guest for name, guest in guests.items() if name not in excluded}
     in_order = (machine_findings, guests_findings, *of_guest.values())
     return Examination(
@@ -318,6 +320,9 @@ def _read_toml(findings: Findings, *, must_exist: bool) -> Mapping[str, object]:
             findings.add("", f"is no TOML: {place[1]}", int(place[2] or last))
     except RecursionError:
         findings.add("", "is no TOML of ours: nested too deeply")
+    except ValueError:
+        # What Python says of numbers with thousands of digits, without a position.
+        findings.add("", "is no TOML of ours: a number is too long")
     return {}
 
 

@@ -180,14 +180,16 @@ NV_INDEX: Final = Kind(
 )
 
 
-def _parse_auth(text: str) -> str:
-    # The file may be read by everybody; and the text is not quoted, for it may be a secret.
-    if text != WELL_KNOWN and not text.startswith(f"{_FILE}/"):
-        raise ValueError(f"must be {AUTH.form}; a secret itself has no place here")
-    return text
+def _read_auth(value: object) -> str:
+    # The file may be read by everybody; and the value is not quoted, for it may be a secret.
+    if isinstance(value, str) and (value == WELL_KNOWN or value.startswith(f"{_FILE}/")):
+        return value
+    raise ValueError(f"must be {AUTH.form}; a secret itself has no place here")
 
 
-AUTH: Final = _text(f'"{WELL_KNOWN}" or "{_FILE}" and an absolute path', _parse_auth, str)
+AUTH: Final[Kind[str]] = Kind(
+    f'"{WELL_KNOWN}" or "{_FILE}" and an absolute path', _read_auth, json.dumps
+)
 
 
 def _read_localities(value: object) -> tuple[LocalityRule, ...]:

@@ -52,8 +52,11 @@ def make_file(path: Path, text: str, mode: int) -> bool:
     Raises:
         WriteFailed: it may or may not be there.
     """
-    temporary = path.with_name(f".{path.name}.new")
+    # A name of its own: somebody else who makes the same file at the same moment must not write
+    # into what is in place by then.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
+        temporary.unlink(missing_ok=True)  # of a crash
         _write_new(temporary, text, mode)
         try:
             # Unlike rename, link does not replace what somebody else has made meanwhile.
@@ -89,8 +92,7 @@ def remove_file(path: Path) -> bool:
 
 
 def _write_new(path: Path, text: str, mode: int) -> None:
-    # What a crash has left is written over.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     with open(os.open(path, flags, mode), "w", encoding="utf-8") as file:
         os.fchmod(file.fileno(), mode)
         file.write(text)

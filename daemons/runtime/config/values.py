@@ -78,13 +78,19 @@ class LocalityRule:
         return label == self.label
 
 
+def is_guest_name(name: str) -> bool:
+    """Whether a guest can have this name: 1-32 letters, digits, '_' and '-', beginning with a
+    letter or digit."""
+    return _GUEST_NAME.fullmatch(name) is not None
+
+
 def check_guest_name(name: str) -> str:
     """Return the name, which becomes part of paths, units and user names.
 
     Raises:
-        ValueError: not 1-32 letters, digits, '_' and '-', beginning with a letter or digit.
+        ValueError: it is none.
     """
-    if _GUEST_NAME.fullmatch(name) is None:
+    if not is_guest_name(name):
         raise ValueError(
             f"{name!r} is no guest name: 1-32 letters, digits, '_' and '-', "
             "beginning with a letter or digit"

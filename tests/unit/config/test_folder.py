@@ -202,6 +202,9 @@ def test_a_mistake_in_the_machines_file_is_named(folder: Path, text: str, findin
 
 
 def test_a_secret_in_a_file_that_everybody_reads_is_refused_and_not_repeated(folder: Path) -> None:
+    write(folder / "vtpm.toml", '[manager]\nowner_auth = ["text:hunter2"]\nsrk_auth = "file:x"')
+    owner, srk = found(folder)
+    assert "hunter2" not in owner
     write(folder / "vtpm.toml", '[manager]\nowner_auth = "text:hunter2"\nsrk_auth = "file:x"')
     owner, srk = found(folder)
     form = 'must be "well-known" or "file:" and an absolute path'
@@ -284,12 +287,14 @@ def test_what_is_no_toml_is_named_with_its_line(folder: Path, text: bytes, line:
 def test_hostile_files_are_findings(folder: Path) -> None:
     write(folder / "vtpm.toml", b"#" * (FILE_LIMIT_BYTES + 1))
     write_guest(folder, "deep", b"x = " + b"[" * 20_000)
+    write_guest(folder, "digits", b"group = " + b"1" * 5_000)
     os.mkfifo(folder / "guests.d" / "pipe.toml")
     (folder / "guests.d" / "folder.toml").mkdir()
     (folder / "guests.d" / "gone.toml").symlink_to(folder / "nowhere")
     assert found(folder) == [
         f"vtpm.toml: is longer than {FILE_LIMIT_BYTES} bytes",
         "guests.d/deep.toml: is no TOML of ours: nested too deeply",
+        "guests.d/digits.toml: is no TOML of ours: a number is too long",
         "guests.d/folder.toml: is not a regular file",
         "guests.d/gone.toml: No such file or directory",
         "guests.d/pipe.toml: is not a regular file",
@@ -333,6 +338,14 @@ def test_a_name_that_is_none_is_a_finding_and_files_of_others_are_none(folder: P
         write(folder / "guests.d" / name, "not ours")
     (only,) = found(folder)
     assert only.startswith("guests.d/a b.toml: 'a b' is no guest name")
+
+
+def test_a_line_break_in_a_name_does_not_make_two_findings_of_one(folder: Path) -> None:
+    write(folder / "vtpm.toml", '"a\\nb" = 1')
+    write_guest(folder, "a\nb\udc80", "")
+    machine, guest = found(folder)
+    assert machine.startswith("vtpm.toml: a\\nb: unknown key")
+    assert guest.startswith("guests.d/a\\nb\\udc80.toml: ")
 
 
 @pytest.mark.parametrize("mode", [0o664, 0o646, 0o666])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def test_what_is_written_is_what_is_read(
 
 def test_a_file_is_made_once_with_its_mode_and_nothing_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "g1.toml"
-    (tmp_path / ".g1.toml.new").write_text("of a crash")
+    (tmp_path / f".g1.toml.{os.getpid()}.new").write_text("of a crash")
     assert make_file(path, "first", 0o644)
     assert not make_file(path, "second", 0o600)
     assert path.read_text() == "first"

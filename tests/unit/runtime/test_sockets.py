@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import stat
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -382,6 +383,19 @@ def test_notifications_arrive_as_the_service_manager_expects_them(
         assert os.read(reader, 100) == b"same pipe"
         for fd in (reader, *fds):
             os.close(fd)
+
+
+def test_a_reload_is_told_with_the_time_at_which_it_begins(run_dir: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(run_dir / "n"))
+        before_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        Notifier(str(run_dir / "n")).reloading()
+        after_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        word, when = manager.recv(4096).decode().split("\n")
+    assert word == "RELOADING=1"
+    name, _, value = when.partition("=")
+    assert name == "MONOTONIC_USEC"
+    assert before_us <= int(value) <= after_us
 
 
 def test_notifying_nobody_or_somebody_gone_is_harmless(run_dir: Path) -> None:

@@ -14,7 +14,7 @@ from daemons.runtime.config.folder import load
 from daemons.runtime.errors import RefusedToStart
 from daemons.runtime.log import Log
 from daemons.vtpmctl.layout import Layout
-from daemons.vtpmctl.stackconfig import prepare_config
+from daemons.vtpmctl.stackconfig import check_ours, prepare_config
 
 OLD = UUID("5e4ad2a3-1d6b-4f5c-a3a0-4ef0b1fb9a6c")
 
@@ -59,9 +59,30 @@ def test_a_new_guest_gets_a_file_and_keeps_its_uuid(layout: Layout) -> None:
         assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
 
 
-def test_an_empty_folder_has_no_guests_and_nobody_is_made_up(layout: Layout) -> None:
-    assert prepare(layout) == {}
-    assert load(layout.etc).guests == {}
+def test_an_empty_folder_begins_with_one_guest(layout: Layout) -> None:
+    made = prepare(layout)
+    assert list(made) == ["guest1"]
+    assert prepare(layout) == made
+
+
+def test_no_guest_is_made_up_where_all_that_there_are_have_mistakes(layout: Layout) -> None:
+    prepare(layout, "g1")
+    (layout.etc / "guests.d" / "g1.toml").write_text("broken")
+    with pytest.raises(BadConfig, match="g1"):
+        prepare(layout)
+    assert [path.name for path in (layout.etc / "guests.d").iterdir()] == ["g1.toml"]
+
+
+@pytest.mark.parametrize("names", [("guest1",), ()])
+def test_an_image_without_a_file_does_not_get_a_new_uuid(
+    layout: Layout, names: tuple[str, ...]
+) -> None:
+    folder = layout.guest("guest1").state
+    folder.mkdir(parents=True)
+    (folder / "slot0").write_bytes(b"image")
+    with pytest.raises(RefusedToStart, match="vtpmctl guest add guest1 --uuid makes it"):
+        prepare(layout, *names)
+    assert not (layout.etc / "guests.d" / "guest1.toml").exists()
 
 
 def test_what_somebody_has_edited_stays(layout: Layout) -> None:
@@ -128,5 +149,6 @@ def test_a_guest_of_another_user_is_refused(layout: Layout) -> None:
     prepare(layout, "g1")
     path = layout.etc / "guests.d" / "g1.toml"
     path.write_text(path.read_text().replace(f"uid = {os.geteuid()}", "uid = 4711"))
+    (guest,) = prepare_config(layout, ["g1"], Lines().log)
     with pytest.raises(BadConfig, match=f"uid: must be {os.geteuid()}, the user of this stack"):
-        prepare(layout, "g1")
+        check_ours(layout, guest)
