@@ -48,10 +48,10 @@ case "$*" in
     echo active > "$unit.active"
     echo active > "tpmfront@$name.service.active"
     state "../fails/vtpm@$name.service" state active > "vtpm@$name.service.active" ;;
-"stop "*) rm -f "$unit.active" "vtpm@$name.service.active" "tpmfront@$name.service.active" ;;
-"disable --now "*)
-    rm -f "$unit.file" "$unit.active" "vtpm@$name.service.active" \\
-        "tpmfront@$name.service.active" ;;
+"stop "*)
+    shift
+    for unit; do rm -f "$unit.active"; done ;;
+"disable "*) rm -f "$unit.file" ;;
 "reset-failed "*) ;;
 *) echo "Unknown command: $*" >&2; exit 1 ;;
 esac

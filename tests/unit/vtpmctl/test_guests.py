@@ -34,8 +34,10 @@ ADDING = [
     f"systemctl enable {TARGET}",
     f"systemctl start {TARGET}",
 ]
+STOPPING = f"systemctl stop {TARGET} vtpm@g1.service tpmfront@g1.service"
 DISCARDING = [
-    f"systemctl disable --now {TARGET}",
+    f"systemctl disable {TARGET}",
+    STOPPING,
     "systemctl reset-failed vtpm@g1.service tpmfront@g1.service",
 ]
 
@@ -297,7 +299,7 @@ async def test_starting_and_stopping_is_the_targets(machine: StandIn) -> None:
     assert machine.state(TARGET) == ("inactive", "enabled")
     assert await machine.host.states(["g1"]) == {"g1": "stopped"}
     await machine.host.start("g1")
-    assert machine.calls() == [f"systemctl stop {TARGET}", f"systemctl start {TARGET}"]
+    assert machine.calls() == [STOPPING, f"systemctl start {TARGET}"]
     with pytest.raises(DaemonError, match="there is no guest g2"):
         check_known(machine.host, "g2")
 
