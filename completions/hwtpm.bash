@@ -3,7 +3,7 @@
 
 _hwtpm_guests() {
     local dir=$1 path guest
-    for path in "$dir"/state/guests/* /etc/vtpm/guests/*.conf /etc/vtpm/guests.d/*.toml; do
+    for path in "$dir"/state/etc/guests.d/*.toml /etc/vtpm/guests.d/*.toml; do
         guest=${path##*/}
         [[ -e $path ]] && printf '%s\n' "${guest%.*}"
     done
@@ -14,15 +14,16 @@ _hwtpm() {
 
     )
     local -A options=(
-        ["hwtpm"]="--state --run --startup --socket-mode --key-pool --loglevel --version -h --help"
+        ["hwtpm"]="--config --state --run --startup --socket-mode --key-pool --loglevel --version -h --help"
     )
     local -A values=(
+        ["hwtpm --config"]="@folders"
         ["hwtpm --state"]="@folders"
         ["hwtpm --run"]="@folders"
         ["hwtpm --startup"]="none clear state deactivated"
         ["hwtpm --socket-mode"]="@nothing"
         ["hwtpm --key-pool"]="@nothing"
-        ["hwtpm --loglevel"]="debug info warning error"
+        ["hwtpm --loglevel"]="error warning info debug"
     )
     local current=${COMP_WORDS[COMP_CWORD]} path=hwtpm wanted= option= dir= word kind
     local -i index place=0

@@ -3,7 +3,7 @@
 
 _tpmfront_guests() {
     local dir=$1 path guest
-    for path in "$dir"/state/guests/* /etc/vtpm/guests/*.conf /etc/vtpm/guests.d/*.toml; do
+    for path in "$dir"/state/etc/guests.d/*.toml /etc/vtpm/guests.d/*.toml; do
         guest=${path##*/}
         [[ -e $path ]] && printf '%s\n' "${guest%.*}"
     done
@@ -14,16 +14,18 @@ _tpmfront() {
 
     )
     local -A options=(
-        ["tpmfront"]="--tpm --socket-mode --backend --uuid --name --control --loglevel --help"
+        ["tpmfront"]="--config --guest --tpm --socket-mode --backend --uuid --name --control --loglevel --version --help"
     )
     local -A values=(
+        ["tpmfront --config"]="@folders"
+        ["tpmfront --guest"]="@guests"
         ["tpmfront --tpm"]="@nothing"
         ["tpmfront --socket-mode"]="@nothing"
         ["tpmfront --backend"]="@files"
         ["tpmfront --uuid"]="@nothing"
-        ["tpmfront --name"]="@guests"
+        ["tpmfront --name"]="@nothing"
         ["tpmfront --control"]="@files"
-        ["tpmfront --loglevel"]="error info debug"
+        ["tpmfront --loglevel"]="error warning info debug"
     )
     local current=${COMP_WORDS[COMP_CWORD]} path=tpmfront wanted= option= dir= word kind
     local -i index place=0

@@ -3,7 +3,7 @@
 
 _vtpm_guests() {
     local dir=$1 path guest
-    for path in "$dir"/state/guests/* /etc/vtpm/guests/*.conf /etc/vtpm/guests.d/*.toml; do
+    for path in "$dir"/state/etc/guests.d/*.toml /etc/vtpm/guests.d/*.toml; do
         guest=${path##*/}
         [[ -e $path ]] && printf '%s\n' "${guest%.*}"
     done
@@ -14,14 +14,16 @@ _vtpm() {
 
     )
     local -A options=(
-        ["vtpm"]="--state --socket --manager --uuid --name --control --front-uid --startup --hwinitpcr --maintcmds --locality --ek --loglevel --help"
+        ["vtpm"]="--config --guest --state --socket --manager --uuid --name --control --front-uid --startup --hwinitpcr --maintcmds --locality --ek --loglevel --version --help"
     )
     local -A values=(
+        ["vtpm --config"]="@folders"
+        ["vtpm --guest"]="@guests"
         ["vtpm --state"]="@folders"
         ["vtpm --socket"]="@files"
         ["vtpm --manager"]="@files"
         ["vtpm --uuid"]="@nothing"
-        ["vtpm --name"]="@guests"
+        ["vtpm --name"]="@nothing"
         ["vtpm --control"]="@files"
         ["vtpm --front-uid"]="@nothing"
         ["vtpm --startup"]="clear save deactivated"
@@ -29,7 +31,7 @@ _vtpm() {
         ["vtpm --maintcmds"]="0 1"
         ["vtpm --locality"]="@nothing"
         ["vtpm --ek"]="create none"
-        ["vtpm --loglevel"]="error info debug"
+        ["vtpm --loglevel"]="error warning info debug"
     )
     local current=${COMP_WORDS[COMP_CWORD]} path=vtpm wanted= option= dir= word kind
     local -i index place=0

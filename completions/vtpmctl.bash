@@ -3,7 +3,7 @@
 
 _vtpmctl_guests() {
     local dir=$1 path guest
-    for path in "$dir"/state/guests/* /etc/vtpm/guests/*.conf /etc/vtpm/guests.d/*.toml; do
+    for path in "$dir"/state/etc/guests.d/*.toml /etc/vtpm/guests.d/*.toml; do
         guest=${path##*/}
         [[ -e $path ]] && printf '%s\n' "${guest%.*}"
     done
@@ -11,25 +11,57 @@ _vtpmctl_guests() {
 
 _vtpmctl() {
     local -A commands=(
-        ["vtpmctl"]="doctor guest hwtpm status up"
-        ["vtpmctl guest"]="reset"
+        ["vtpmctl"]="config doctor guest hwtpm reload status up"
+        ["vtpmctl config"]="check"
+        ["vtpmctl guest"]="add list remove reset restart start stop"
         ["vtpmctl hwtpm"]="power-cycle"
     )
     local -A options=(
-        ["vtpmctl"]="--help"
+        ["vtpmctl"]="--version --help"
+        ["vtpmctl config"]="--help"
+        ["vtpmctl config check"]="--config --dir --help"
         ["vtpmctl doctor"]="--dir --system --json --help"
         ["vtpmctl guest"]="--help"
-        ["vtpmctl guest reset"]="--dir --help"
+        ["vtpmctl guest add"]="--uuid --group --label --admin --locality --hwinitpcr --startup --maintcmds --ek --dir --system --help"
+        ["vtpmctl guest list"]="--json --dir --system --help"
+        ["vtpmctl guest remove"]="--delete-state --yes --dir --system --help"
+        ["vtpmctl guest reset"]="--dir --system --help"
+        ["vtpmctl guest restart"]="--dir --system --help"
+        ["vtpmctl guest start"]="--dir --system --help"
+        ["vtpmctl guest stop"]="--dir --system --help"
         ["vtpmctl hwtpm"]="--help"
         ["vtpmctl hwtpm power-cycle"]="--dir --help"
+        ["vtpmctl reload"]="--dir --system --help"
         ["vtpmctl status"]="--dir --system --json --watch --interval --help"
-        ["vtpmctl up"]="--dir --guest --hwinitpcr --ek --owner-auth --srk-auth --loglevel --help"
+        ["vtpmctl up"]="--dir --guest --hwinitpcr --ek --owner-auth --srk-auth --watchdog --loglevel --help"
     )
     local -A values=(
+        ["vtpmctl config check --config"]="@folders"
+        ["vtpmctl config check --dir"]="@folders"
         ["vtpmctl doctor --dir"]="@folders"
+        ["vtpmctl guest add --uuid"]="@nothing"
+        ["vtpmctl guest add --group"]="@nothing"
+        ["vtpmctl guest add --label"]="@nothing"
+        ["vtpmctl guest add --locality"]="@nothing"
+        ["vtpmctl guest add --hwinitpcr"]="@nothing"
+        ["vtpmctl guest add --startup"]="clear save deactivated"
+        ["vtpmctl guest add --ek"]="create none"
+        ["vtpmctl guest add --dir"]="@folders"
+        ["vtpmctl guest add 0"]="@guests"
+        ["vtpmctl guest list --dir"]="@folders"
+        ["vtpmctl guest remove --yes"]="@guests"
+        ["vtpmctl guest remove --dir"]="@folders"
+        ["vtpmctl guest remove 0"]="@guests"
         ["vtpmctl guest reset --dir"]="@folders"
         ["vtpmctl guest reset 0"]="@guests"
+        ["vtpmctl guest restart --dir"]="@folders"
+        ["vtpmctl guest restart 0"]="@guests"
+        ["vtpmctl guest start --dir"]="@folders"
+        ["vtpmctl guest start 0"]="@guests"
+        ["vtpmctl guest stop --dir"]="@folders"
+        ["vtpmctl guest stop 0"]="@guests"
         ["vtpmctl hwtpm power-cycle --dir"]="@folders"
+        ["vtpmctl reload --dir"]="@folders"
         ["vtpmctl status --dir"]="@folders"
         ["vtpmctl status --interval"]="@nothing"
         ["vtpmctl up --dir"]="@folders"
@@ -38,7 +70,8 @@ _vtpmctl() {
         ["vtpmctl up --ek"]="create none"
         ["vtpmctl up --owner-auth"]="@nothing"
         ["vtpmctl up --srk-auth"]="@nothing"
-        ["vtpmctl up --loglevel"]="error info debug"
+        ["vtpmctl up --watchdog"]="@nothing"
+        ["vtpmctl up --loglevel"]="error warning info debug"
     )
     local current=${COMP_WORDS[COMP_CWORD]} path=vtpmctl wanted= option= dir= word kind
     local -i index place=0

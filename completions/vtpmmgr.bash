@@ -3,7 +3,7 @@
 
 _vtpmmgr_guests() {
     local dir=$1 path guest
-    for path in "$dir"/state/guests/* /etc/vtpm/guests/*.conf /etc/vtpm/guests.d/*.toml; do
+    for path in "$dir"/state/etc/guests.d/*.toml /etc/vtpm/guests.d/*.toml; do
         guest=${path##*/}
         [[ -e $path ]] && printf '%s\n' "${guest%.*}"
     done
@@ -14,15 +14,15 @@ _vtpmmgr() {
 
     )
     local -A options=(
-        ["vtpmmgr"]="--state --socket --socket-mode --control --tis --clients --owner-auth --srk-auth --tpmdriver --tpmlocality --tpmirq --seal-pcrs --nv-index --loglevel --help"
+        ["vtpmmgr"]="--config --state --socket --socket-mode --control --tis --owner-auth --srk-auth --tpmdriver --tpmlocality --tpmirq --seal-pcrs --nv-index --loglevel --version --help"
     )
     local -A values=(
+        ["vtpmmgr --config"]="@folders"
         ["vtpmmgr --state"]="@folders"
         ["vtpmmgr --socket"]="@files"
         ["vtpmmgr --socket-mode"]="@nothing"
         ["vtpmmgr --control"]="@files"
         ["vtpmmgr --tis"]="@folders"
-        ["vtpmmgr --clients"]="@files"
         ["vtpmmgr --owner-auth"]="@nothing"
         ["vtpmmgr --srk-auth"]="@nothing"
         ["vtpmmgr --tpmdriver"]="tpm_tis"
@@ -30,7 +30,7 @@ _vtpmmgr() {
         ["vtpmmgr --tpmirq"]="@nothing"
         ["vtpmmgr --seal-pcrs"]="@nothing"
         ["vtpmmgr --nv-index"]="@nothing"
-        ["vtpmmgr --loglevel"]="error info debug"
+        ["vtpmmgr --loglevel"]="error warning info debug"
     )
     local current=${COMP_WORDS[COMP_CWORD]} path=vtpmmgr wanted= option= dir= word kind
     local -i index place=0

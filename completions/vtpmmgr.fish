@@ -6,18 +6,18 @@ function __vtpmmgr_guests
     if test -z "$dir"
         set -q XDG_STATE_HOME; and set dir $XDG_STATE_HOME/vtpm; or set dir ~/.local/state/vtpm
     end
-    for path in $dir/state/guests/* /etc/vtpm/guests/*.conf /etc/vtpm/guests.d/*.toml
+    for path in $dir/state/etc/guests.d/*.toml /etc/vtpm/guests.d/*.toml
         string replace -r '.*/' '' -- $path | string replace -r '\.[^.]*$' ''
     end
 end
 
 complete -c vtpmmgr -f
+complete -c vtpmmgr -l config -x -a '(__fish_complete_directories)' -d 'Folder of vtpm.toml and guests.d, see vtpm.toml(5); what an option here says counts before it, and SIGHUP reads it again'
 complete -c vtpmmgr -l state -x -a '(__fish_complete_directories)' -d 'Folder of the database; made if missing'
 complete -c vtpmmgr -l socket -r -F -d 'Where vTPMs connect (split driver)'
 complete -c vtpmmgr -l socket-mode -x -d 'Permissions of that socket'
 complete -c vtpmmgr -l control -r -F -d 'Control socket for vtpmctl'
 complete -c vtpmmgr -l tis -x -a '(__fish_complete_directories)' -d 'Folder of the hardware TPMs locality sockets'
-complete -c vtpmmgr -l clients -r -F -d 'TOML file that says which uid may be which vTPM'
 complete -c vtpmmgr -l owner-auth -x -d 'Secret of the hardware TPMs owner'
 complete -c vtpmmgr -l srk-auth -x -d 'Secret of its storage root key, in the same forms'
 complete -c vtpmmgr -l tpmdriver -x -a 'tpm_tis' -d 'Driver of the hardware TPM'
@@ -25,5 +25,6 @@ complete -c vtpmmgr -l tpmlocality -x -d 'Locality at which it is used, and to w
 complete -c vtpmmgr -l tpmirq -x -d '0 polls the chip; a number, or probe, waits for its interrupts if it has any'
 complete -c vtpmmgr -l seal-pcrs -x -d 'PCRs of the hardware TPM to which a new root secret is sealed'
 complete -c vtpmmgr -l nv-index -x -d 'NV area of the hardware TPM that names the newest state of the database'
-complete -c vtpmmgr -l loglevel -x -a 'error info debug'
+complete -c vtpmmgr -l loglevel -x -a 'error warning info debug' -d 'What is logged'
+complete -c vtpmmgr -l version -d 'Show the version and exit'
 complete -c vtpmmgr -l help -d 'Show this message and exit'

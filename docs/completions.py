@@ -21,9 +21,8 @@ from docs.manpages import PAGES
 
 FOLDER: Final = Path(__file__).resolve().parents[1] / "completions"
 
-GUESTS: Final = ("$dir/state/guests/*", "/etc/vtpm/guests/*.conf", "/etc/vtpm/guests.d/*.toml")
-"""Where guests have a file or folder of their name; $dir is the --dir of the line, or its
-default."""
+GUESTS: Final = ("$dir/state/etc/guests.d/*.toml", "/etc/vtpm/guests.d/*.toml")
+"""Where guests have a file of their name; $dir is the --dir of the line, or its default."""
 
 _FOLDERS: Final = "@folders"
 _FILES: Final = "@files"

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the manual pages from the commands' own help: `make man`.
+"""Writes the manual pages: `make man`.
 
-Options and descriptions are click's, so that page and `--help` cannot differ; what `--help` has no
-place for (files, environment, exit status) is here.
+Those of the commands come from their own help: options and descriptions are click's, so that page
+and `--help` cannot differ; what `--help` has no place for (files, environment, exit status) is
+here.
+Those of the files come from the declared keys, see `formatpages`.
 """
 
 from __future__ import annotations
@@ -21,15 +23,17 @@ from daemons.tpmfront.cli import main as tpmfront
 from daemons.vtpm.cli import main as vtpm
 from daemons.vtpmctl.cli import main as vtpmctl
 from daemons.vtpmmgr.cli import main as vtpmmgr
+from docs.formatpages import FORMAT_PAGES, escape, format_page_text
 
 FOLDER: Final = Path(__file__).resolve().parents[1] / "man"
 
-_STOP: Final = ("0", "Stopped in order, by SIGTERM, SIGINT or SIGHUP.")
+_STOP: Final = ("0", "Stopped in order, by SIGTERM or SIGINT; without --config also by SIGHUP.")
 _FAILED: Final = ("1", "Failed: a socket is taken, a peer or the disk is of no use.")
 _USAGE: Final = ("2", "Usage.")
 _REFUSED: Final = (
     "3",
-    "Refused to start: what it found does not verify or is in use. Nothing was changed.",
+    "Refused to start: what it found does not verify or is in use, or the configuration has "
+    "mistakes. Nothing was changed.",
 )
 _SUPERVISION: Final = (
     ("NOTIFY_SOCKET", "Readiness and status are told there, see sd_notify(3)."),
@@ -39,6 +43,10 @@ _SUPERVISION: Final = (
         'stops the daemon, and for hwtpm and vtpm "volatile", the memory that keeps PCRs and '
         "sessions while the daemon is dead.",
     ),
+)
+_CONFIG: Final = (
+    ("CONFIG/vtpm.toml", "What holds for the machine, see vtpm.toml(5)."),
+    ("CONFIG/guests.d/NAME.toml", "A guest, see vtpm-guest.toml(5)."),
 )
 _XDG: Final = ("XDG_STATE_HOME", "Where the default folder lies; by default ~/.local/state.")
 
@@ -73,6 +81,7 @@ PAGES: Final[Mapping[str, Page]] = {
             ("STATE/running", "Left while it serves; tells a kill from an orderly stop."),
             ("RUN/locality0.sock ... locality4.sock", "Registers, a socket for each locality."),
             ("RUN/control.sock", "For vtpmctl(1)."),
+            _CONFIG[0],
         ),
         (_XDG, *_SUPERVISION),
     ),
@@ -81,7 +90,7 @@ PAGES: Final[Mapping[str, Page]] = {
         "keeper of the keys of all vTPMs of a machine",
         (
             ("STATE/manager.db, manager.db-wal", "The database, SQLite; secrets are encrypted."),
-            ("--clients", "TOML: a [[client]] with uuid, uid, label, group, admin for each vTPM."),
+            *_CONFIG,
         ),
     ),
     "vtpm": Page(
@@ -90,19 +99,20 @@ PAGES: Final[Mapping[str, Page]] = {
         (
             ("STATE/slot0, slot1", "Encrypted images; the manager knows which one counts."),
             ("STATE/running", "Left while it serves; tells a kill from an orderly stop."),
+            *_CONFIG,
         ),
     ),
     "tpmfront": Page(
         tpmfront,
         "socket of a guest's TPM software",
-        (("--tpm", "Raw TPM byte stream, made at the start and removed at the end."),),
+        (("--tpm", "Raw TPM byte stream, made at the start and removed at the end."), *_CONFIG),
     ),
     "vtpmctl": Page(
         vtpmctl,
         "run a stack of vTPMs and look after it",
         (
             ("DIR/state/hwtpm, vtpmmgr, guests/NAME", "What the daemons keep; private."),
-            ("DIR/state/clients.toml", "Who may be which vTPM; written at each start."),
+            ("DIR/state/etc/vtpm.toml, guests.d", "The stack's configuration; made if missing."),
             ("DIR/run/guests/NAME/tpm.sock", "Raw TPM byte stream of a guest."),
             ("DIR/run/hwtpm, vtpmmgr.sock", "Sockets between the daemons; private."),
         ),
@@ -129,7 +139,7 @@ def page_text(name: str) -> str:
         '.\\" Written by docs/manpages.py from the help of the command.',
         f'.TH {name.upper()} 1 "" "vtpm-suite" "User Commands"',
         ".SH NAME",
-        f"{name} \\- {_escape(page.purpose)}",
+        f"{name} \\- {escape(page.purpose)}",
         ".SH SYNOPSIS",
         *_synopsis(name, page.command),
         ".SH DESCRIPTION",
@@ -143,8 +153,21 @@ def page_text(name: str) -> str:
     lines += [".SH FILES", *_items(page.files)]
     lines += [".SH ENVIRONMENT", *_items(page.environment)]
     lines += [".SH EXIT STATUS", *_items(page.status)]
-    others = [f"{other}(1)" for other in PAGES if other != name]
+    others = [other for other in _page_names() if other != f"{name}(1)"]
     return "\n".join([*lines, ".SH SEE ALSO", ", ".join(others), ""])
+
+
+def _page_names() -> list[str]:
+    return [*(f"{name}(1)" for name in PAGES), *(f"{name}(5)" for name in FORMAT_PAGES)]
+
+
+def all_pages() -> dict[str, str]:
+    """Return the text of every page by the name of its file."""
+    pages = {f"{name}.1": page_text(name) for name in PAGES}
+    for name in FORMAT_PAGES:
+        others = [other for other in _page_names() if other != f"{name}(5)"]
+        pages[f"{name}.5"] = format_page_text(name, others)
+    return pages
 
 
 def _synopsis(name: str, command: click.Command) -> list[str]:
@@ -152,7 +175,7 @@ def _synopsis(name: str, command: click.Command) -> list[str]:
         return [f".B {name}", "command [options]"]
     context = click.Context(command, info_name=name)
     required = [
-        f"\\fB{_escape(option.opts[-1])}\\fR {_escape(option.make_metavar(context))}"
+        f"\\fB{escape(option.opts[-1])}\\fR {escape(option.make_metavar(context))}"
         for option in command.params
         if isinstance(option, click.Option) and option.required
     ]
@@ -172,10 +195,11 @@ def _commands(group: click.Group, path: str) -> Iterator[str]:
             if isinstance(parameter, click.Argument)
         ]
         words = [path, name, *arguments]
-        yield f".SS {_escape(' '.join(words))}"
+        yield f".SS {escape(' '.join(words))}"
         yield from _paragraphs(command.help or "")
         yield from _options(command, f"{path} {name}")
-        yield from _paragraphs(command.epilog or "")
+        if command.epilog:
+            yield from _paragraphs(command.epilog)
 
 
 def _options(command: click.Command, path: str) -> Iterator[str]:
@@ -185,8 +209,8 @@ def _options(command: click.Command, path: str) -> Iterator[str]:
         if isinstance(parameter, click.Option) and record is not None:
             names, text = record
             yield ".TP"
-            yield f".B {_escape(names)}"
-            yield _escape(" ".join(text.split())) or "\\&"
+            yield f".B {escape(names)}"
+            yield escape(" ".join(text.split())) or "\\&"
 
 
 def _paragraphs(text: str) -> Iterator[str]:
@@ -196,27 +220,22 @@ def _paragraphs(text: str) -> Iterator[str]:
         mark, *lines = paragraph.strip().splitlines()
         if mark == "\b":
             kept = textwrap.dedent("\n".join(lines)).splitlines()
-            yield from (".nf", *[_escape(line) for line in kept], ".fi")
+            yield from (".nf", *[escape(line) for line in kept], ".fi")
         else:
-            yield _escape(" ".join([line.strip() for line in (mark, *lines)]))
+            yield escape(" ".join([line.strip() for line in (mark, *lines)]))
 
 
 def _items(items: Items) -> Iterator[str]:
     for name, text in items:
-        yield from (".TP", f".B {_escape(name)}", _escape(text))
-
-
-def _escape(text: str) -> str:
-    escaped = text.replace("\\", "\\e").replace("-", "\\-")
-    return f"\\&{escaped}" if escaped.startswith((".", "'")) else escaped
+        yield from (".TP", f".B {escape(name)}", escape(text))
 
 
 def main() -> None:
     """Write all pages."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
     folder.mkdir(exist_ok=True)
-    for name in PAGES:
-        (folder / f"{name}.1").write_text(page_text(name))
+    for name, text in all_pages().items():
+        (folder / name).write_text(text)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Protocol, assert_never
 import trio
 
 from daemons.hwtpm import firmware
-from daemons.hwtpm.firmware import StartupType
+from daemons.runtime.config.values import ChipStartup
 from daemons.runtime.log import Log
 from protocol.tis.device import (
     CancelCommand,
@@ -70,7 +70,7 @@ class TpmView(Protocol):
 class Chip:
     """One TPM with its registers. `run` must be running for anything beyond register reads."""
 
-    def __init__(self, host: TpmHost, view: TpmView, startup: StartupType, log: Log) -> None:
+    def __init__(self, host: TpmHost, view: TpmView, startup: ChipStartup, log: Log) -> None:
         """Args:
         host: the TPM; nobody else uses it.
         view: the same TPM, for looking at.
@@ -243,7 +243,7 @@ class Chip:
         async with self._engine:
             startup = self._startup
             with self._host.indivisible():
-                await self._start(StartupType.CLEAR if startup is StartupType.NONE else startup)
+                await self._start(ChipStartup.CLEAR if startup is ChipStartup.NONE else startup)
                 await self._host.handle(CapPcrs(firmware.LOST_MEMORY_DIGEST))
             self._open()
 
@@ -282,7 +282,7 @@ class Chip:
             self._look()
             return firmware.return_code(response)
 
-    async def _start(self, startup: StartupType) -> None:
+    async def _start(self, startup: ChipStartup) -> None:
         try:
             await firmware.power_on(self._as_firmware, startup)
         except firmware.StartupFailed as error:

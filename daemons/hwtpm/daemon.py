@@ -25,10 +25,10 @@ from typing import Final
 import trio
 
 from daemons.hwtpm.chip import Chip
-from daemons.hwtpm.firmware import StartupType
 from daemons.hwtpm.server import PageServer
 from daemons.hwtpm.store import STATE_NAME, ChipStore
 from daemons.runtime.clock import MonotonicTicks
+from daemons.runtime.config.values import ChipStartup
 from daemons.runtime.control import Fields, Handler, serve_control
 from daemons.runtime.errors import DaemonError, RefusedToStart
 from daemons.runtime.files import Files, StateFolder
@@ -40,12 +40,17 @@ from daemons.runtime.marker import RunMarker, read_boot_id
 from daemons.runtime.notify import Notifier
 from daemons.runtime.observation import observe
 from daemons.runtime.random import SeededRandom
+from daemons.runtime.reload import Reloads, changed_fields
+from daemons.runtime.sockets import Listeners
 from daemons.runtime.volatile import VolatileMemory
 from protocol.errors import WireError
 from protocol.tis.registers import BUFFER_SIZE, LOCALITIES
 from tpmcore.tpm12 import Profile, Tpm12Engine, World
 
 CONTROL_NAME: Final = "control.sock"
+_LIVE: Final = frozenset({"level"})
+"""What of the configuration a reload makes count; the rest belongs to a chip that is switched on.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,7 @@ class Config:
 
     state: Path
     run: Path
-    startup: StartupType = StartupType.CLEAR
+    startup: ChipStartup = ChipStartup.CLEAR
     modes: Mapping[int, int] = field(default_factory=dict)
     key_pool: int = 2
     level: Level = Level.INFO
@@ -76,6 +81,7 @@ async def run(
     notifier: Notifier,
     log: Log,
     files: Files | None = None,
+    reloads: Reloads[Config] | None = None,
 ) -> None:
     """Be the chip until cancelled.
 
@@ -87,7 +93,8 @@ async def run(
     with StateFolder(config.state, files).lock() as folder:
         marker = RunMarker(folder, read_boot_id(), log)
         with marker.removed_by_stop():
-            await _run_locked(config, ChipStore(folder, log), marker, inherited, notifier, log)
+            store = ChipStore(folder, log)
+            await _run_locked(config, store, marker, inherited, notifier, log, reloads)
 
 
 async def _run_locked(
@@ -97,7 +104,12 @@ async def _run_locked(
     inherited: Mapping[str, Sequence[int]],
     notifier: Notifier,
     log: Log,
+    reloads: Reloads[Config] | None,
 ) -> None:
+    def apply(new: Config) -> Sequence[str]:
+        log.level = new.level
+        return changed_fields(config, new, _LIVE)
+
     pool = KeyPool(size=config.key_pool)
     world = World(SeededRandom(b"hwtpm"), MonotonicTicks(), pool)
     volatile, was_inherited = _take_memory(inherited, log)
@@ -105,7 +117,8 @@ async def _run_locked(
     engine, origin = _make_engine(store, world, volatile, was_killed=was_killed, log=log)
     host = EngineHost(engine, persist=store.persist, volatile=volatile, log=log)
     chip = Chip(host, engine, config.startup, log)
-    server = PageServer(chip, config.run, config.modes, log)
+    listeners = Listeners(inherited)
+    server = PageServer(chip, listeners, config.run, config.modes, log)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(host.wait_broken)
         await nursery.start(pool.run)
@@ -123,11 +136,23 @@ async def _run_locked(
             notifier.store_fd(VOLATILE, volatile.fd)
         nursery.start_soon(chip.run)
         await nursery.start(server.serve)
-        await nursery.start(_serve_control, config, chip, server, partial(observe, host, pool), log)
+        await nursery.start(
+            _serve_control,
+            config,
+            chip,
+            server,
+            partial(observe, host, pool),
+            listeners,
+            log,
+            reloads,
+        )
         log.info(
             "ready", state=config.state, origin=origin.value, established=engine.is_established
         )
+        notifier.status(f"serving, {origin.value}")
         notifier.ready()
+        if reloads is not None:
+            nursery.start_soon(reloads.serve, apply)
         try:
             await trio.sleep_forever()
         finally:
@@ -187,7 +212,9 @@ async def _serve_control(
     chip: Chip,
     server: PageServer,
     observe_tpm: Callable[[], Fields],
+    listeners: Listeners,
     log: Log,
+    reloads: Reloads[Config] | None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     async def status(args: Fields) -> Fields:
@@ -227,7 +254,15 @@ async def _serve_control(
         "physical-presence": physical_presence,
         "reset-establishment": reset_establishment,
     }
-    await serve_control(config.run / CONTROL_NAME, handlers, log=log, task_status=task_status)
+    if reloads is not None:
+        handlers["reload"] = reloads.verb
+    await serve_control(
+        config.run / CONTROL_NAME,
+        handlers,
+        log=log,
+        listeners=listeners,
+        task_status=task_status,
+    )
 
 
 def _expect(args: Fields, names: Sequence[str]) -> None:

@@ -7,29 +7,21 @@ to anybody else.
 
 from __future__ import annotations
 
-import enum
 import hashlib
 import struct
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from daemons.runtime.config.values import ChipStartup
+
 Execute = Callable[[bytes], Awaitable[bytes]]
 """Runs one command at locality 0 and returns its response."""
 
 
-class StartupType(enum.Enum):
-    """The `--startup` option: what TPM_Startup gets (Part 2, 4.5), or no TPM_Startup at all."""
-
-    NONE = "none"
-    CLEAR = "clear"
-    STATE = "state"
-    DEACTIVATED = "deactivated"
-
-
 _STARTUP_PARAMETER: Final = {
-    StartupType.CLEAR: 1,
-    StartupType.STATE: 2,
-    StartupType.DEACTIVATED: 3,
+    ChipStartup.CLEAR: 1,
+    ChipStartup.STATE: 2,
+    ChipStartup.DEACTIVATED: 3,
 }
 _TAG: Final = 0x00C1
 _HEADER: Final = struct.Struct(">HII")
@@ -50,14 +42,14 @@ class StartupFailed(Exception):
         super().__init__(f"{command} answered {code:#x}")
 
 
-def startup_command(startup: StartupType) -> bytes | None:
+def startup_command(startup: ChipStartup) -> bytes | None:
     """Return TPM_Startup for an option's value, None for no startup."""
-    if startup is StartupType.NONE:
+    if startup is ChipStartup.NONE:
         return None
     return struct.pack(">HIIH", _TAG, 12, _ORD_STARTUP, _STARTUP_PARAMETER[startup])
 
 
-async def power_on(execute: Execute, startup: StartupType) -> None:
+async def power_on(execute: Execute, startup: ChipStartup) -> None:
     """Bring a TPM that has just been reset into use.
 
     Raises:

@@ -38,6 +38,9 @@ from tpmcore.engine import (
 SLOW_COMMAND_S: Final = 1.0
 """A command that takes longer, its save included, is worth a line in the log."""
 
+_SLOW_COMMAND_NS: Final = int(SLOW_COMMAND_S * 1e9)
+_DEBUG: Final = int(Level.DEBUG)
+
 Args = TypeVarTuple("Args")
 
 
@@ -94,8 +97,6 @@ class EngineHost:
         self._effect_deadline_s = effect_deadline_s
         # Of commands, from when one is taken to when its response may leave.
         self._latencies = Latencies()
-        # From which duration on `_note` looks at a command: at each if all are logged.
-        self._noted_ns = 0 if log.level <= Level.DEBUG else int(SLOW_COMMAND_S * 1e9)
         # Last fault of the engine that was logged; None if it is well.
         self._fault: Exception | None = None
         # In `indivisible`: nothing goes into `volatile`.
@@ -150,8 +151,13 @@ class EngineHost:
         latencies = self._latencies
         latencies.keep(elapsed_ns)
         latencies.count += 1
-        # An error is a header alone, and the last byte of its code is 0 in no refusal.
-        if elapsed_ns >= self._noted_ns or (len(step) == 10 and step[9]):
+        # An error is a header alone, and the last byte of its code is 0 in no refusal. The level of
+        # the log may change at any time.
+        if (
+            elapsed_ns >= _SLOW_COMMAND_NS
+            or (len(step) == 10 and step[9])
+            or self._log.level <= _DEBUG
+        ):
             self._note(command, locality, step, elapsed_ns)
         return step
 
@@ -242,7 +248,7 @@ class EngineHost:
         """Log a command if somebody wants to hear of it."""
         exchange = self._engine.exchange(command, response)
         duration_ms = elapsed_ns / 1e6
-        if elapsed_ns >= SLOW_COMMAND_S * 1e9:
+        if elapsed_ns >= _SLOW_COMMAND_NS:
             self._log.info(
                 "slow command",
                 command=exchange.command,

@@ -61,6 +61,10 @@ class Journal:
             return None
         return cls(fields)
 
+    def add(self, fields: Mapping[str, str]) -> None:
+        """Have every further entry carry these fields as well."""
+        self._constant += encode(fields.items())
+
     def send(self, fields: Iterable[tuple[str, str]]) -> bool:
         """Send one entry; False if the journal did not take it."""
         entry = self._constant + encode(fields)

@@ -130,8 +130,7 @@ class Log:
         daemon: str,
         /,
         *,
-        level: Level,
-        uuid: object = None,
+        level: Level = Level.INFO,
         environ: Mapping[str, str] | None = None,
         **fields: object,
     ) -> Self:
@@ -140,13 +139,10 @@ class Log:
         Args:
             daemon: the command's name.
             level: what is written.
-            uuid: of the vTPM; only the journal gets it, a line is short without.
             environ: by default that of this process.
             fields: that every line carries.
         """
         constant = {"SYSLOG_IDENTIFIER": daemon}
-        if uuid is not None:
-            constant["VTPM_UUID"] = str(uuid)
         journal = Journal.of_stderr(os.environ if environ is None else environ, constant)
         return cls(
             daemon,
@@ -156,6 +152,12 @@ class Log:
             clock=time.monotonic,
             **fields,
         )
+
+    def add_to_journal(self, **fields: object) -> None:
+        """Have every entry of the journal carry these fields as well; a line stays short without,
+        such as the uuid beside the name of a guest."""
+        if self._journal is not None:
+            self._journal.add({_journal_name(name): _text(value) for name, value in fields.items()})
 
     def bind(self, **fields: object) -> Log:
         """Return a log that adds these fields to every line."""
@@ -221,7 +223,7 @@ class Log:
         yield "PRIORITY", _PRIORITIES[level]
         yield "VTPM_EVENT", event
         for name, value in {**self._fields, **fields}.items():
-            yield f"VTPM_{name.upper()}", _text(value)
+            yield _journal_name(name), _text(value)
 
 
 def _format(fields: dict[str, object]) -> str:
@@ -243,6 +245,10 @@ def _text(value: object) -> str:
             return value.name
         case _:
             return str(value)
+
+
+def _journal_name(name: str) -> str:
+    return f"VTPM_{name.upper()}"
 
 
 def _one_line(event: str) -> str:

@@ -9,23 +9,37 @@ from uuid import UUID
 
 import click
 
-from daemons.runtime.daemon import run_daemon
+from daemons.runtime.command_line import (
+    check_guest_option,
+    config_option,
+    guest_option,
+    level_of,
+    loglevel_option,
+)
+from daemons.runtime.config.folder import load_guest_defaults
+from daemons.runtime.config.options import FrontOptions
+from daemons.runtime.config.values import parse_mode
+from daemons.runtime.daemon import end_before_start, run_daemon
 from daemons.runtime.errors import DaemonError
 from daemons.runtime.inherited import inherited_fds
-from daemons.runtime.log import Level, Log
+from daemons.runtime.log import Log
 from daemons.runtime.notify import Notifier
+from daemons.runtime.reload import Reloads
+from daemons.runtime.sockets import Listeners
 from daemons.tpmfront.daemon import serve
-from daemons.tpmfront.options import Config, parse_front_socket, parse_mode
+from daemons.tpmfront.options import Config, parse_front_socket
 
 EXAMPLE = """\b
 Example:
-  tpmfront --name g1 --uuid 8a3f6a52-5c1f-4f0e-9d7c-0a3b1c2d4e5f \\
+  tpmfront --config /etc/vtpm --guest g1 \\
            --backend /run/vtpm/guests/g1/tpmback.sock \\
            --tpm /run/vtpm/guests/g1/tpm.sock
 """
 
 
 @click.command(epilog=EXAMPLE, context_settings={"max_content_width": 100})
+@config_option
+@guest_option
 @click.option(
     "--tpm",
     "sockets",
@@ -37,8 +51,7 @@ Example:
 )
 @click.option(
     "--socket-mode",
-    default="0600",
-    show_default=True,
+    show_default=f"{FrontOptions().stream_mode:04o}",
     metavar="OCTAL",
     help="Permissions of the --tpm sockets; who may write may use the TPM.",
 )
@@ -48,51 +61,73 @@ Example:
     required=True,
     help="Socket of the guest's vtpm (split driver).",
 )
-@click.option("--uuid", type=click.UUID, required=True, help="Which vTPM to ask for.")
 @click.option(
-    "--name", default="", metavar="NAME", help="Name of the guest in the log.  [default: the uuid]"
+    "--uuid",
+    type=click.UUID,
+    help="Which vTPM to ask for; must be given without --guest.",
+)
+@click.option(
+    "--name", help="Name of the guest in the log.  [default: that of --guest, or the uuid]"
 )
 @click.option(
     "--control",
     type=click.Path(path_type=Path),
     help="Control socket for vtpmctl.  [default: front-control.sock beside --backend]",
 )
-@click.option(
-    "--loglevel",
-    type=click.Choice(["error", "info", "debug"]),
-    default="info",
-    show_default=True,
-)
+@loglevel_option
+@click.version_option(package_name="vtpm-suite")
 def main(
+    config_folder: Path | None,
+    guest: str | None,
     sockets: tuple[str, ...],
-    socket_mode: str,
+    socket_mode: str | None,
     backend: Path,
-    uuid: UUID,
-    name: str,
+    uuid: UUID | None,
+    name: str | None,
     control: Path | None,
-    loglevel: str,
+    loglevel: str | None,
 ) -> None:
     """Give a guest's TPM software a socket that leads to the guest's vtpm.
 
     The shim keeps no secret and no state: commands of all clients go to the vtpm one after the
     other, and a vtpm that restarts is picked up again.
     """
+    check_guest_option(config_folder, guest)
     try:
-        config = Config(
-            sockets=tuple([parse_front_socket(text) for text in sockets]),
-            socket_mode=parse_mode(socket_mode),
+        fronts = tuple([parse_front_socket(text) for text in sockets])
+        mode = None if socket_mode is None else parse_mode(socket_mode)
+    except (DaemonError, ValueError) as error:
+        raise click.UsageError(str(error)) from error
+
+    def resolve() -> Config:
+        defaults = load_guest_defaults(config_folder, guest)
+        identity = uuid or defaults.uuid
+        if identity is None:
+            raise click.UsageError("either --uuid, or --config and --guest")
+        return Config(
+            sockets=fronts if defaults.front.stream else (),
+            socket_mode=defaults.front.stream_mode if mode is None else mode,
             backend=backend,
             control=backend.with_name("front-control.sock") if control is None else control,
-            uuid=uuid,
-            name=name or str(uuid),
-            level=Level.named(loglevel),
+            uuid=identity,
+            name=name or defaults.name or str(identity),
+            level=level_of(loglevel, defaults.vtpm.loglevel),
         )
-    except DaemonError as error:
-        raise click.UsageError(str(error)) from error
-    log = Log.of_process("tpmfront", level=config.level, uuid=uuid, guest=config.name)
+
+    log = Log.of_process("tpmfront", guest=name or guest or str(uuid))
     try:
+        config = resolve()
         inherited = inherited_fds()
     except DaemonError as error:
-        raise click.ClickException(str(error)) from error
+        end_before_start(error, log)
+    log.level = config.level
+    log.add_to_journal(uuid=config.uuid)
     notifier = Notifier.from_environ()
-    run_daemon(partial(serve, config, notifier, log), log=log, inherited=inherited)
+    reloads = None if config_folder is None else Reloads(resolve, notifier, log)
+    run_daemon(
+        partial(serve, config, Listeners(inherited), notifier, log, reloads),
+        log=log,
+        notifier=notifier,
+        inherited=inherited,
+        on_hangup=None if reloads is None else reloads.request,
+    )

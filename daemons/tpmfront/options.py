@@ -21,13 +21,19 @@ class FrontSocket:
     path: Path
     locality: int
 
+    @property
+    def listener_name(self) -> str:
+        """Name of the inherited listener: "tpm", and with the number for another locality than
+        0."""
+        return f"tpm{self.locality or ''}"
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
     """Options of one tpmfront.
 
     Attributes:
-        sockets: at least one.
+        sockets: none if the guest is to have no stream.
         socket_mode: permissions of the sockets; who may write may use the TPM.
         control: where `vtpmctl` asks for the status.
     """
@@ -53,18 +59,3 @@ def parse_front_socket(text: str) -> FrontSocket:
     if not locality.isdecimal() or int(locality) > MAX_LOCALITY:
         raise DaemonError(f"{text}: the locality must be 0 to {MAX_LOCALITY}")
     return FrontSocket(Path(path), int(locality))
-
-
-def parse_mode(text: str) -> int:
-    """Parse permissions in octal.
-
-    Raises:
-        DaemonError: they are none.
-    """
-    try:
-        mode = int(text, 8)
-    except ValueError:
-        mode = -1
-    if not 0 <= mode <= 0o777:
-        raise DaemonError(f"{text} is no file mode; an example is 0660")
-    return mode

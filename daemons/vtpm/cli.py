@@ -11,26 +11,43 @@ from uuid import UUID
 
 import click
 
-from daemons.runtime.daemon import run_daemon
+from daemons.runtime.command_line import (
+    check_guest_option,
+    config_option,
+    guest_option,
+    level_of,
+    loglevel_option,
+)
+from daemons.runtime.config.folder import load_guest_defaults
+from daemons.runtime.config.values import (
+    EndorsementKey,
+    StartupKind,
+    parse_locality_rules,
+    parse_pcrs,
+)
+from daemons.runtime.daemon import end_before_start, run_daemon
 from daemons.runtime.errors import DaemonError
 from daemons.runtime.inherited import inherited_fds
-from daemons.runtime.log import Level, Log
+from daemons.runtime.log import Log
 from daemons.runtime.notify import Notifier
+from daemons.runtime.reload import Reloads
 from daemons.vtpm.daemon import Environment, VtpmDaemon
-from daemons.vtpm.options import Config, StartupKind, parse_locality_rules, parse_pcrs
+from daemons.vtpm.options import Config
 
 _T = TypeVar("_T")
 
 EXAMPLE = """\b
 Example:
-  vtpm --name g1 --uuid 8a3f6a52-5c1f-4f0e-9d7c-0a3b1c2d4e5f \\
+  vtpm --config /etc/vtpm --guest g1 \\
        --state /var/lib/vtpm/guests/g1 \\
        --socket /run/vtpm/guests/g1/tpmback.sock \\
-       --manager /run/vtpm/vtpmmgr.sock --hwinitpcr 0-7
+       --manager /run/vtpm/vtpmmgr.sock
 """
 
 
 @click.command(epilog=EXAMPLE, context_settings={"max_content_width": 100})
+@config_option
+@guest_option
 @click.option(
     "--state",
     type=click.Path(path_type=Path, file_okay=False),
@@ -51,10 +68,12 @@ Example:
     help="Socket of vtpmmgr.",
 )
 @click.option(
-    "--uuid", type=click.UUID, required=True, help="Identity towards the manager and the front."
+    "--uuid",
+    type=click.UUID,
+    help="Identity towards the manager and the front; must be given without --guest.",
 )
 @click.option(
-    "--name", default="", metavar="NAME", help="Name of the guest in the log.  [default: the uuid]"
+    "--name", help="Name of the guest in the log.  [default: that of --guest, or the uuid]"
 )
 @click.option(
     "--control",
@@ -69,8 +88,7 @@ Example:
 @click.option(
     "--startup",
     type=click.Choice([kind.value for kind in StartupKind]),
-    default=StartupKind.CLEAR.value,
-    show_default=True,
+    show_default=StartupKind.CLEAR.value,
     help="Type of the TPM_Startup that follows power-on. 'save' resumes what TPM_SaveState kept, "
     "and is 'clear' if there is nothing; 'deactivated' leaves the TPM without most commands until "
     "the next power-on.",
@@ -85,8 +103,7 @@ Example:
 @click.option(
     "--maintcmds",
     type=click.Choice(["0", "1"]),
-    default="0",
-    show_default=True,
+    show_default="0",
     help="Whether the five maintenance commands answer.",
 )
 @click.option(
@@ -99,31 +116,28 @@ Example:
 )
 @click.option(
     "--ek",
-    type=click.Choice(["create", "none"]),
-    default="create",
-    show_default=True,
+    type=click.Choice([kind.value for kind in EndorsementKey]),
+    show_default=EndorsementKey.CREATE.value,
     help="Whether a new TPM gets its endorsement key at once.",
 )
-@click.option(
-    "--loglevel",
-    type=click.Choice(["error", "info", "debug"]),
-    default="info",
-    show_default=True,
-)
+@loglevel_option
+@click.version_option(package_name="vtpm-suite")
 def main(
+    config_folder: Path | None,
+    guest: str | None,
     state: Path,
     socket_path: Path,
     manager: Path,
-    uuid: UUID,
-    name: str,
+    uuid: UUID | None,
+    name: str | None,
     control: Path | None,
     front_uid: int | None,
-    startup: str,
+    startup: str | None,
     hwinitpcr: tuple[str, ...],
-    maintcmds: str,
+    maintcmds: str | None,
     locality: tuple[str, ...],
-    ek: str,
-    loglevel: str,
+    ek: str | None,
+    loglevel: str | None,
 ) -> None:
     """Run the virtual TPM of one guest.
 
@@ -131,28 +145,50 @@ def main(
     and is kept by the manager. An image that does not fit what the manager knows is refused (exit
     code 3) and left as it is.
     """
-    config = Config(
-        state=state,
-        socket=socket_path,
-        control=socket_path.with_name("control.sock") if control is None else control,
-        manager=manager,
-        uuid=uuid,
-        name=name or str(uuid),
-        front_uid=os.geteuid() if front_uid is None else front_uid,
-        startup=StartupKind(startup),
-        hw_init_pcrs=_parsed("--hwinitpcr", parse_pcrs, hwinitpcr),
-        maintenance_commands=maintcmds == "1",
-        locality_rules=_parsed("--locality", parse_locality_rules, locality),
-        make_ek=ek == "create",
-        level=Level.named(loglevel),
-    )
-    log = Log.of_process("vtpm", level=config.level, uuid=uuid, guest=config.name)
+    check_guest_option(config_folder, guest)
+    pcrs = _parsed("--hwinitpcr", parse_pcrs, hwinitpcr)
+    rules = _parsed("--locality", parse_locality_rules, locality)
+
+    def resolve() -> Config:
+        defaults = load_guest_defaults(config_folder, guest)
+        configured = defaults.vtpm
+        identity = uuid or defaults.uuid
+        if identity is None:
+            raise click.UsageError("either --uuid, or --config and --guest")
+        return Config(
+            state=state,
+            socket=socket_path,
+            control=socket_path.with_name("control.sock") if control is None else control,
+            manager=manager,
+            uuid=identity,
+            name=name or defaults.name or str(identity),
+            front_uid=os.geteuid() if front_uid is None else front_uid,
+            startup=configured.startup if startup is None else StartupKind(startup),
+            hw_init_pcrs=pcrs if hwinitpcr else configured.hwinitpcr,
+            maintenance_commands=configured.maintcmds if maintcmds is None else maintcmds == "1",
+            locality_rules=rules if locality else configured.localities,
+            ek=configured.ek if ek is None else EndorsementKey(ek),
+            level=level_of(loglevel, configured.loglevel),
+        )
+
+    log = Log.of_process("vtpm", guest=name or guest or str(uuid))
     try:
+        config = resolve()
         inherited = inherited_fds()
-        environment = Environment.of_this_process(inherited, Notifier.from_environ(), log)
     except DaemonError as error:
-        raise click.ClickException(str(error)) from error
-    run_daemon(VtpmDaemon(config, environment).run, log=log, inherited=inherited)
+        end_before_start(error, log)
+    log.level = config.level
+    log.add_to_journal(uuid=config.uuid)
+    notifier = Notifier.from_environ()
+    reloads = None if config_folder is None else Reloads(resolve, notifier, log)
+    environment = Environment.of_this_process(inherited, notifier, log)
+    run_daemon(
+        VtpmDaemon(config, environment, reloads).run,
+        log=log,
+        notifier=notifier,
+        inherited=inherited,
+        on_hangup=None if reloads is None else reloads.request,
+    )
 
 
 def _parsed(option: str, parse: Callable[[tuple[str, ...]], _T], values: tuple[str, ...]) -> _T:

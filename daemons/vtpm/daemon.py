@@ -24,13 +24,15 @@ from daemons.runtime.control import Fields, Json, serve_control
 from daemons.runtime.errors import DaemonError
 from daemons.runtime.files import Files, OsFiles, StateFolder
 from daemons.runtime.host import EngineHost
+from daemons.runtime.inherited import BACKEND
 from daemons.runtime.keypool import KeyPool
 from daemons.runtime.log import Log
 from daemons.runtime.marker import RunMarker, read_boot_id
-from daemons.runtime.notify import Notifier
+from daemons.runtime.notify import Notifier, StatusLine
 from daemons.runtime.observation import observe
 from daemons.runtime.random import SeededRandom
-from daemons.runtime.sockets import listen_unix
+from daemons.runtime.reload import Reloads, changed_fields
+from daemons.runtime.sockets import Listeners
 from daemons.runtime.volatile import VolatileMemory
 from daemons.vtpm.factory import Tpm12Maker
 from daemons.vtpm.manager_client import ManagerCommands, ManagerLink
@@ -55,6 +57,8 @@ from tpmcore.engine import Done, EffectResult, Failed, ParentQuote
 STOP_GRACE_S: Final = 5.0
 """How long a stop waits for a save whose outcome only the manager knows."""
 QUOTE_WAIT_S: Final = 120.0
+_LIVE: Final = frozenset({"locality_rules", "level"})
+"""What of the configuration a reload makes count; the rest belongs to a TPM that has started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +90,14 @@ class Environment:
 class _Condition:
     """What the daemon says about itself."""
 
-    def __init__(self, notifier: Notifier) -> None:
-        self._notifier = notifier
+    def __init__(self, guest: str, notifier: Notifier) -> None:
+        self._guest = guest
+        self.line = StatusLine(notifier, self.describe)
         self.phase = "starting"
         self._manager_is_there = False
         # What the store waits for; "" if nothing.
         self._doubt = ""
+        self._fronts = 0
 
     @property
     def waiting(self) -> str:
@@ -100,34 +106,45 @@ class _Condition:
 
     def enter(self, phase: str) -> None:
         self.phase = phase
-        self._tell()
+        self.line.changed()
 
     def manager_changed(self, is_there: bool) -> None:
         self._manager_is_there = is_there
-        self._tell()
+        self.line.changed()
 
     def doubt(self, what: str) -> None:
-        if what != self._doubt:
-            self._doubt = what
-            self._tell()
+        self._doubt = what
+        self.line.changed()
 
-    def _tell(self) -> None:
-        waiting = self.waiting
-        self._notifier.status(f"{self.phase}: {waiting}" if waiting else self.phase)
+    def fronts_changed(self, count: int) -> None:
+        self._fronts = count
+        self.line.changed()
+
+    def describe(self) -> str:
+        waiting = self._doubt if self._manager_is_there else "waiting for the manager"
+        what = f"{self.phase} guest {self._guest}"
+        if self.phase == "serving":
+            what += f", {self._fronts} front{'' if self._fronts == 1 else 's'}"
+        return f"{what}; {waiting}" if waiting else what
 
 
 class VtpmDaemon:
     """One vTPM from start to stop."""
 
-    def __init__(self, config: Config, environment: Environment) -> None:
+    def __init__(
+        self, config: Config, environment: Environment, reloads: Reloads[Config] | None = None
+    ) -> None:
         """Args:
-        config: the command line.
+        config: the command line and the configuration.
         environment: everything else.
+        reloads: of the configuration; None if there is none.
         """
         self._config = config
         self._environment = environment
+        self._reloads = reloads
         self._log = environment.log
-        self._condition = _Condition(environment.notifier)
+        self._listeners = Listeners(environment.inherited)
+        self._condition = _Condition(config.name, environment.notifier)
         self._link = ManagerLink(
             partial(open_frontend, config.manager, uuid=config.uuid, linger=False),
             self._log,
@@ -179,8 +196,19 @@ class VtpmDaemon:
         config = self._config
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_limit_patience, store)
+            nursery.start_soon(self._condition.line.run)
             verbs = {"status": self._status, "reset": self._reset}
-            await nursery.start(partial(serve_control, config.control, verbs, log=self._log))
+            if self._reloads is not None:
+                verbs["reload"] = self._reloads.verb
+            await nursery.start(
+                partial(
+                    serve_control,
+                    config.control,
+                    verbs,
+                    log=self._log,
+                    listeners=self._listeners,
+                )
+            )
             await nursery.start(self._keys.run)
             self._condition.enter("starting")
             self._random.stir(await read_seed(self._manager, self._log))
@@ -205,12 +233,16 @@ class VtpmDaemon:
     async def _serve(self, host: EngineHost) -> None:
         config = self._config
         notifier = self._environment.notifier
-        service = GuestService(host, self._link, config.locality_rules, self._log)
+        service = GuestService(
+            host, self._link, config.locality_rules, self._log, self._condition.fronts_changed
+        )
         admit = Admission(config.front_uid, config.uuid, self._log).admit
         # Other users have to reach the socket if the front is one; `admit` decides.
         mode = 0o600 if config.front_uid == os.geteuid() else 0o666
         try:
-            with listen_unix(config.socket, kind=socket.SOCK_SEQPACKET, mode=mode) as listener:
+            with self._listeners.listen(
+                BACKEND, config.socket, kind=socket.SOCK_SEQPACKET, mode=mode
+            ) as listener:
                 async with trio.open_nursery() as guests:
                     await guests.start(
                         partial(serve_backend, listener, admit=admit, handler=service)
@@ -219,8 +251,16 @@ class VtpmDaemon:
                     self._condition.enter("serving")
                     notifier.ready()
                     self._log.info("serving", socket=config.socket)
+                    if self._reloads is not None:
+                        guests.start_soon(self._reloads.serve, partial(self._apply, service))
         finally:
             notifier.stopping()
+
+    def _apply(self, service: GuestService, new: Config) -> Sequence[str]:
+        """Make a configuration that was read again count, as far as it can."""
+        self._log.level = new.level
+        service.set_locality_rules(new.locality_rules)
+        return changed_fields(self._config, new, _LIVE)
 
     async def _hardware_pcrs(self) -> dict[int, bytes]:
         return await read_hardware_pcrs(self._manager, self._config.hw_init_pcrs, self._log)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from daemons.runtime.clock import MonotonicTicks
+from daemons.runtime.config.values import EndorsementKey
 from daemons.runtime.errors import DaemonError
 from daemons.vtpm.options import Config
 from protocol.tpm12 import Ordinal, Tag, build_message, parse_header
@@ -40,7 +41,7 @@ class Tpm12Maker:
         self._world = World(random, MonotonicTicks(), keys)
         self._profile = Profile(
             input_buffer_bytes=capacity_bytes(0),
-            make_ek=config.make_ek,
+            make_ek=config.ek is EndorsementKey.CREATE,
             maintenance_commands=config.maintenance_commands,
         )
 

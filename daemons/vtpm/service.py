@@ -20,16 +20,17 @@ outstanding, so each gets its turn. What goes to the manager does not hold up th
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 from uuid import UUID
 
 import trio
 
+from daemons.runtime.config.values import LocalityRule, allowed_localities
 from daemons.runtime.host import EngineBroken, EngineHost
 from daemons.runtime.log import Log
 from daemons.vtpm.manager_client import ManagerLink
-from daemons.vtpm.options import LocalityRule, allowed_localities
 from daemons.vtpm.store import ManagerLost
 from protocol.manager.constants import HEADER_BYTES, MAX_MESSAGE_BYTES, ManagerTag
 from protocol.manager.framing import error_response as manager_error
@@ -113,10 +114,11 @@ class _Stage(enum.Enum):
 class _Front:
     """What is known of one connected device."""
 
-    __slots__ = ("localities", "stage", "waiting")
+    __slots__ = ("label", "localities", "stage", "waiting")
 
-    def __init__(self, localities: frozenset[int] | None) -> None:
-        # None: any. Decided once, as the label belongs to the connection.
+    def __init__(self, label: str, localities: frozenset[int] | None) -> None:
+        self.label = label
+        # None: any. Decided once for a set of rules, as the label belongs to the connection.
         self.localities = localities
         self.stage = _Stage.NONE
         # Ends the wait of a request that is QUEUED or FORWARDED.
@@ -132,17 +134,20 @@ class GuestService:
         link: ManagerLink,
         rules: tuple[LocalityRule, ...],
         log: Log,
+        fronts_changed: Callable[[int], None] = lambda _count: None,
     ) -> None:
         """Args:
         host: the TPM.
         link: to the manager.
         rules: locality masks.
         log: for connections and refusals.
+        fronts_changed: told how many devices are connected.
         """
         self._host = host
         self._link = link
         self._rules = rules
         self._log = log
+        self._fronts_changed = fronts_changed
         self._fronts: dict[int, _Front] = {}
         # Whoever holds it has the engine. Fair: waiters get it in the order in which they came.
         self._engine = trio.Lock()
@@ -157,10 +162,18 @@ class GuestService:
         """What to hold for using the engine beside the guest's commands."""
         return self._engine
 
+    def set_locality_rules(self, rules: tuple[LocalityRule, ...]) -> None:
+        """Have other locality masks count, for fronts that are connected as well, from their next
+        request on."""
+        self._rules = rules
+        for front in self._fronts.values():
+            front.localities = allowed_localities(rules, front.label)
+
     async def opened(self, device: Device) -> None:
         """A front connected."""
         label = client_label(device.peer)
-        self._fronts[device.serial] = _Front(allowed_localities(self._rules, label))
+        self._fronts[device.serial] = _Front(label, allowed_localities(self._rules, label))
+        self._fronts_changed(len(self._fronts))
         self._log.info("front connected", device=device.serial, pid=device.peer.pid, label=label)
 
     async def closed(self, device: Device) -> None:
@@ -168,6 +181,7 @@ class GuestService:
         front = self._fronts.pop(device.serial, None)
         if front is not None:
             self._give_up(front)
+            self._fronts_changed(len(self._fronts))
             self._log.info("front gone", device=device.serial)
 
     def cancel(self, device: Device) -> None:

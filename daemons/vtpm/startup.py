@@ -20,11 +20,11 @@ from uuid import UUID
 
 import trio
 
+from daemons.runtime.config.values import StartupKind
 from daemons.runtime.errors import DaemonError, RefusedToStart
 from daemons.runtime.host import EngineHost, PersistOutcome
 from daemons.runtime.log import Log
 from daemons.vtpm.manager_client import ManagerCommands
-from daemons.vtpm.options import StartupKind
 from daemons.vtpm.store import ManagerLost
 from daemons.vtpm.volatility import CAP_DIGEST
 from protocol.errors import WireError

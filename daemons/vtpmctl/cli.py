@@ -8,25 +8,26 @@ from pathlib import Path
 
 import click
 
+from daemons.runtime.command_line import level_of, loglevel_option
+from daemons.runtime.config.values import EndorsementKey, check_guest_name, parse_pcrs
 from daemons.runtime.control import control_request
 from daemons.runtime.daemon import run_daemon
 from daemons.runtime.errors import DaemonError
 from daemons.runtime.log import Level, Log
 from daemons.runtime.secret import WELL_KNOWN, parse_auth
+from daemons.vtpmctl.config_cli import config_group, reload_command
 from daemons.vtpmctl.doctor.cli import doctor_command
-from daemons.vtpmctl.layout import check_guest_name
+from daemons.vtpmctl.guest_cli import guest_group
 from daemons.vtpmctl.options import ask, dir_option, layout_of
 from daemons.vtpmctl.plan import MODULES, UpConfig
 from daemons.vtpmctl.process import ForkServer
 from daemons.vtpmctl.status_cli import status_command
 from daemons.vtpmctl.up import up
 
-DEFAULT_GUEST = "guest1"
-
-
-MAIN_EXAMPLE = """\b
+EXAMPLE = """\b
 Example:
-  vtpmctl up --dir /srv/vtpm --guest g1 --guest g2
+  vtpmctl up --dir /srv/vtpm --guest g1
+  vtpmctl guest add g2 --dir /srv/vtpm
   vtpmctl status --watch
   vtpmctl doctor
 """
@@ -40,17 +41,10 @@ HWTPM_EXAMPLE = """\b
 Example:
   vtpmctl hwtpm power-cycle --dir /srv/vtpm
 """
-GUEST_EXAMPLE = """\b
-Example:
-  vtpmctl guest reset g1
-"""
-RESET_EXAMPLE = """\b
-Example:
-  vtpmctl guest reset g1 --dir /srv/vtpm
-"""
 
 
-@click.group(epilog=MAIN_EXAMPLE)
+@click.group(epilog=EXAMPLE)
+@click.version_option(package_name="vtpm-suite")
 def main() -> None:
     """Run a vTPM stack and look after it."""
 
@@ -58,77 +52,84 @@ def main() -> None:
 @main.command("up", epilog=UP_EXAMPLE)
 @dir_option
 @click.option(
-    "--guest", "guests", multiple=True, metavar="NAME", help="A guest; may be repeated.  [guest1]"
+    "--guest",
+    "guests",
+    multiple=True,
+    metavar="NAME",
+    help="A guest; may be repeated.  [default: all that the folder has, or guest1]",
 )
 @click.option(
     "--hwinitpcr",
     "hw_init_pcrs",
     multiple=True,
     metavar="LIST",
-    help="PCRs that each vTPM takes over from the hardware TPM: all, none, N, X-Y, comma lists.",
+    help="PCRs that each vTPM takes over from the hardware TPM: all, none, N, X-Y, comma lists. "
+    "This and what follows counts before DIR/state/etc.",
 )
 @click.option(
     "--ek",
-    type=click.Choice(["create", "none"]),
-    default="create",
-    show_default=True,
+    type=click.Choice([kind.value for kind in EndorsementKey]),
+    show_default=EndorsementKey.CREATE.value,
     help="Whether a new vTPM gets its endorsement key at once.",
 )
 @click.option(
     "--owner-auth",
-    default=WELL_KNOWN,
-    show_default=True,
+    show_default=WELL_KNOWN,
     metavar="AUTH",
     help="Owner of the hardware TPM: well-known, hash:HEX, text:PASSPHRASE or file:PATH.",
 )
 @click.option(
     "--srk-auth",
-    default=WELL_KNOWN,
-    show_default=True,
+    show_default=WELL_KNOWN,
     metavar="AUTH",
     help="Storage root key of the hardware TPM, in the same forms.",
 )
 @click.option(
-    "--loglevel",
-    type=click.Choice(["error", "info", "debug"]),
-    default="info",
+    "--watchdog",
+    "watchdog_s",
+    type=click.FloatRange(1),
+    default=30.0,
     show_default=True,
-    help="What all daemons log, to standard error.",
+    metavar="SECONDS",
+    help="A daemon that gives no sign of life for so long hangs: it is killed and started again.",
 )
+@loglevel_option
 def up_command(
     root: Path | None,
     guests: tuple[str, ...],
     hw_init_pcrs: tuple[str, ...],
-    ek: str,
-    owner_auth: str,
-    srk_auth: str,
-    loglevel: str,
+    ek: str | None,
+    owner_auth: str | None,
+    srk_auth: str | None,
+    watchdog_s: float,
+    loglevel: str | None,
 ) -> None:
     """Run hwtpm, vtpmmgr and a vTPM with its front for each guest, in the foreground.
 
     Prints a line beginning "ready" once every guest's TPM answers. Stops with everything saved on
     SIGINT or SIGTERM.
     """
-    names = guests or (DEFAULT_GUEST,)
     try:
-        for name in names:
+        for name in guests:
             check_guest_name(name)
-        parse_auth(owner_auth)
-        parse_auth(srk_auth)
-    except DaemonError as error:
+        parse_pcrs(hw_init_pcrs)
+        for secret in (owner_auth, srk_auth):
+            parse_auth(WELL_KNOWN if secret is None else secret)
+    except (DaemonError, ValueError) as error:
         raise click.UsageError(str(error)) from error
-    if len(set(names)) != len(names):
+    if len(set(guests)) != len(guests):
         raise click.UsageError("a guest is named twice")
     config = UpConfig(
         layout=layout_of(root),
-        guests=names,
+        guests=guests,
         hw_init_pcrs=hw_init_pcrs,
         ek=ek,
         owner_auth=owner_auth,
         srk_auth=srk_auth,
         loglevel=loglevel,
+        watchdog_s=watchdog_s,
     )
-    log = Log.of_process("vtpmctl", level=Level.named(loglevel))
+    log = Log.of_process("vtpmctl", level=level_of(loglevel, Level.INFO))
     # Before the event loop, and before this process closes itself to debuggers and core files,
     # which every daemon does for itself.
     with ForkServer.start(MODULES) as forkserver:
@@ -151,18 +152,6 @@ def power_cycle_command(root: Path | None) -> None:
     ask(partial(control_request, layout_of(root).hwtpm_control_socket, "power-cycle"))
 
 
-@main.group("guest", epilog=GUEST_EXAMPLE)
-def guest_group() -> None:
-    """Handle one guest."""
-
-
-@guest_group.command("reset", epilog=RESET_EXAMPLE)
-@click.argument("name")
-@dir_option
-def reset_command(name: str, root: Path | None) -> None:
-    """Reset the TPM of a guest as a reboot of the guest does."""
-    try:
-        check_guest_name(name)
-    except DaemonError as error:
-        raise click.UsageError(str(error)) from error
-    ask(partial(control_request, layout_of(root).guest(name).control_socket, "reset"))
+main.add_command(guest_group)
+main.add_command(config_group)
+main.add_command(reload_command)

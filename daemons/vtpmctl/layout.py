@@ -2,7 +2,7 @@
 """Where everything of one stack lies under its folder.
 
 DIR/state/hwtpm, state/vtpmmgr, state/guests/NAME    private (0700): what the daemons keep
-DIR/state/clients.toml                               who may be which vTPM, for the manager
+DIR/state/etc/vtpm.toml, etc/guests.d/NAME.toml      their configuration
 DIR/run/hwtpm/locality{0..4}.sock                    private
 DIR/run/vtpmmgr.sock                                 private by its mode
 DIR/run/guests/NAME/tpm.sock, ctrl.sock              for every local user who can reach DIR
@@ -13,9 +13,7 @@ DIR/run/control.sock, run/notify                     of `vtpmctl up` itself
 from __future__ import annotations
 
 import os
-import re
-import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +21,6 @@ from daemons.runtime.errors import DaemonError, RefusedToStart
 from daemons.runtime.files import OsFiles, StateFolder
 from daemons.runtime.sockets import PATH_LIMIT_BYTES
 
-_GUEST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", re.ASCII)
-_UUID_LIMIT_BYTES = 64
 _PRIVATE = 0o700
 _TRAVERSABLE = 0o711
 _OTHERS_MAY_PASS = 0o001
@@ -35,20 +31,6 @@ def default_root(environ: Mapping[str, str]) -> Path:
     base = environ.get("XDG_STATE_HOME", "")
     # The XDG base directory specification: a relative path is to be ignored.
     return (Path(base) if base.startswith("/") else Path.home() / ".local" / "state") / "vtpm"
-
-
-def check_guest_name(name: str) -> str:
-    """Return the name, which becomes part of paths.
-
-    Raises:
-        DaemonError: not 1-32 letters, digits, '_' and '-', beginning with a letter or digit.
-    """
-    if _GUEST_NAME.fullmatch(name) is None:
-        raise DaemonError(
-            f"{name!r} is no guest name: 1-32 letters, digits, '_' and '-', "
-            "beginning with a letter or digit"
-        )
-    return name
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +113,9 @@ class Layout:
         return self.run / "vtpmmgr-control.sock"
 
     @property
-    def clients(self) -> Path:
-        """The manager's table of identities."""
-        return self.state / "clients.toml"
+    def etc(self) -> Path:
+        """The configuration: `vtpm.toml` and `guests.d`."""
+        return self.state / "etc"
 
     @property
     def control_socket(self) -> Path:
@@ -149,14 +131,14 @@ class Layout:
         """Return the paths of a guest."""
         return GuestPaths(self.state / "guests" / name, self.run / "guests" / name)
 
-    def check_lengths(self, guests: tuple[str, ...]) -> None:
+    def check_lengths(self, guests: Sequence[str]) -> None:
         """See that every socket path fits into a socket address.
 
         Raises:
             DaemonError: the folder's path or a guest's name is too long.
         """
         longest = max(
-            (self.guest(name).front_control_socket for name in guests),
+            (self.guest(name).front_control_socket for name in guests or ("g",)),
             key=lambda path: len(str(path)),
         )
         excess = len(os.fsencode(longest)) - PATH_LIMIT_BYTES
@@ -166,8 +148,9 @@ class Layout:
                 f"{PATH_LIMIT_BYTES} bytes; give a shorter --dir"
             )
 
-    def prepare(self, guests: tuple[str, ...]) -> StateFolder:
-        """Make all folders and return the locked one that keeps other supervisors out.
+    def prepare(self) -> StateFolder:
+        """Make all folders but those of guests and return the locked one that keeps other
+        supervisors out.
 
         What lies under `run` others may pass through, on the way to the front sockets; the modes
         of the sockets decide who may connect.
@@ -183,14 +166,21 @@ class Layout:
         try:
             for path in (self.run, self.run / "guests"):
                 _make_folder(path, _TRAVERSABLE)
-            for name in guests:
-                _make_folder(self.guest(name).run, _TRAVERSABLE)
             _make_folder(self.hwtpm_run, _PRIVATE)
             _make_folder(self.notify, _PRIVATE)
         except BaseException:
             locked.close()
             raise
         return locked
+
+    def prepare_guest(self, name: str) -> None:
+        """Make the folder of a guest's sockets.
+
+        Raises:
+            RefusedToStart: it is not ours.
+            OSError: it cannot be made.
+        """
+        _make_folder(self.guest(name).run, _TRAVERSABLE)
 
     def closed_parent(self) -> Path | None:
         """Return the topmost folder above `root` that other users may not pass through, if any."""
@@ -199,6 +189,11 @@ class Layout:
             if not path.stat().st_mode & _OTHERS_MAY_PASS:
                 return path
         return None
+
+
+def has_image(state: Path) -> bool:
+    """Whether a guest's state folder has an image in it, so that its uuid must not be a new one."""
+    return any(state.glob("slot*"))
 
 
 def _make_folder(path: Path, mode: int) -> None:
@@ -212,24 +207,3 @@ def _make_folder(path: Path, mode: int) -> None:
     wanted = (found.st_mode & 0o777 & ~0o022) | mode if mode == _TRAVERSABLE else mode
     if found.st_mode & 0o777 != wanted:
         path.chmod(wanted)
-
-
-def guest_uuid(paths: GuestPaths) -> uuid.UUID:
-    """Return the uuid of a guest's vTPM, made and kept on the guest's first start.
-
-    Raises:
-        RefusedToStart: the file that keeps it is damaged; a new uuid would be a new, empty TPM.
-        OSError: it cannot be kept.
-    """
-    folder = StateFolder(paths.state)
-    kept = folder.read("uuid", _UUID_LIMIT_BYTES)
-    if kept is None:
-        made = uuid.uuid4()
-        folder.replace("uuid", f"{made}\n".encode())
-        return made
-    try:
-        found = uuid.UUID(kept.decode().strip())
-    except ValueError as error:
-        raise RefusedToStart(f"{folder.path / 'uuid'} does not hold a uuid") from error
-    folder.settle("uuid")
-    return found

@@ -12,6 +12,9 @@ import click
 import trio
 
 from daemons.runtime.errors import DaemonError
+from daemons.vtpmctl.host import Host
+from daemons.vtpmctl.host_supervisor import SupervisorHost
+from daemons.vtpmctl.host_systemd import SystemdHost
 from daemons.vtpmctl.layout import Layout, default_root
 from daemons.vtpmctl.progress import with_progress
 from daemons.vtpmctl.site import Site
@@ -27,7 +30,10 @@ dir_option = click.option(
     help="Folder of the stack.  [default: vtpm under $XDG_STATE_HOME]",
 )
 system_option = click.option(
-    "--system", is_flag=True, help="The units of systemd, whatever runs in the default folder."
+    "--system",
+    is_flag=True,
+    help="The units of systemd. Without --dir they are meant too if no stack runs in the default "
+    "folder.",
 )
 
 
@@ -38,24 +44,38 @@ def layout_of(root: Path | None) -> Layout:
 
 
 async def find_site(root: Path | None, *, system: bool) -> Site:
-    """Return the suite that is meant.
+    """Return the suite that is meant, for looking at it; see `_means_units`.
+
+    Raises:
+        click.UsageError: --dir and --system were both given.
+    """
+    return UnitsSite() if await _means_units(root, system=system) else StackSite(layout_of(root))
+
+
+async def find_host(root: Path | None, *, system: bool) -> Host:
+    """Return where the guests are that are meant, for changing them; see `_means_units`.
+
+    Raises:
+        click.UsageError: --dir and --system were both given.
+    """
+    if await _means_units(root, system=system):
+        return SystemdHost()
+    return SupervisorHost(layout_of(root))
+
+
+async def _means_units(root: Path | None, *, system: bool) -> bool:
+    """Whether the units of systemd are meant.
 
     Without a choice: the stack in the default folder if it runs, else the units if systemd knows
     them, else the stack that does not run.
-
-    Raises:
-        click.UsageError: both were chosen.
     """
-    if system:
-        if root is not None:
-            raise click.UsageError("--dir and --system exclude each other")
-        return UnitsSite()
-    layout = layout_of(root)
-    if root is None and not await trio.Path(layout.control_socket).exists():
-        units = UnitsSite()
-        if await units.is_installed():
-            return units
-    return StackSite(layout)
+    if system and root is not None:
+        raise click.UsageError("--dir and --system exclude each other")
+    if system or root is not None:
+        return system
+    if await trio.Path(layout_of(None).control_socket).exists():
+        return False
+    return await SystemdHost().is_installed()
 
 
 def ask(question: Callable[[], Awaitable[_T]], what: Callable[[], str] | None = None) -> _T:
@@ -70,5 +90,5 @@ def ask(question: Callable[[], Awaitable[_T]], what: Callable[[], str] | None = 
 
     try:
         return trio.run(run)
-    except DaemonError as error:
+    except (DaemonError, OSError) as error:
         raise click.ClickException(str(error)) from error

@@ -4,17 +4,11 @@
 from __future__ import annotations
 
 import enum
-import os
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
-from daemons.runtime.secret import WELL_KNOWN
 from daemons.vtpmctl.layout import Layout
-
-FRONT_SOCKET_MODE = "0666"
-"""A tcsd runs as another user; who can reach the folder may use the TPM."""
 
 
 class Stage(enum.IntEnum):
@@ -28,33 +22,42 @@ class Stage(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Guest:
-    """One guest and the identity of its vTPM."""
+    """One guest and the identity of its vTPM.
+
+    Attributes:
+        name: of the guest.
+        uuid: of its vTPM.
+        has_stream: whether its front has a socket with the raw TPM byte stream.
+    """
 
     name: str
     uuid: UUID
+    has_stream: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class UpConfig:
-    """What `vtpmctl up` was asked for.
+    """What `vtpmctl up` was asked for. What is None, or empty, is as the configuration says.
 
     Attributes:
         layout: the folder.
-        guests: names, at least one, all different.
+        guests: names, all different; empty means all that are configured.
         hw_init_pcrs: values of `--hwinitpcr`, handed to every vtpm as they are.
         ek: `create` or `none`, for every vtpm.
         owner_auth: as `daemons.runtime.secret.parse_auth` takes it; for the hardware TPM.
         srk_auth: the same.
         loglevel: of every daemon.
+        watchdog_s: how long a daemon may be silent before it is taken to be hung.
     """
 
     layout: Layout
-    guests: tuple[str, ...]
+    guests: tuple[str, ...] = ()
     hw_init_pcrs: tuple[str, ...] = ()
-    ek: str = "create"
-    owner_auth: str = field(default=WELL_KNOWN, repr=False)
-    srk_auth: str = field(default=WELL_KNOWN, repr=False)
-    loglevel: str = "info"
+    ek: str | None = None
+    owner_auth: str | None = field(default=None, repr=False)
+    srk_auth: str | None = field(default=None, repr=False)
+    loglevel: str | None = None
+    watchdog_s: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +83,15 @@ class ChildSpec:
     control: Path | None = None
 
 
-def plan(config: UpConfig, guests: Iterable[Guest]) -> tuple[ChildSpec, ...]:
-    """Return the daemons of a stack, in the order in which they are started."""
+def plan_machine(config: UpConfig) -> tuple[ChildSpec, ...]:
+    """Return the daemons that serve all guests, in the order in which they are started."""
     layout = config.layout
-    level = ("--loglevel", config.loglevel)
-    children = [
+    common = _common(config)
+    return (
         ChildSpec(
             name="hwtpm",
             module=_module("hwtpm"),
-            args=_args(*level, "--state", layout.hwtpm_state, "--run", layout.hwtpm_run),
+            args=_args(*common, "--state", layout.hwtpm_state, "--run", layout.hwtpm_run),
             stage=Stage.HARDWARE,
             volatile=True,
             control=layout.hwtpm_control_socket,
@@ -97,59 +100,66 @@ def plan(config: UpConfig, guests: Iterable[Guest]) -> tuple[ChildSpec, ...]:
             name="vtpmmgr",
             module=_module("vtpmmgr"),
             args=_args(
-                *level,
+                *common,
                 *("--state", layout.vtpmmgr_state),
                 *("--socket", layout.vtpmmgr_socket),
                 *("--control", layout.vtpmmgr_control_socket),
                 *("--tis", layout.hwtpm_run),
-                *("--clients", layout.clients),
-                *("--owner-auth", config.owner_auth),
-                *("--srk-auth", config.srk_auth),
+                *_given("--owner-auth", config.owner_auth),
+                *_given("--srk-auth", config.srk_auth),
             ),
             stage=Stage.MANAGER,
             control=layout.vtpmmgr_control_socket,
         ),
-    ]
-    for guest in guests:
-        paths = layout.guest(guest.name)
-        identity = ("--uuid", str(guest.uuid), "--name", guest.name)
-        pcrs = [word for value in config.hw_init_pcrs for word in ("--hwinitpcr", value)]
-        children += [
-            ChildSpec(
-                name=f"vtpm-{guest.name}",
-                module=_module("vtpm"),
-                args=_args(
-                    *level,
-                    *identity,
-                    *("--state", paths.state),
-                    *("--socket", paths.back_socket),
-                    *("--control", paths.control_socket),
-                    *("--manager", layout.vtpmmgr_socket),
-                    *("--ek", config.ek),
-                    *pcrs,
-                ),
-                stage=Stage.VTPM,
-                guest=guest,
-                volatile=True,
-                control=paths.control_socket,
+    )
+
+
+def plan_guest(config: UpConfig, guest: Guest) -> tuple[ChildSpec, ...]:
+    """Return the daemons of one guest, in the order in which they are started."""
+    layout = config.layout
+    paths = layout.guest(guest.name)
+    common = (*_common(config), "--guest", guest.name)
+    pcrs = [word for value in config.hw_init_pcrs for word in ("--hwinitpcr", value)]
+    return (
+        ChildSpec(
+            name=f"vtpm-{guest.name}",
+            module=_module("vtpm"),
+            args=_args(
+                *common,
+                *("--state", paths.state),
+                *("--socket", paths.back_socket),
+                *("--control", paths.control_socket),
+                *("--manager", layout.vtpmmgr_socket),
+                *_given("--ek", config.ek),
+                *pcrs,
             ),
-            ChildSpec(
-                name=f"tpmfront-{guest.name}",
-                module=_module("tpmfront"),
-                args=_args(
-                    *level,
-                    *identity,
-                    *("--tpm", paths.tpm_socket),
-                    *("--backend", paths.back_socket),
-                    *("--control", paths.front_control_socket),
-                    *("--socket-mode", FRONT_SOCKET_MODE),
-                ),
-                stage=Stage.FRONT,
-                guest=guest,
-                control=paths.front_control_socket,
+            stage=Stage.VTPM,
+            guest=guest,
+            volatile=True,
+            control=paths.control_socket,
+        ),
+        ChildSpec(
+            name=f"tpmfront-{guest.name}",
+            module=_module("tpmfront"),
+            args=_args(
+                *common,
+                *("--tpm", paths.tpm_socket),
+                *("--backend", paths.back_socket),
+                *("--control", paths.front_control_socket),
             ),
-        ]
-    return tuple(children)
+            stage=Stage.FRONT,
+            guest=guest,
+            control=paths.front_control_socket,
+        ),
+    )
+
+
+def _common(config: UpConfig) -> tuple[str | Path, ...]:
+    return ("--config", config.layout.etc, *_given("--loglevel", config.loglevel))
+
+
+def _given(option: str, value: str | None) -> tuple[str, ...]:
+    return () if value is None else (option, value)
 
 
 def _module(daemon: str) -> str:
@@ -162,16 +172,3 @@ def _args(*words: str | Path) -> tuple[str, ...]:
 
 MODULES = tuple(_module(daemon) for daemon in ("hwtpm", "vtpmmgr", "vtpm", "tpmfront"))
 """What the fork server imports."""
-
-
-def clients_table(guests: Iterable[Guest]) -> str:
-    """Return the manager's table of identities: every guest is this process's own user.
-
-    Running as one user separates nothing: each of these daemons could be any of the others.
-    """
-    uid = os.geteuid()
-    return "# Written by vtpmctl up at each start.\n" + "".join(
-        f'\n[[client]]\nuuid = "{guest.uuid}"\nuid = {uid}\nlabel = "{guest.name}"\n'
-        "group = 0\nadmin = false\n"
-        for guest in guests
-    )

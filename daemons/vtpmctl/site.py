@@ -105,10 +105,10 @@ class Premises:
         sockets: of all daemons.
         locks: the lock file of each state folder, with the daemon that may hold it.
         state: the folder whose file system everything is kept in.
-        clients: the manager's table of identities.
+        configuration: the folder of `vtpm.toml`.
         tis: folder of the chip's locality sockets.
         locality: at which the manager uses the chip.
-        fronts: raw TPM stream by guest.
+        fronts: raw TPM stream of each guest that has one.
         users: that must exist.
         groups: that must exist.
         units: what systemd says of each unit, by name; empty without systemd.
@@ -118,7 +118,7 @@ class Premises:
     sockets: tuple[SocketRule, ...]
     locks: tuple[tuple[Path, str], ...]
     state: Path
-    clients: Path
+    configuration: Path
     tis: Path
     locality: int
     fronts: tuple[tuple[str, Path], ...]

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Final
 
 from daemons.hwtpm.store import STATE_NAME
+from daemons.runtime.config.folder import examine
 from daemons.runtime.control import Fields, Json, control_request
 from daemons.runtime.errors import DaemonError
 from daemons.vtpm.selection import SLOT_NAMES
 from daemons.vtpmctl.child import ChildState
 from daemons.vtpmctl.layout import Layout
 from daemons.vtpmctl.site import Daemon, FolderRule, Kind, Premises, SocketRule, guests_of
-from daemons.vtpmmgr.config import DATABASE_NAME, DEFAULT_LOCALITY
+from daemons.vtpmmgr.config import DATABASE_NAME
 from protocol.tis.mmio import locality_socket
 from protocol.tis.registers import LOCALITIES
 
@@ -63,6 +64,9 @@ class StackSite:
             secret_files = [str(path) for path in told] if isinstance(told, list) else []
         except DaemonError:
             guests = _kept_guests(layout)
+        configured = examine(layout.etc).configuration
+        streamless = {one.name for one in configured.guests.values() if not one.front.stream}
+        streams = [name for name in guests if name not in streamless]
         owner = _owner_of(layout.root)
         locks = [
             (layout.hwtpm_state, "hwtpm"),
@@ -74,13 +78,13 @@ class StackSite:
                 *_rules(layout, guests, owner),
                 *[FolderRule(Path(path), _OTHERS, secret=True) for path in secret_files],
             ),
-            sockets=tuple(_sockets(layout, guests)),
+            sockets=(*_sockets(layout, guests), *_streams(layout, streams)),
             locks=tuple([(folder / ".lock", daemon) for folder, daemon in locks]),
             state=layout.state,
-            clients=layout.clients,
+            configuration=layout.etc,
             tis=layout.hwtpm_run,
-            locality=DEFAULT_LOCALITY,
-            fronts=tuple([(name, layout.guest(name).tpm_socket) for name in guests]),
+            locality=configured.machine.manager.locality,
+            fronts=tuple([(name, layout.guest(name).tpm_socket) for name in streams]),
         )
 
 
@@ -103,7 +107,7 @@ def _rules(layout: Layout, guests: list[str], uid: int | None) -> Iterator[Folde
     yield FolderRule(layout.root, _OTHERS_WRITING, uid=uid)
     yield FolderRule(layout.run, _OTHERS_WRITING, uid=uid, must_be_there=False)
     yield FolderRule(layout.hwtpm_run, _OTHERS, uid=uid, must_be_there=False)
-    for folder in (layout.state, layout.hwtpm_state, layout.vtpmmgr_state):
+    for folder in (layout.state, layout.etc, layout.hwtpm_state, layout.vtpmmgr_state):
         yield FolderRule(folder, _OTHERS, uid=uid)
     for name in (STATE_NAME,):
         yield FolderRule(layout.hwtpm_state / name, _OTHERS, uid=uid, secret=True)
@@ -128,8 +132,13 @@ def _sockets(layout: Layout, guests: list[str]) -> Iterator[SocketRule]:
         yield SocketRule(paths.back_socket, f"vtpm-{guest}", _OTHERS, is_stream=False)
         yield SocketRule(paths.control_socket, f"vtpm-{guest}", _OTHERS, is_stream=True)
         yield SocketRule(paths.front_control_socket, f"tpmfront-{guest}", _OTHERS, is_stream=True)
-        # Every local user may use it.
-        yield SocketRule(paths.tpm_socket, f"tpmfront-{guest}", 0, is_stream=True)
+
+
+def _streams(layout: Layout, guests: list[str]) -> Iterator[SocketRule]:
+    for guest in guests:
+        # Who may use it is the configuration's to say.
+        path = layout.guest(guest).tpm_socket
+        yield SocketRule(path, f"tpmfront-{guest}", 0, is_stream=True)
 
 
 def _daemon(row: Json) -> Daemon:

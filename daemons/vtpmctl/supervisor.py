@@ -46,7 +46,7 @@ class Outcome:
 
 class Supervisor:
     """The daemons of one stack. `run` starts them and ends when `stop` was called and all are
-    gone."""
+    gone. Those of single guests may come and go meanwhile."""
 
     def __init__(
         self,
@@ -70,18 +70,22 @@ class Supervisor:
         self._forkserver = forkserver
         # Made here, after the fork server, so that no other process has the write end.
         self._pipe = os.pipe2(os.O_CLOEXEC)
-        self.children = tuple(
-            Child(
-                spec,
-                forkserver=forkserver,
-                notify=notify,
-                supervisor_fd=self._pipe[0],
-                log=log,
-                policy=policy or RestartPolicy(),
-            )
-            for spec in specs
-        )
+        self._notify = notify
+        self._policy = policy or RestartPolicy()
+        self.children = tuple([self._make_child(spec) for spec in specs])
         self._stop = trio.Event()
+        # Where the children run; None before `run` and once the stop has begun.
+        self._nursery: trio.Nursery | None = None
+
+    def _make_child(self, spec: ChildSpec) -> Child:
+        return Child(
+            spec,
+            forkserver=self._forkserver,
+            notify=self._notify,
+            supervisor_fd=self._pipe[0],
+            log=self._log,
+            policy=self._policy,
+        )
 
     def stop(self) -> None:
         """Begin the orderly stop."""
@@ -97,21 +101,59 @@ class Supervisor:
         with trio.CancelScope(shield=True):
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._forkserver.run)
+                self._nursery = nursery
                 for child in self.children:
-                    nursery.start_soon(child.run)
-                    nursery.start_soon(self._stop_without, child)
+                    self._start(child, nursery)
                 task_status.started()
                 await self._stop.wait()
-                for stage in Stage:
-                    members = [child for child in self.children if child.spec.stage is stage]
-                    for child in members:
-                        child.stop()
-                    for child in members:
-                        await child.ended.wait()
+                self._nursery = None
+                await _stop_in_order(self.children)
                 nursery.cancel_scope.cancel()
         killed = [child.spec.name for child in self.children if child.killed]
         if killed:
             raise DaemonError(f"had to be killed: {', '.join(killed)}")
+
+    def add(self, specs: Sequence[ChildSpec]) -> None:
+        """Start further daemons.
+
+        Raises:
+            DaemonError: the stack is being stopped.
+        """
+        if self._nursery is None:
+            raise DaemonError("the stack is being stopped")
+        children = [self._make_child(spec) for spec in specs]
+        self.children += tuple(children)
+        for child in children:
+            self._start(child, self._nursery)
+
+    async def remove(self, name: str) -> None:
+        """Stop the daemons of a guest, if there are any, and forget them."""
+        members = self._daemons_of(name)
+        # Daemons that are half stopped are nobody's: what has begun is finished.
+        with trio.CancelScope(shield=True):
+            await _stop_in_order(members)
+        self.children = tuple([child for child in self.children if child not in members])
+        for child in members:
+            child.close()
+
+    def is_known(self, name: str) -> bool:
+        """Whether there are daemons of a guest, running or not."""
+        return bool(self._daemons_of(name))
+
+    def has_refused(self, name: str) -> bool:
+        """Whether a daemon of a guest has refused to start."""
+        return any(child.refused.is_set() for child in self._daemons_of(name))
+
+    def _daemons_of(self, name: str) -> Sequence[Child]:
+        return [
+            child
+            for child in self.children
+            if child.spec.guest is not None and child.spec.guest.name == name
+        ]
+
+    def _start(self, child: Child, nursery: trio.Nursery) -> None:
+        nursery.start_soon(child.run)
+        nursery.start_soon(self._stop_without, child)
 
     async def _stop_without(self, child: Child) -> None:
         """Stop the front of a guest whose vTPM refused: its clients get no connection, not
@@ -134,7 +176,8 @@ class Supervisor:
             async with trio.open_nursery() as nursery:
 
                 async def give_up_without(child: Child) -> None:
-                    await child.refused.wait()
+                    # It has refused to start, or somebody has stopped it.
+                    await child.ended.wait()
                     refused[guest] = child.spec.name
                     nursery.cancel_scope.cancel()
 
@@ -172,6 +215,16 @@ _KINDS: Final = {
     Stage.VTPM: Kind.VTPM,
     Stage.FRONT: Kind.FRONT,
 }
+
+
+async def _stop_in_order(children: Sequence[Child]) -> None:
+    """Stop daemons, stage by stage."""
+    for stage in Stage:
+        members = [child for child in children if child.spec.stage is stage]
+        for child in members:
+            child.stop()
+        for child in members:
+            await child.ended.wait()
 
 
 def _describe(child: Child) -> dict[str, Json]:

@@ -13,9 +13,16 @@ from typing import Final
 import trio
 
 from daemons.hwtpm.store import STATE_NAME
+from daemons.runtime.command_line import CONFIG_FOLDER
+from daemons.runtime.config.folder import (
+    GUESTS_NAME,
+    MACHINE_NAME,
+    Examination,
+    examine,
+    guest_path,
+)
 from daemons.runtime.errors import DaemonError, ExitCode
 from daemons.vtpm.selection import SLOT_NAMES
-from daemons.vtpmctl.layout import check_guest_name
 from daemons.vtpmctl.site import (
     Daemon,
     FolderRule,
@@ -24,7 +31,7 @@ from daemons.vtpmctl.site import (
     SocketRule,
     UnitState,
 )
-from daemons.vtpmmgr.config import DATABASE_NAME, DEFAULT_LOCALITY
+from daemons.vtpmmgr.config import DATABASE_NAME
 from protocol.tis.mmio import locality_socket
 from protocol.tis.registers import LOCALITIES
 
@@ -39,8 +46,9 @@ _PROPERTIES: Final = (
     *("ExecMainStatus", "NRestarts", "StatusText", "ExecStart"),
 )
 _SECRET_FILE: Final = re.compile(r"--(?:owner|srk)-auth[ =]file:([^\s;]+)")
-_GUEST_CONFIGURATION: Final = re.compile(r"^UUID=\s*(\S+)\s*$", re.MULTILINE)
 _CREDENTIALS: Final = Path("/run/credentials")
+_MANAGERS_LOCALITY: Final = 2
+"""The one whose socket the units give to the manager's group."""
 _OTHERS: Final = 0o077
 _OTHERS_WRITING: Final = 0o022
 _WORLD: Final = 0o007
@@ -58,7 +66,7 @@ class Places:
 
     state: Path = Path("/var/lib/vtpm")
     run: Path = Path("/run/vtpm")
-    configuration: Path = Path("/etc/vtpm")
+    configuration: Path = CONFIG_FOLDER
 
     @property
     def hwtpm_run(self) -> Path:
@@ -97,24 +105,6 @@ class Places:
                 raise ValueError(f"{kind.value} without a guest")
         return folder / "control.sock"
 
-    def configured_guests(self) -> Mapping[str, str | None]:
-        """Return the uuid of each guest that is configured, None where it cannot be read."""
-        found: dict[str, str | None] = {}
-        try:
-            paths = sorted((self.configuration / "guests").glob("*.conf"))
-        except OSError:
-            return found
-        for path in paths:
-            try:
-                name = check_guest_name(path.stem)
-                match = _GUEST_CONFIGURATION.search(path.read_text())
-            except DaemonError:
-                continue
-            except (OSError, UnicodeDecodeError):
-                match = None
-            found[name] = match[1] if match else None
-        return found
-
 
 class UnitsSite:
     """The units of this machine."""
@@ -132,13 +122,8 @@ class UnitsSite:
         """systemd."""
         return "systemd"
 
-    async def is_installed(self) -> bool:
-        """Whether systemd knows the target of the suite."""
-        try:
-            told = await self._show(["--property=LoadState", TARGET])
-        except DaemonError:
-            return False
-        return "LoadState=loaded" in told.splitlines()
+    def _examine(self) -> Examination:
+        return examine(self._places.configuration)
 
     async def daemons(self) -> tuple[Daemon, ...]:
         """Ask systemd.
@@ -146,9 +131,10 @@ class UnitsSite:
         Raises:
             DaemonError: there is no systemd, or it does not know the units.
         """
-        uuids = self._places.configured_guests()
+        uuids = _uuids(self._examine())
         units = await self._units(uuids)
-        if all(unit["LoadState"] == "not-found" for unit in units.values()):
+        services = [unit for name, unit in units.items() if name.endswith(".service")]
+        if all(unit["LoadState"] == "not-found" for unit in services):
             raise DaemonError("systemd does not know the units hwtpm, vtpmmgr, vtpm@, tpmfront@")
         found = [self._daemon(unit, uuids) for unit in units.values()]
         order = list(Kind)
@@ -166,9 +152,13 @@ class UnitsSite:
             DaemonError: there is no systemd.
         """
         places = self._places
-        uuids = places.configured_guests()
+        examination = self._examine()
+        configured = examination.configuration
+        uuids = _uuids(examination)
         units = await self._units(uuids)
         guests = list(dict.fromkeys([*uuids, *[g for g in map(_guest_of, units) if g]]))
+        streamless = {one.name for one in configured.guests.values() if not one.front.stream}
+        streams = [name for name in guests if name not in streamless]
         start = units.get("vtpmmgr.service", {}).get("ExecStart", "")
         # What systemd hands over as credentials is its own, in a folder of its own.
         given = [Path(path) for path in _SECRET_FILE.findall(start)]
@@ -183,13 +173,13 @@ class UnitsSite:
                 *_rules(places, guests),
                 *[FolderRule(path, _OTHERS, secret=True) for path in secrets],
             ),
-            sockets=tuple(_sockets(places, guests)),
+            sockets=(*_sockets(places, guests), *_streams(places, streams)),
             locks=tuple([(folder / ".lock", daemon) for folder, daemon in locks]),
             state=places.state,
-            clients=places.configuration / "clients.toml",
+            configuration=places.configuration,
             tis=places.hwtpm_run,
-            locality=DEFAULT_LOCALITY,
-            fronts=tuple([(name, places.front_run(name) / "tpm.sock") for name in guests]),
+            locality=configured.machine.manager.locality,
+            fronts=tuple([(name, places.front_run(name) / "tpm.sock") for name in streams]),
             users=("vtpm-hwtpm", "vtpm-manager", *[f"vtpm-{name}" for name in guests]),
             groups=("vtpm", "vtpm-hwtpm"),
             units=tuple([_unit_state(unit) for unit in units.values()]),
@@ -199,6 +189,7 @@ class UnitsSite:
         """Return the properties of every unit of ours by its name."""
         names = [TARGET, "hwtpm.service", "vtpmmgr.service"]
         names += [f"{kind}@{guest}.service" for guest in guests for kind in ("vtpm", "tpmfront")]
+        names += [f"vtpm-guest@{guest}.target" for guest in guests]
         # The patterns find what runs without being configured any more.
         patterns = ["vtpm@*.service", "tpmfront@*.service"]
         told = await self._show([f"--property={','.join(_PROPERTIES)}", *names, *patterns])
@@ -211,7 +202,7 @@ class UnitsSite:
 
     def _daemon(self, unit: Mapping[str, str], uuids: Mapping[str, str | None]) -> Daemon | None:
         name = unit["Id"]
-        if name == TARGET:
+        if not name.endswith(".service"):
             return None
         guest = _guest_of(name)
         kind = Kind(name.removesuffix(".service").partition("@")[0])
@@ -288,7 +279,7 @@ def _unit_state(unit: Mapping[str, str]) -> UnitState:
 
 
 def _guest_of(unit: str) -> str | None:
-    _, at, guest = unit.removesuffix(".service").partition("@")
+    _, at, guest = unit.rpartition(".")[0].partition("@")
     return guest if at else None
 
 
@@ -297,24 +288,30 @@ def _number(text: str) -> int:
 
 
 def _rules(places: Places, guests: Sequence[str]) -> Iterator[FolderRule]:
-    yield FolderRule(places.configuration, _OTHERS_WRITING)
-    yield FolderRule(places.configuration / "clients.toml", _OTHERS_WRITING)
+    configuration = places.configuration
+    yield FolderRule(configuration, _OTHERS_WRITING)
+    yield FolderRule(configuration / MACHINE_NAME, _OTHERS_WRITING, must_be_there=False)
+    yield FolderRule(configuration / GUESTS_NAME, _OTHERS_WRITING, must_be_there=False)
+    credentials = configuration / "credentials"
+    yield FolderRule(credentials, _OTHERS, must_be_there=False)
+    for name in ("owner-auth", "srk-auth"):
+        yield FolderRule(credentials / name, _OTHERS, must_be_there=False, secret=True)
     chip, manager = places.state / "hwtpm", places.state / "vtpmmgr"
     yield FolderRule(chip, _OTHERS, owner="vtpm-hwtpm")
     yield FolderRule(chip / STATE_NAME, _OTHERS, owner="vtpm-hwtpm", secret=True)
     yield FolderRule(manager, _OTHERS, owner="vtpm-manager")
     yield FolderRule(manager / DATABASE_NAME, _OTHERS, owner="vtpm-manager", secret=True)
-    yield FolderRule(places.hwtpm_run, 0o027, owner="vtpm-hwtpm", must_be_there=False)
-    yield FolderRule(places.manager_run, 0o027, owner="vtpm-manager", must_be_there=False)
+    yield FolderRule(places.hwtpm_run, 0o027, must_be_there=False)
+    yield FolderRule(places.manager_run, 0o027, must_be_there=False)
     for guest in guests:
         user = f"vtpm-{guest}"
-        yield FolderRule(places.configuration / "guests" / f"{guest}.conf", _OTHERS_WRITING)
+        yield FolderRule(guest_path(configuration, guest), _OTHERS_WRITING)
         yield FolderRule(places.guest_state(guest), _OTHERS, owner=user)
         for slot in SLOT_NAMES:
             path = places.guest_state(guest) / slot
             yield FolderRule(path, _OTHERS, owner=user, must_be_there=False, secret=True)
-        yield FolderRule(places.vtpm_run(guest), _OTHERS, owner=user, must_be_there=False)
-        yield FolderRule(places.front_run(guest), _OTHERS_WRITING, owner=user, must_be_there=False)
+        for folder in (places.vtpm_run(guest), places.front_run(guest)):
+            yield FolderRule(folder, _OTHERS_WRITING, must_be_there=False)
 
 
 def _sockets(places: Places, guests: Sequence[str]) -> Iterator[SocketRule]:
@@ -323,7 +320,7 @@ def _sockets(places: Places, guests: Sequence[str]) -> Iterator[SocketRule]:
     for locality in range(LOCALITIES):
         path = locality_socket(places.hwtpm_run, locality)
         # The manager reaches its locality by its group.
-        forbidden = _WORLD if locality == DEFAULT_LOCALITY else _OTHERS
+        forbidden = _WORLD if locality == _MANAGERS_LOCALITY else _OTHERS
         yield SocketRule(path, chip, forbidden, is_stream=False)
     yield SocketRule(places.manager_run / "vtpmmgr.sock", manager, _WORLD, is_stream=False)
     yield SocketRule(places.control(Kind.MANAGER, None), manager, _OTHERS, is_stream=True)
@@ -333,5 +330,17 @@ def _sockets(places: Places, guests: Sequence[str]) -> Iterator[SocketRule]:
         yield SocketRule(back, vtpm, _OTHERS, is_stream=False)
         yield SocketRule(places.control(Kind.VTPM, guest), vtpm, _OTHERS, is_stream=True)
         yield SocketRule(places.control(Kind.FRONT, guest), front, _OTHERS, is_stream=True)
-        # Every local user may use it.
-        yield SocketRule(places.front_run(guest) / "tpm.sock", front, 0, is_stream=True)
+
+
+def _streams(places: Places, guests: Sequence[str]) -> Iterator[SocketRule]:
+    for guest in guests:
+        # Who may use it is the socket unit's to say.
+        path = places.front_run(guest) / "tpm.sock"
+        yield SocketRule(path, f"tpmfront@{guest}.service", 0, is_stream=True)
+
+
+def _uuids(examination: Examination) -> dict[str, str | None]:
+    """Return the uuid of each guest that is configured, None where its file has mistakes."""
+    guests = examination.configuration.guests
+    found: dict[str, str | None] = {name: str(one.identity.uuid) for name, one in guests.items()}
+    return found | dict.fromkeys(sorted(examination.excluded))

@@ -20,11 +20,14 @@ from daemons.runtime.errors import RefusedToStart
 from daemons.runtime.files import OsFiles, StateFolder
 from daemons.runtime.log import Log
 from daemons.runtime.secret import FILE_FORM
-from daemons.vtpmctl.layout import Layout, guest_uuid
-from daemons.vtpmctl.plan import Guest, UpConfig, clients_table, plan
+from daemons.vtpmctl.child import RestartPolicy
+from daemons.vtpmctl.guestverbs import GuestVerbs, prepare_guest
+from daemons.vtpmctl.layout import Layout
+from daemons.vtpmctl.plan import Guest, UpConfig, plan_guest, plan_machine
 from daemons.vtpmctl.probe import wait_tpm_answers
 from daemons.vtpmctl.process import ForkServer
 from daemons.vtpmctl.progress import with_progress
+from daemons.vtpmctl.stackconfig import prepare_config
 from daemons.vtpmctl.supervisor import Outcome, Supervisor
 
 _LOCK_WAIT_S = 15.0
@@ -51,26 +54,42 @@ async def up(
     """
     layout = config.layout
     layout.check_lengths(config.guests)
-    with layout.prepare(config.guests) as state:
-        guests = [Guest(name, guest_uuid(layout.guest(name))) for name in config.guests]
-        state.replace(layout.clients.name, clients_table(guests).encode())
-        specs = plan(config, guests)
+    with layout.prepare():
+        guests = _prepare_guests(config, log)
+        specs = [*plan_machine(config)]
+        for guest in guests:
+            specs += plan_guest(config, guest)
+        folders = [layout.hwtpm_state, layout.vtpmmgr_state]
+        folders += [layout.guest(guest.name).state for guest in guests]
         await with_progress(
             lambda: "waiting for the last run's daemons to stop",
-            partial(_wait_unlocked, layout, guests, log),
+            partial(_wait_unlocked, folders, log),
         )
-        supervisor = Supervisor(specs, forkserver=forkserver, notify=layout.notify, log=log)
+        supervisor = Supervisor(
+            specs,
+            forkserver=forkserver,
+            notify=layout.notify,
+            log=log,
+            policy=RestartPolicy(watchdog_s=config.watchdog_s),
+        )
 
         async def status(_args: Fields) -> Fields:
             return {**supervisor.describe(), "secret_files": _secret_files(config)}
 
         async def probe(guest: Guest) -> None:
-            await wait_tpm_answers(layout.guest(guest.name).tpm_socket, log)
+            if guest.has_stream:
+                await wait_tpm_answers(layout.guest(guest.name).tpm_socket, log)
+
+        async def wait_unlocked(of_guests: Sequence[Guest]) -> None:
+            await _wait_unlocked([layout.guest(one.name).state for one in of_guests], log)
+
+        guest_verbs = GuestVerbs(config, supervisor, probe, wait_unlocked, log)
+        verbs = {"status": status, **guest_verbs.handlers}
 
         async with trio.open_nursery() as nursery:
             await nursery.start(supervisor.run)
             try:
-                serve = partial(serve_control, layout.control_socket, {"status": status}, log=log)
+                serve = partial(serve_control, layout.control_socket, verbs, log=log)
                 await nursery.start(serve)
                 outcome = await with_progress(
                     supervisor.describe_waiting,
@@ -86,15 +105,19 @@ async def up(
 
 def _secret_files(config: UpConfig) -> list[Json]:
     """Return the files that secrets of the hardware TPM are in, for `vtpmctl doctor`."""
-    given = (config.owner_auth, config.srk_auth)
+    given = [auth for auth in (config.owner_auth, config.srk_auth) if auth is not None]
     paths = [auth.removeprefix(FILE_FORM) for auth in given if auth.startswith(FILE_FORM)]
     return [os.path.abspath(path) for path in paths]
 
 
-async def _wait_unlocked(layout: Layout, guests: Sequence[Guest], log: Log) -> None:
+def _prepare_guests(config: UpConfig, log: Log) -> list[Guest]:
+    """Make the files and folders of the guests that are to run."""
+    configured = prepare_config(config.layout, config.guests, log)
+    return [prepare_guest(config, guest) for guest in configured]
+
+
+async def _wait_unlocked(folders: Sequence[Path], log: Log) -> None:
     """Wait for daemons of a supervisor that was killed: they are about to stop, having lost it."""
-    folders = [layout.hwtpm_state, layout.vtpmmgr_state]
-    folders += [layout.guest(guest.name).state for guest in guests]
     with trio.move_on_after(_LOCK_WAIT_S):
         for folder in folders:
             said = False
@@ -128,7 +151,8 @@ def describe_ready(layout: Layout, outcome: Outcome) -> str:
     for guest in outcome.serving:
         paths = layout.guest(guest.name)
         lines.append(f"  {guest.name}")
-        lines.append(f"    TPM byte stream        {paths.tpm_socket}")
+        if guest.has_stream:
+            lines.append(f"    TPM byte stream        {paths.tpm_socket}")
         if paths.ctrl_socket.exists():
             lines.append(f"    swtpm control channel  {paths.ctrl_socket}")
     example = layout.guest(outcome.serving[0].name).tpm_socket

@@ -1,43 +1,57 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command `vtpmmgr`: options into one `ManagerConfig`, then the daemon."""
+"""The command `vtpmmgr`: options and configuration into one `ManagerConfig` and the table of its
+clients, then the daemon."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import click
 
-from daemons.runtime.daemon import run_daemon
-from daemons.runtime.errors import DaemonError
-from daemons.runtime.inherited import inherited_fds
-from daemons.runtime.log import Level, Log
-from daemons.runtime.notify import Notifier
-from daemons.runtime.secret import WELL_KNOWN, parse_auth
-from daemons.vtpmmgr.config import (
-    DEFAULT_LOCALITY,
-    DEFAULT_NV_INDEX,
-    DEFAULT_SEAL_PCRS,
-    ManagerConfig,
+from daemons.runtime.command_line import level_of, loglevel_option, required_config_option
+from daemons.runtime.config.folder import load, load_without_bad_guests
+from daemons.runtime.config.kinds import show_pcrs
+from daemons.runtime.config.options import Configuration, ManagerOptions
+from daemons.runtime.config.values import (
+    parse_mode,
     parse_nv_index,
     parse_pcrs,
 )
-from daemons.vtpmmgr.daemon import run
+from daemons.runtime.daemon import end_before_start, run_daemon
+from daemons.runtime.errors import DaemonError
+from daemons.runtime.inherited import inherited_fds
+from daemons.runtime.log import Log
+from daemons.runtime.notify import Notifier
+from daemons.runtime.reload import Reloads
+from daemons.runtime.secret import WELL_KNOWN, parse_auth, parse_auth_option
+from daemons.runtime.sockets import Listeners
+from daemons.vtpmmgr.config import ManagerConfig
+from daemons.vtpmmgr.daemon import Loaded, run
+from daemons.vtpmmgr.identity import ClientTable
+
+_T = TypeVar("_T")
 
 EXAMPLE = """\b
 Example:
-  vtpmmgr --state /var/lib/vtpm/vtpmmgr --socket /run/vtpm/vtpmmgr.sock \\
-          --tis /run/vtpm/hwtpm --clients /etc/vtpm/clients.toml \\
-          --owner-auth file:/etc/vtpm/owner --srk-auth well-known
+  vtpmmgr --config /etc/vtpm --state /var/lib/vtpm/vtpmmgr \\
+          --socket /run/vtpm/vtpmmgr.sock --tis /run/vtpm/hwtpm
 """
 
 PROBE = "probe"
 """Value of --tpmirq that leaves the choice to the driver."""
 
-_AUTH_FORMS = "well-known, hash:<40 hex digits>, text:<passphrase> or file:<path>"
+_DEFAULTS = ManagerOptions()
+_AUTH_FORMS = (
+    "well-known, hash:<40 hex digits>, text:<passphrase> or file:<path>; or configured, which is "
+    "what --config says"
+)
 
 
 @click.command(epilog=EXAMPLE, context_settings={"max_content_width": 100})
+@required_config_option
 @click.option(
     "--state",
     type=click.Path(path_type=Path, file_okay=False),
@@ -56,7 +70,7 @@ _AUTH_FORMS = "well-known, hash:<40 hex digits>, text:<passphrase> or file:<path
     default="600",
     show_default=True,
     metavar="OCTAL",
-    help="Permissions of that socket. The clients file decides who may be which vTPM.",
+    help="Permissions of that socket. The guests' files decide who may be which vTPM.",
 )
 @click.option(
     "--control",
@@ -70,21 +84,13 @@ _AUTH_FORMS = "well-known, hash:<40 hex digits>, text:<passphrase> or file:<path
     help="Folder of the hardware TPM's locality sockets.",
 )
 @click.option(
-    "--clients",
-    type=click.Path(path_type=Path, dir_okay=False),
-    required=True,
-    help="TOML file that says which uid may be which vTPM.",
-)
-@click.option(
     "--owner-auth",
-    default=WELL_KNOWN,
-    show_default=True,
+    show_default=WELL_KNOWN,
     help=f"Secret of the hardware TPM's owner: {_AUTH_FORMS}.",
 )
 @click.option(
     "--srk-auth",
-    default=WELL_KNOWN,
-    show_default=True,
+    show_default=WELL_KNOWN,
     help="Secret of its storage root key, in the same forms.",
 )
 @click.option(
@@ -97,53 +103,45 @@ _AUTH_FORMS = "well-known, hash:<40 hex digits>, text:<passphrase> or file:<path
 @click.option(
     "--tpmlocality",
     type=click.IntRange(0, 4),
-    default=DEFAULT_LOCALITY,
-    show_default=True,
+    show_default=str(_DEFAULTS.locality),
     help="Locality at which it is used, and to which the root secret is sealed.",
 )
 @click.option(
     "--tpmirq",
-    default=PROBE,
-    show_default=True,
+    show_default=PROBE,
     metavar="NUMBER|probe",
     help="0 polls the chip; a number, or probe, waits for its interrupts if it has any.",
 )
 @click.option(
     "--seal-pcrs",
-    default=DEFAULT_SEAL_PCRS,
-    show_default=True,
+    show_default=show_pcrs(_DEFAULTS.seal_pcrs),
     metavar="LIST",
-    help="PCRs of the hardware TPM to which a new root secret is sealed: none, all, N, N-M, with "
+    help="PCRs of the hardware TPM to which a new root secret is sealed: none, all, N, X-Y, with "
     "commas. Counts at the first start only.",
 )
 @click.option(
     "--nv-index",
-    default=f"{DEFAULT_NV_INDEX:#010x}",
-    show_default=True,
+    show_default=f"{_DEFAULTS.nv_index:#010x}",
     metavar="INDEX",
     help="NV area of the hardware TPM that names the newest state of the database.",
 )
-@click.option(
-    "--loglevel",
-    type=click.Choice(["error", "info", "debug"]),
-    default="info",
-    show_default=True,
-)
+@loglevel_option
+@click.version_option(package_name="vtpm-suite")
 def main(
+    config_folder: Path,
     state: Path,
     socket_path: Path,
     socket_mode: str,
     control: Path | None,
     tis: Path,
-    clients: Path,
-    owner_auth: str,
-    srk_auth: str,
+    owner_auth: str | None,
+    srk_auth: str | None,
     tpmdriver: str,
-    tpmlocality: int,
-    tpmirq: str,
-    seal_pcrs: str,
-    nv_index: str,
-    loglevel: str,
+    tpmlocality: int | None,
+    tpmirq: str | None,
+    seal_pcrs: str | None,
+    nv_index: str | None,
+    loglevel: str | None,
 ) -> None:
     """The manager of all vTPMs of a machine.
 
@@ -153,42 +151,69 @@ def main(
     it found does not verify.
     """
     del tpmdriver  # there is one
-    try:
+    mode = _parsed("--socket-mode", parse_mode, socket_mode)
+    owner = _given("--owner-auth", parse_auth_option, owner_auth)
+    srk = _given("--srk-auth", parse_auth_option, srk_auth)
+    interrupts = _given("--tpmirq", _wants_interrupts, tpmirq)
+    pcrs = _given("--seal-pcrs", lambda text: parse_pcrs((text,)), seal_pcrs)
+    index = _given("--nv-index", parse_nv_index, nv_index)
+
+    def resolve(configuration: Configuration) -> Loaded:
+        configured = configuration.machine.manager
         config = ManagerConfig(
             state=state,
             socket=socket_path,
-            socket_mode=_octal(socket_mode),
+            socket_mode=mode,
             control=control or socket_path.with_name("control.sock"),
             tis=tis,
-            clients=clients,
-            owner_auth=parse_auth(owner_auth),
-            srk_auth=parse_auth(srk_auth),
-            locality=tpmlocality,
-            interrupts=tpmirq == PROBE or _number(tpmirq) != 0,
-            seal_pcrs=parse_pcrs(seal_pcrs),
-            nv_index=parse_nv_index(nv_index),
-            level=Level.named(loglevel),
+            owner_auth=_first(owner, lambda: parse_auth(configured.owner_auth)),
+            srk_auth=_first(srk, lambda: parse_auth(configured.srk_auth)),
+            locality=configured.locality if tpmlocality is None else tpmlocality,
+            interrupts=configured.interrupts if interrupts is None else interrupts,
+            seal_pcrs=tuple(sorted(configured.seal_pcrs if pcrs is None else pcrs)),
+            nv_index=configured.nv_index if index is None else index,
+            level=level_of(loglevel, configured.loglevel),
         )
+        return Loaded(config, ClientTable.of_guests(configuration.guests.values()))
+
+    log = Log.of_process("vtpmmgr")
+    try:
+        configuration, findings = load_without_bad_guests(config_folder)
+        loaded = resolve(configuration)
+        inherited = inherited_fds()
     except DaemonError as error:
-        raise click.UsageError(str(error)) from error
-    log = Log.of_process("vtpmmgr", level=config.level)
+        end_before_start(error, log)
+    log.level = loaded.config.level
+    for finding in findings:
+        log.error("guest left out", reason=finding)
+    notifier = Notifier.from_environ()
+    reloads = Reloads(lambda: resolve(load(config_folder)), notifier, log)
     run_daemon(
-        partial(run, config, Notifier.from_environ(), log), log=log, inherited=inherited_fds()
+        partial(run, loaded, reloads, Listeners(inherited), notifier, log),
+        log=log,
+        notifier=notifier,
+        inherited=inherited,
+        on_hangup=reloads.request,
     )
 
 
-def _octal(text: str) -> int:
-    try:
-        mode = int(text, 8)
-    except ValueError:
-        raise DaemonError(f"--socket-mode {text!r} is not octal") from None
-    if not 0 <= mode <= 0o777:
-        raise DaemonError(f"--socket-mode {text!r} is above 777")
-    return mode
+def _given(option: str, parse: Callable[[str], _T | None], text: str | None) -> _T | None:
+    return None if text is None else _parsed(option, parse, text)
 
 
-def _number(text: str) -> int:
+def _parsed(option: str, parse: Callable[[str], _T], text: str) -> _T:
     try:
-        return int(text, 0)
+        return parse(text)
+    except (DaemonError, ValueError) as error:
+        raise click.BadParameter(str(error), param_hint=option) from error
+
+
+def _first(given: _T | None, otherwise: Callable[[], _T]) -> _T:
+    return otherwise() if given is None else given
+
+
+def _wants_interrupts(text: str) -> bool:
+    try:
+        return text == PROBE or int(text, 0) != 0
     except ValueError:
-        raise DaemonError(f"--tpmirq {text!r} is neither a number nor {PROBE}") from None
+        raise ValueError(f"{text!r} is neither a number nor {PROBE}") from None

@@ -1,44 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may be which vTPM: the clients file, and the hash that stands for a vTPM's kernel.
+"""Who may be which vTPM: the guests of the configuration, and the hash that stands for a vTPM's
+kernel.
 
-The clients file is TOML:
-
-    [[client]]
-    uuid = "5e4ad2a3-1d6b-4f5c-a3a0-4ef0b1fb9a6c"
-    uid = 1000                           # of the process that serves this vTPM
-    label = "system_u:vm_r:vtpm_t"       # stands in for the XSM label
-    group = 0                            # default 0
-    admin = false                        # default; may send management commands
-
-A uid may have several uuids, a uuid has one entry. A connection is admitted if the uid that the
-kernel reports for it has an entry with the uuid that it claims.
+A connection is admitted if the uid that the kernel reports for it is that of the guest whose uuid
+it claims.
 """
 
 from __future__ import annotations
 
 import hashlib
-import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from typing import Self
 from uuid import UUID
 
-from daemons.runtime.errors import DaemonError
+from daemons.runtime.config.options import Guest
 from protocol.tpmif.errors import Refused
-
-LABEL_LIMIT: Final = 127
-"""Characters; Xen's manager cuts longer labels there, so two could become one. Here they are
-refused.
-"""
-
-_UID_LIMIT: Final = 2**32 - 1
-_KEYS: Final = frozenset(("uuid", "uid", "label", "group", "admin"))
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """One entry of the clients file.
+    """What a guest of the configuration is to the manager.
 
     Attributes:
         uuid: of the vTPM.
@@ -56,7 +38,7 @@ class Client:
 
 
 class ClientTable:
-    """The clients file, read.
+    """Everybody who may connect.
 
     Args:
         clients: no uuid twice.
@@ -64,6 +46,21 @@ class ClientTable:
 
     def __init__(self, clients: Iterable[Client]) -> None:
         self._clients = {client.uuid: client for client in clients}
+
+    @classmethod
+    def of_guests(cls, guests: Iterable[Guest]) -> Self:
+        """Return the table of a configuration's guests."""
+        return cls(
+            Client(
+                uuid=guest.identity.uuid,
+                uid=guest.identity.uid,
+                label=guest.label,
+                group=guest.identity.group,
+                admin=guest.identity.admin,
+            )
+            for guest in guests
+            if guest.identity.uid is not None
+        )
 
     def __len__(self) -> int:
         return len(self._clients)
@@ -79,81 +76,6 @@ class ClientTable:
         if client is None or client.uid != uid:
             raise Refused(f"uid {uid} may not be vTPM {uuid}")
         return client
-
-
-def load_clients(path: Path) -> ClientTable:
-    """Read a clients file.
-
-    Raises:
-        DaemonError: it cannot be read or says something that is not described above; the message
-            names the file, the entry and the key.
-    """
-    try:
-        with path.open("rb") as file:
-            content = tomllib.load(file)
-    except OSError as error:
-        raise DaemonError(f"clients file {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DaemonError(f"clients file {path}: {error}") from error
-    entries = content.pop("client", [])
-    if content:
-        raise DaemonError(f"clients file {path}: unknown key {min(content)!r}")
-    if not isinstance(entries, list):
-        raise DaemonError(f"clients file {path}: 'client' must be a list of tables ([[client]])")
-    clients: dict[UUID, Client] = {}
-    for number, entry in enumerate(entries, start=1):
-        where = f"clients file {path}, client {number}"
-        client = _client(entry, where)
-        if client.uuid in clients:
-            raise DaemonError(f"{where}: uuid {client.uuid} has an entry already")
-        clients[client.uuid] = client
-    return ClientTable(clients.values())
-
-
-def _client(entry: object, where: str) -> Client:
-    if not isinstance(entry, dict):
-        raise DaemonError(f"{where}: not a table")
-    unknown = entry.keys() - _KEYS
-    if unknown:
-        raise DaemonError(f"{where}: unknown key {min(unknown)!r}")
-    label = _text(entry, "label", where)
-    if not label or len(label) > LABEL_LIMIT or not label.isascii() or not label.isprintable():
-        raise DaemonError(f"{where}: label must be 1 to {LABEL_LIMIT} printable ASCII characters")
-    admin = entry.get("admin", False)
-    if not isinstance(admin, bool):
-        raise DaemonError(f"{where}: admin must be true or false")
-    return Client(
-        uuid=_uuid(_text(entry, "uuid", where), where),
-        uid=_number(entry, "uid", where),
-        label=label,
-        group=_number(entry, "group", where, default=0),
-        admin=admin,
-    )
-
-
-def _text(entry: Mapping[str, object], key: str, where: str) -> str:
-    value = entry.get(key)
-    if not isinstance(value, str):
-        raise DaemonError(f"{where}: {key} must be there and a string")
-    return value
-
-
-def _number(entry: Mapping[str, object], key: str, where: str, default: int | None = None) -> int:
-    value = entry.get(key, default)
-    # bool is an int to Python, not to the reader of the file
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _UID_LIMIT:
-        raise DaemonError(f"{where}: {key} must be there and a number from 0 to {_UID_LIMIT - 1}")
-    return value
-
-
-def _uuid(text: str, where: str) -> UUID:
-    try:
-        uuid = UUID(text)
-    except ValueError:
-        raise DaemonError(f"{where}: uuid {text!r} is none") from None
-    if str(uuid) != text.lower():
-        raise DaemonError(f"{where}: uuid {text!r} must be written as {uuid}")
-    return uuid
 
 
 def effective_label(peer_label: str | None, client: Client) -> str:

@@ -11,6 +11,7 @@ leaves `request` is a broken database or disk, and ends the daemon.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, assert_never
 from uuid import UUID
@@ -54,7 +55,7 @@ from protocol.tpmif.unix import BackendDevice, PeerCredentials
 from tpmcore.errors import TpmError
 
 AUTO_CREATE_GROUP: Final = 0
-"""The group in which a vTPM of the clients file comes into being with its first save."""
+"""The group in which a vTPM of the configuration comes into being with its first save."""
 
 CONNECTIONS_PER_VTPM: Final = 4
 """A vTPM has one; more only while a dead one's end is not noticed. Whoever may be one vTPM must not
@@ -73,7 +74,7 @@ class SaveKeyData:
 
     Attributes:
         uuid: of the vTPM.
-        group: number of the group that the clients file gives it.
+        group: number of the group that the configuration gives it.
         data: 64 bytes.
     """
 
@@ -101,7 +102,7 @@ class _Session:
 
     Attributes:
         device: the connection.
-        client: its entry in the clients file.
+        client: its entry in the table; another one after a reload.
         label: that counts for it.
         kern_hash: zeros until bound.
         bound: whether a SAVEHASHKEY or LOADHASHKEY succeeded.
@@ -124,15 +125,22 @@ class ManagerService:
         committer: for changes and for reads behind them.
         hardware: for what is passed through.
         log: of the daemon.
+        connections_changed: told how many vTPMs are connected.
     """
 
     def __init__(
-        self, clients: ClientTable, committer: Committer, hardware: Hardware, log: Log
+        self,
+        clients: ClientTable,
+        committer: Committer,
+        hardware: Hardware,
+        log: Log,
+        connections_changed: Callable[[int], None] = lambda _count: None,
     ) -> None:
         self._clients = clients
         self._committer = committer
         self._hardware = hardware
         self._log = log
+        self._connections_changed = connections_changed
         # By serial number of the connection.
         self._sessions: dict[int, _Session] = {}
         # The connection that has a vTPM open; entries of connections that ended go with them.
@@ -140,11 +148,29 @@ class ManagerService:
         # Users whose refusal was logged; one that insists must not fill the log.
         self._refused_uids: set[int] = set()
 
+    def set_clients(self, clients: ClientTable) -> None:
+        """Have another table count: for who connects, and for who is connected from its next
+        request on. Connections that it does not admit end; the others are not disturbed."""
+        self._clients = clients
+        self._refused_uids.clear()
+        for session in self._sessions.values():
+            device = session.device
+            try:
+                client = clients.admit(device.peer.uid, device.uuid)
+            except Refused as refusal:
+                self._log.warning("client disconnected", uuid=device.uuid, reason=refusal)
+                device.disconnect_nowait()
+            else:
+                session.client = client
+                session.label = effective_label(device.peer.label, client)
+                if session.bound:
+                    session.kern_hash = label_hash(session.label)
+
     def admit(self, peer: PeerCredentials, uuid: UUID) -> None:
         """Let a peer in.
 
         Raises:
-            Refused: the clients file does not let this user be that vTPM.
+            Refused: the table does not let this user be that vTPM.
         """
         try:
             self._clients.admit(peer.uid, uuid)
@@ -161,11 +187,12 @@ class ManagerService:
             Refused: the vTPM has too many.
         """
         client = self._clients.admit(device.peer.uid, device.uuid)
-        others = [one for one in self._sessions.values() if one.client is client]
+        others = [one for one in self._sessions.values() if one.device.uuid == device.uuid]
         if sum(not one.device.hung_up() for one in others) >= CONNECTIONS_PER_VTPM:
             raise Refused(f"vTPM {device.uuid} has {CONNECTIONS_PER_VTPM} connections")
         label = effective_label(device.peer.label, client)
         self._sessions[device.serial] = _Session(device, client, label, _UNBOUND_HASH, False, set())
+        self._connections_changed(len(self._sessions))
         self._log.info("vTPM connected", uuid=device.uuid, uid=device.peer.uid, pid=device.peer.pid)
 
     async def closed(self, device: BackendDevice) -> None:
@@ -173,6 +200,7 @@ class ManagerService:
         session = self._sessions.pop(device.serial)
         if self._holders.get(device.uuid) is session:
             del self._holders[device.uuid]
+        self._connections_changed(len(self._sessions))
         self._log.info("vTPM gone", uuid=device.uuid)
 
     def cancel(self, device: BackendDevice) -> None:
@@ -300,7 +328,7 @@ class ManagerService:
 
     def _bind(self, session: _Session) -> None:
         # A group without a list of approved kernels, and there is no other yet, takes any label
-        # that the clients file or the kernel gives.
+        # that the configuration or the kernel gives.
         session.kern_hash = label_hash(session.label)
         session.bound = True
 

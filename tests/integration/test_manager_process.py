@@ -284,7 +284,7 @@ async def test_a_second_manager_on_the_same_folder_is_refused(run_dir: Path) -> 
         await saved(lab, "served")
 
 
-async def test_only_the_clients_of_the_file_are_admitted_each_once(run_dir: Path) -> None:
+async def test_only_configured_guests_are_admitted_each_once(run_dir: Path) -> None:
     async with open_lab(run_dir) as lab:
         await lab.start_machine()
         with pytest.raises(BackendRefused, match=f"uid {os.geteuid()} may not be vTPM"):
@@ -346,9 +346,9 @@ async def test_saves_of_many_vtpms_share_commits_and_status_shows_it(run_dir: Pa
 async def test_usage_and_configuration_mistakes_have_their_exit_codes(run_dir: Path) -> None:
     async with open_lab(run_dir) as lab:
         for change, code, text in (
-            (("--seal-pcrs", "24"), 2, "is not within 0-23"),
+            (("--seal-pcrs", "24"), 2, "PCR 24: the last one is 23"),
             (("--owner-auth", "secret"), 2, "an authorization value is"),
-            (("--clients", str(run_dir / "none.toml")), 1, "No such file"),
+            (("--config", str(run_dir / "none")), 3, "No such file"),
         ):
             daemon = Daemon("vtpmmgr", run_dir, (*lab.manager._arguments, *change))
             await daemon.start()

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import os
 import select
+import shutil
 import signal
 import socket
 import stat
@@ -78,6 +79,35 @@ def test_every_guest_has_a_tpm_of_its_own_and_keeps_it(run_dir: Path) -> None:
         assert pcr_10(stack, "g1") == bytes(20)
 
 
+def test_a_folder_of_a_release_without_configuration_starts_with_the_same_tpms(
+    run_dir: Path,
+) -> None:
+    guests = ("g1", "g2")
+    with running_stack(run_dir, guests) as stack:
+        keys = [endorsement_key(stack, guest) for guest in guests]
+        uuids = [stack.daemon(f"vtpm-{guest}")["uuid"] for guest in guests]
+    # What such a release left: a uuid beside each image, and a table that it wrote at each start.
+    for guest, uuid in zip(guests, uuids, strict=True):
+        path = run_dir / "state/guests" / guest / "uuid"
+        path.write_text(f"{uuid}\n")
+        path.chmod(0o600)
+    (run_dir / "state/clients.toml").write_text(
+        "".join(
+            f'\n[[client]]\nuuid = "{uuid}"\nuid = {os.geteuid()}\nlabel = "{guest}"\n'
+            "group = 0\nadmin = false\n"
+            for guest, uuid in zip(guests, uuids, strict=True)
+        )
+    )
+    shutil.rmtree(run_dir / "state/etc")
+    for named in (guests, ()):  # the second start finds what the first made, and all guests
+        with running_stack(run_dir, named) as stack:
+            assert [stack.daemon(f"vtpm-{guest}")["uuid"] for guest in guests] == uuids
+            assert [endorsement_key(stack, guest) for guest in guests] == keys
+        left = [path.name for path in (run_dir / "state").iterdir()]
+        assert "clients.toml" not in left
+        assert not list((run_dir / "state").rglob("uuid"))
+
+
 def test_other_users_reach_the_front_sockets_and_nothing_else(run_dir: Path) -> None:
     with running_stack(run_dir) as stack:
         for path in [run_dir / "state", *(run_dir / "state").rglob("*")]:
@@ -124,6 +154,20 @@ def test_a_daemon_that_is_killed_comes_back_and_the_guest_has_not_rebooted(
         assert stack.daemon(daemon)["restarts"] == 1
         others = [row for row in stack.status()["daemons"] if row["daemon"] != daemon]
         assert [row["restarts"] for row in others] == [0, 0, 0]
+
+
+def test_a_daemon_that_hangs_is_replaced_and_the_guest_has_not_rebooted(run_dir: Path) -> None:
+    daemons = ("vtpm-g1", "tpmfront-g1", "vtpmmgr", "hwtpm")
+    with running_stack(run_dir, options=("--watchdog", "3")) as stack:
+        extend_10(stack, "g1")
+        hung = {daemon: stack.pid(daemon) for daemon in daemons}
+        for pid in hung.values():
+            os.kill(pid, signal.SIGSTOP)
+        wait_gone(list(hung.values()))
+        for daemon in daemons:
+            stack.wait_daemon_ready(daemon)
+            assert stack.pid(daemon) != hung[daemon]
+        assert pcr_10(stack, "g1") == EXTENDED_ONCE
 
 
 def test_a_guest_whose_image_does_not_verify_is_refused_and_the_other_is_served(

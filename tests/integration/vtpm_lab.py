@@ -95,9 +95,20 @@ class Daemon:
 
     async def wait_notified(self, word: str) -> None:
         """Return when a notification contains `word`."""
-        assert self._notify is not None
-        while word not in (await self._notify.recv(4096)).decode():
+        while word not in await self.notification():
             pass
+
+    async def notification(self) -> str:
+        """Return the next thing that it says to its supervisor."""
+        assert self._notify is not None
+        return (await self._notify.recv(4096)).decode()
+
+    async def reload(self) -> None:
+        """Have it read its configuration again, by SIGHUP, and return when it has."""
+        self.signal(signal.SIGHUP)
+        with trio.fail_after(READY_LIMIT_S):
+            await self.wait_notified("RELOADING=1")
+            await self.wait_notified("READY=1")
 
     async def _fail_when_it_ends(self) -> None:
         code = await self._wait()
@@ -219,25 +230,28 @@ class Lab:
             self.run,
             ("--state", str(root / "hwtpm"), "--run", str(self.tis), "--key-pool", "0"),
         )
-        clients = root / "clients.toml"
-        clients.write_text(
-            "".join(
-                f'[[client]]\nuuid = "{self.uuid(f"g{n}")}"\nuid = {os.geteuid()}\nlabel = "g{n}"\n'
-                for n in range(1, 10)
-            )
-        )
+        self.etc = root / "etc"
+        (self.etc / "guests.d").mkdir(parents=True)
+        (self.etc / "vtpm.toml").write_text("[manager]\nshared_uid = true\n")
+        for number in range(1, 10):
+            self.configure(f"g{number}")
         self.manager = Daemon(
             "vtpmmgr",
             self.run,
             (
                 *("--state", str(root / "mgr"), "--socket", str(self.manager_socket)),
-                *("--tis", str(self.tis), "--clients", str(clients), "--loglevel", "debug"),
+                *("--tis", str(self.tis), "--config", str(self.etc), "--loglevel", "debug"),
             ),
         )
         self._daemons = [self.manager, self.hwtpm]
 
+    def configure(self, guest: str, *lines: str) -> None:
+        """Write the file of a guest, with further lines of TOML."""
+        text = "\n".join([f'uuid = "{self.uuid(guest)}"', f"uid = {os.geteuid()}", *lines, ""])
+        (self.etc / "guests.d" / f"{guest}.toml").write_text(text)
+
     def uuid(self, guest: str) -> UUID:
-        """Return the uuid of "g1" to "g9"."""
+        """Return the uuid of a guest; "g1" to "g9" are configured."""
         return uuid.uuid5(uuid.NAMESPACE_DNS, guest)
 
     def state(self, guest: str) -> Path:

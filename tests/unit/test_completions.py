@@ -20,6 +20,7 @@ FILES = [
     name for command in COMMANDS for name in (f"{command}.bash", f"_{command}", f"{command}.fish")
 ]
 
+SUBCOMMANDS = ["config", "doctor", "guest", "hwtpm", "reload", "status", "up"]
 SHELL = {"bash": ("bash", "--norc", "-n"), "zsh": ("zsh", "-f", "-n"), "fish": ("fish", "-n")}
 
 
@@ -58,9 +59,11 @@ def fish(line: str, home: Path, **environ: str) -> list[str]:
 
 @pytest.fixture
 def stack(tmp_path: Path) -> Path:
-    """A folder with two guests in it."""
+    """The folder of a stack with two guests."""
+    guests = tmp_path / "vtpm/state/etc/guests.d"
+    guests.mkdir(parents=True)
     for guest in ("g1", "web-2"):
-        (tmp_path / "vtpm/state/guests" / guest).mkdir(parents=True)
+        (guests / f"{guest}.toml").touch()
     return tmp_path / "vtpm"
 
 
@@ -82,7 +85,7 @@ def test_no_python_is_started(name: str) -> None:
 
 
 def test_bash_completes_subcommands_and_options() -> None:
-    assert bash("vtpmctl", "") == ["doctor", "guest", "hwtpm", "status", "up"]
+    assert bash("vtpmctl", "") == SUBCOMMANDS
     assert bash("vtpmctl", "s") == ["status"]
     assert bash("vtpmctl", "hwtpm", "") == ["power-cycle"]
     assert bash("vtpmctl", "status", "--w") == ["--watch"]
@@ -120,10 +123,10 @@ def test_bash_completes_the_guests_that_there_are(stack: Path) -> None:
 
 
 def test_fish_completes_subcommands_options_values_and_guests(stack: Path) -> None:
-    assert fish("vtpmctl ", stack) == ["doctor", "guest", "hwtpm", "status", "up"]
+    assert fish("vtpmctl ", stack) == SUBCOMMANDS
     assert fish("vtpmctl status --w", stack) == ["--watch"]
     assert fish("vtpmctl up --ek ", stack) == ["create", "none"]
-    assert fish("vtpmctl guest ", stack) == ["reset"]
+    assert fish("vtpmctl guest re", stack) == ["remove", "reset", "restart"]
     by_default = fish("vtpmctl guest reset ", stack, XDG_STATE_HOME=str(stack.parent))
     assert by_default == ["g1", "web-2"]
     assert fish(f"vtpmctl guest reset --dir {stack} w", stack) == ["web-2"]

@@ -9,24 +9,28 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import pytest
 from click.testing import CliRunner
 
 from daemons.hwtpm.store import encode_record
+from daemons.runtime.config.folder import load
+from daemons.runtime.config.options import MACHINE_TABLES, Identity
+from daemons.runtime.config.schema import keys_of
+from daemons.runtime.config.values import DEFAULT_NV_INDEX
 from daemons.runtime.secret import Secret
 from daemons.runtime.volatile import CAPACITY_BYTES, VolatileMemory
 from daemons.vtpm.image import HEADER_BYTES as SLOT_HEADER_BYTES
 from daemons.vtpm.image import MAX_STATE_BYTES
 from daemons.vtpmmgr import envelope
-from daemons.vtpmmgr.config import DEFAULT_NV_INDEX
 from daemons.vtpmmgr.freshness import NV_BYTES
-from daemons.vtpmmgr.identity import load_clients
 from daemons.vtpmmgr.records import RECORD_TYPES
 from daemons.vtpmmgr.sealing import RootSecret
 from daemons.vtpmmgr.store import APPLICATION_ID, SCHEMA_VERSION
-from docs.manpages import FOLDER, PAGES, page_text
+from docs.formatpages import FORMAT_PAGES
+from docs.manpages import FOLDER, PAGES, all_pages
 from protocol.manager.constants import HEADER_BYTES as MANAGER_HEADER_BYTES
 from protocol.tis.framing import REPLY_HEADER, REQUEST_HEADER
 from protocol.tpm12.transport import TransportPublic
@@ -35,6 +39,9 @@ from protocol.tpmif.page import HEADER_SIZE, PageState, capacity_bytes
 from tpmcore.tpm12.daa_session import DaaSecrets, DaaSession
 from tpmcore.tpm12.state import TransportSession
 from tpmcore.tpm12.stateformat import encode_transport
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests/golden/1.0"
@@ -181,15 +188,26 @@ def test_limits_in_the_text_are_those_of_the_code() -> None:
     assert f"C, bytes that a half carries; {CAPACITY_BYTES} |" in FORMATS
 
 
-def test_the_example_of_the_clients_table_is_accepted(tmp_path: Path) -> None:
-    example = re.search(r"```toml\n(.*?)```", FORMATS, re.DOTALL)
-    assert example is not None
-    path = tmp_path / "clients.toml"
-    path.write_text(example[1])
-    assert len(load_clients(path)) == 1
-    chapter = FORMATS.partition("## The clients table")[2].partition("\n## ")[0]
-    documented = set(re.findall(r"^\| `(\w+)` \|", chapter, re.MULTILINE))
-    assert documented == tomllib.loads(example[1])["client"][0].keys()
+def _rows(options: type[DataclassInstance], prefix: str = "") -> list[str]:
+    return [
+        f"| `{prefix}{key.name}` | {key.form} | {key.default or 'must be there'} | "
+        f"{'at once' if key.live else 'next start'} |"
+        for key in keys_of(options)
+    ]
+
+
+def test_every_key_of_the_configuration_has_its_row() -> None:
+    chapter = FORMATS.partition("## Configuration")[2].partition("\n## ")[0]
+    rows = [row for table, options in MACHINE_TABLES.items() for row in _rows(options, f"{table}.")]
+    assert re.findall(r"^\| `.*$", chapter, re.MULTILINE) == [*rows, *_rows(Identity)]
+
+
+def test_the_examples_of_the_configuration_are_accepted(tmp_path: Path) -> None:
+    examples = re.findall(r"```toml\n(.*?)```", FORMATS, re.DOTALL)
+    (tmp_path / "guests.d").mkdir()
+    for name, text in zip(("vtpm.toml", "guests.d/g1.toml"), examples, strict=True):
+        (tmp_path / name).write_text(text)
+    assert list(load(tmp_path, {"vtpm-g1": 901}.get).guests) == ["g1"]
 
 
 # --- manual pages --------------------------------------------------------------------------------
@@ -211,9 +229,10 @@ def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_every_command_has_a_page_and_no_page_is_without() -> None:
+def test_every_command_and_file_has_a_page_and_no_page_is_without() -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-    assert {path.stem for path in FOLDER.glob("*.1")} == set(scripts) == set(PAGES)
+    assert set(scripts) == set(PAGES)
+    assert {path.name for path in FOLDER.iterdir()} == all_pages().keys()
 
 
 def test_the_page_has_the_options_of_the_help_and_no_others(name: str) -> None:
@@ -225,16 +244,40 @@ def test_the_page_has_the_options_of_the_help_and_no_others(name: str) -> None:
     assert in_page == in_help
 
 
-def test_the_page_is_what_make_man_writes(name: str) -> None:
-    assert (FOLDER / f"{name}.1").read_text() == page_text(name), "run make man"
+@pytest.mark.parametrize("page", sorted(all_pages()))
+def test_the_page_is_what_make_man_writes(page: str) -> None:
+    assert (FOLDER / page).read_text() == all_pages()[page], "run make man"
+
+
+@pytest.mark.parametrize("page", sorted(FORMAT_PAGES))
+def test_the_page_of_a_file_has_every_key_with_its_help(page: str) -> None:
+    text = (FOLDER / f"{page}.5").read_text().replace("\\-", "-")
+    for options in FORMAT_PAGES[page].sections.values():
+        for key in keys_of(options):
+            assert re.search(rf"^\.B {key.name}\*?\n{re.escape(key.help)} A value", text, re.M)
+
+
+def test_the_examples_of_the_pages_are_accepted(tmp_path: Path) -> None:
+    (tmp_path / "guests.d").mkdir()
+    (tmp_path / "vtpm.toml").write_text(FORMAT_PAGES["vtpm.toml"].example)
+    (tmp_path / "guests.d/g1.toml").write_text(FORMAT_PAGES["vtpm-guest.toml"].example)
+    assert list(load(tmp_path, {"vtpm-g1": 901}.get).guests) == ["g1"]
 
 
 def test_every_command_below_vtpmctl_has_a_section() -> None:
     page = (FOLDER / "vtpmctl.1").read_text().replace("\\-", "-")
     assert re.findall(r"^\.SS (.*)$", page, re.MULTILINE) == [
+        "vtpmctl config check",
         "vtpmctl doctor",
+        "vtpmctl guest add NAME",
+        "vtpmctl guest list",
+        "vtpmctl guest remove NAME",
         "vtpmctl guest reset NAME",
+        "vtpmctl guest restart NAME",
+        "vtpmctl guest start NAME",
+        "vtpmctl guest stop NAME",
         "vtpmctl hwtpm power-cycle",
+        "vtpmctl reload",
         "vtpmctl status",
         "vtpmctl up",
     ]

@@ -4,24 +4,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
-from daemons.runtime.errors import DaemonError
+from daemons.runtime.config.folder import examine
 from daemons.vtpmctl.doctor.finding import Finding, fail, ok
-from daemons.vtpmctl.site import Daemon, Premises
-from daemons.vtpmmgr.identity import load_clients
+from daemons.vtpmctl.site import Daemon
 
 
-def check_configuration(premises: Premises, daemons: Iterable[Daemon]) -> Iterator[Finding]:
-    """Judge the manager's table of identities, and that each guest has a uuid."""
-    try:
-        clients = load_clients(premises.clients)
-    except DaemonError as error:
-        yield fail("configuration", str(error), "correct it, then restart vtpmmgr")
-    else:
-        yield ok("configuration", f"{premises.clients} names {len(clients)} vTPMs")
-    for guest in dict.fromkeys(one.guest for one in daemons if one.guest and one.uuid is None):
-        yield fail(
-            "configuration",
-            f"guest {guest} has no uuid",
-            "give it one, the same as in the clients file",
-        )
+def check_configuration(folder: Path, daemons: Iterable[Daemon]) -> Iterator[Finding]:
+    """Judge a configuration as `vtpmctl config check` does, and that each guest is in it."""
+    examination = examine(folder)
+    for mistake in examination.findings:
+        remedy = "correct it: until then neither a start nor a reload takes it"
+        yield fail("configuration", str(mistake), remedy)
+    guests = examination.configuration.guests
+    if not examination.findings:
+        yield ok("configuration", f"{folder} is without mistakes, with {len(guests)} guests")
+    running = dict.fromkeys(daemon.guest for daemon in daemons if daemon.guest is not None)
+    for name in running:
+        if name not in guests and name not in examination.excluded:
+            remedy = f"vtpmctl guest add {name}, or stop it"
+            yield fail("configuration", f"guest {name} runs without being configured", remedy)

@@ -45,7 +45,7 @@ def _look(premises: Premises, daemons: Sequence[Daemon]) -> list[Finding]:
         check_clock(time.time(), newest_state(premises), Path(__file__).stat().st_mtime),
         *check_users(premises.users, premises.groups),
         *check_units(premises.units),
-        *check_configuration(premises, daemons),
+        *check_configuration(premises.configuration, daemons),
         *check_folders(premises.folders),
         *check_locks(premises.locks, daemons, lock_holders()),
         *check_sockets(premises.sockets, daemons),

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from daemons.hwtpm.chip import Chip
-from daemons.hwtpm.firmware import StartupType
+from daemons.runtime.config.values import ChipStartup
 from daemons.runtime.log import Level, Log
 from protocol.tis.machine import State
 from protocol.tis.registers import Register
@@ -62,7 +62,7 @@ class FakeTpm:
 @asynccontextmanager
 async def running() -> AsyncIterator[tuple[Chip, FakeTpm]]:
     tpm = FakeTpm()
-    chip = Chip(tpm, tpm, StartupType.CLEAR, LOG)
+    chip = Chip(tpm, tpm, ChipStartup.CLEAR, LOG)
     await chip.power_on()
     tpm.given.clear()
     async with trio.open_nursery() as nursery:
@@ -88,7 +88,7 @@ async def nothing() -> None:
 
 async def test_registers_are_closed_until_the_firmware_is_through() -> None:
     tpm = FakeTpm()
-    chip = Chip(tpm, tpm, StartupType.CLEAR, LOG)
+    chip = Chip(tpm, tpm, ChipStartup.CLEAR, LOG)
     assert chip.read(0, Register.ACCESS, 1) == b"\x01"
     await chip.power_on()
     assert chip.read(0, Register.ACCESS, 1) == b"\x81"
@@ -101,7 +101,7 @@ async def test_registers_are_closed_until_the_firmware_is_through() -> None:
 
 async def test_without_startup_the_tpm_is_left_alone() -> None:
     tpm = FakeTpm()
-    chip = Chip(tpm, tpm, StartupType.NONE, LOG)
+    chip = Chip(tpm, tpm, ChipStartup.NONE, LOG)
     await chip.power_on()
     assert tpm.given == []
     assert chip.read(0, Register.ACCESS, 1) == b"\x81"
@@ -201,14 +201,14 @@ async def test_power_cycles_wait_for_each_other() -> None:
 
 async def test_a_capped_power_on_starts_the_tpm_itself_so_that_nobody_can_undo_it() -> None:
     tpm = FakeTpm()
-    chip = Chip(tpm, tpm, StartupType.NONE, LOG)
+    chip = Chip(tpm, tpm, ChipStartup.NONE, LOG)
     await chip.power_on_capped()
     assert tpm.given[0] == bytes.fromhex("00c10000000c000000990001")
     assert isinstance(tpm.given[-1], CapPcrs)
 
 
 async def test_a_chip_killed_while_it_powers_on_has_not_begun() -> None:
-    for startup in (StartupType.CLEAR, StartupType.NONE):
+    for startup in (ChipStartup.CLEAR, ChipStartup.NONE):
         tpm = FakeTpm()
         await Chip(tpm, tpm, startup, LOG).power_on_capped()
         assert tpm.groups == [tpm.given]

@@ -67,9 +67,10 @@ def lines() -> list[str]:
 
 @pytest.fixture
 def log(receiver: Receiver, lines: list[str]) -> Iterator[Log]:
-    fields = {"SYSLOG_IDENTIFIER": "vtpm", "VTPM_UUID": "u"}
-    journal = Journal(fields, address=os.fspath(receiver.path))
-    yield Log("vtpm", level=Level.DEBUG, sink=lines.append, journal=journal, guest="g1")
+    journal = Journal({"SYSLOG_IDENTIFIER": "vtpm"}, address=os.fspath(receiver.path))
+    made = Log("vtpm", level=Level.DEBUG, sink=lines.append, journal=journal, guest="g1")
+    made.add_to_journal(uuid="u")
+    yield made
     journal.close()
 
 

@@ -13,9 +13,9 @@ import pytest
 import trio
 from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocked
 
+from daemons.runtime.config.values import parse_locality_rules
 from daemons.runtime.host import EngineHost, PersistOutcome
 from daemons.vtpm.manager_client import ManagerLink
-from daemons.vtpm.options import parse_locality_rules
 from daemons.vtpm.service import Admission, GuestService, client_label
 from daemons.vtpm.store import KeyKeeper
 from protocol.tpmif.errors import Refused

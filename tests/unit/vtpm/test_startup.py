@@ -14,6 +14,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from daemons.runtime.config.values import EndorsementKey, StartupKind
 from daemons.runtime.errors import DaemonError, RefusedToStart
 from daemons.runtime.files import StateFolder
 from daemons.runtime.host import EngineHost, PersistOutcome
@@ -21,7 +22,7 @@ from daemons.runtime.notify import Notifier
 from daemons.runtime.volatile import VolatileMemory
 from daemons.vtpm.factory import Tpm12Maker
 from daemons.vtpm.manager_client import ManagerCommands
-from daemons.vtpm.options import Config, StartupKind
+from daemons.vtpm.options import Config
 from daemons.vtpm.startup import (
     Origin,
     Remains,
@@ -54,7 +55,9 @@ class NoKeys:
 def _maker(seed: str) -> Tpm12Maker:
     """Return what makes real engines, without an endorsement key for speed."""
     nowhere = Path("/nowhere")
-    config = Config(nowhere, nowhere, nowhere, nowhere, GUEST, "g1", front_uid=0, make_ek=False)
+    config = Config(
+        nowhere, nowhere, nowhere, nowhere, GUEST, "g1", front_uid=0, ek=EndorsementKey.NONE
+    )
     return Tpm12Maker(config, SeededRandom(seed), NoKeys())
 
 

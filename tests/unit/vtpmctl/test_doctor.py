@@ -46,7 +46,7 @@ from daemons.vtpmctl.site import FolderRule, Kind, Premises, SocketRule, UnitSta
 from daemons.vtpmctl.status import Status, gather_status
 from protocol.tis.framing import REPLY_HEADER, ReplyKind, decode_request
 from protocol.tis.registers import Access
-from tests.unit.vtpmctl.sites import ANSWERS, QUIET, FakeSite, answering, daemon
+from tests.unit.vtpmctl.sites import ANSWERS, QUIET, UUID, FakeSite, answering, daemon
 
 OK, WARN, FAIL = Verdict.OK, Verdict.WARN, Verdict.FAIL
 
@@ -271,22 +271,25 @@ def premises(folder: Path) -> Premises:
         sockets=(),
         locks=(),
         state=folder,
-        clients=folder / "clients.toml",
+        configuration=folder,
         tis=folder,
         locality=2,
         fronts=(),
     )
 
 
-def test_the_clients_file(tmp_path: Path) -> None:
-    held = premises(tmp_path)
-    expect(only(check_configuration(held, [])), FAIL, "No such file")
-    held.clients.write_text("client = 1")
-    expect(only(check_configuration(held, [])), FAIL, "must be a list of tables")
-    held.clients.write_text("")
-    expect(only(check_configuration(held, [])), OK, "names 0 vTPMs")
-    _, finding = check_configuration(held, [daemon(Kind.VTPM, guest="g1")])
-    expect(finding, FAIL, "guest g1 has no uuid")
+def test_the_configuration(tmp_path: Path) -> None:
+    guest = tmp_path / "guests.d/g1.toml"
+    expect(only(check_configuration(tmp_path / "none", [])), FAIL, "none")
+    expect(only(check_configuration(tmp_path, [])), OK, "without mistakes, with 0 guests")
+    running = [daemon(Kind.VTPM, guest="g1"), daemon(Kind.FRONT, guest="g1")]
+    _, finding = check_configuration(tmp_path, running)
+    expect(finding, FAIL, "guest g1 runs without being configured")
+    guest.parent.mkdir()
+    guest.write_text(f'uuid = "{UUID}"\nuid = 1000\nlable = "x"\n')
+    expect(only(check_configuration(tmp_path, running)), FAIL, "did you mean label?")
+    guest.write_text(f'uuid = "{UUID}"\nuid = 1000\n')
+    expect(only(check_configuration(tmp_path, running)), OK, "with 1 guests")
 
 
 def test_the_newest_file_of_a_state(tmp_path: Path) -> None:
@@ -454,7 +457,7 @@ async def test_a_suite_that_nobody_runs_is_one_failure_and_the_rest_is_looked_at
     told: list[str] = []
     findings = await examine(Nobody((), premises(tmp_path)), told.append)
     fails = [finding for finding in findings if finding.verdict is FAIL]
-    assert {finding.check for finding in fails} == {"daemons", "configuration"}
+    assert {finding.check for finding in fails} == {"daemons"}
     assert {"disk", "clock", "kernel"} <= {finding.check for finding in findings}
     assert told == ["the machine", "the daemons"]
 

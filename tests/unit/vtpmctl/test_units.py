@@ -56,10 +56,10 @@ class Systemd:
 @pytest.fixture
 def places(tmp_path: Path) -> Places:
     made = Places(tmp_path / "state", tmp_path / "run", tmp_path / "etc")
-    guests = made.configuration / "guests"
+    guests = made.configuration / "guests.d"
     guests.mkdir(parents=True)
-    (guests / "g1.conf").write_text(f"# guest\nUUID={UUID}\n")
-    (guests / "no guest.conf").write_text("UUID=1\n")
+    (guests / "g1.toml").write_text(f'uuid = "{UUID}"\nuid = 1000\n')
+    (guests / "no guest.toml").write_text(f'uuid = "{UUID}"\n')
     return made
 
 
@@ -129,18 +129,8 @@ async def test_states_have_the_words_that_vtpmctl_up_has(
 
 
 async def test_a_machine_without_the_units_has_no_daemons(places: Places) -> None:
-    site = UnitsSite(places, Systemd().show)
-    assert not await site.is_installed()
     with pytest.raises(DaemonError, match="does not know the units"):
-        await site.daemons()
-    assert await UnitsSite(places, suite().show).is_installed()
-
-
-async def test_a_machine_without_systemd_is_not_installed(places: Places) -> None:
-    async def show(_arguments: Sequence[str]) -> str:
-        raise DaemonError("there is no systemctl on this machine")
-
-    assert not await UnitsSite(places, show).is_installed()
+        await UnitsSite(places, Systemd().show).daemons()
 
 
 async def test_the_premises_are_those_of_the_units(places: Places) -> None:

@@ -4,16 +4,15 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 
-from daemons.runtime.errors import DaemonError, RefusedToStart
+from daemons.runtime.errors import RefusedToStart
 from daemons.vtpmctl.child import RestartPolicy, describe_exit
-from daemons.vtpmctl.layout import Layout, check_guest_name, default_root, guest_uuid
-from daemons.vtpmctl.plan import Guest, Stage, UpConfig, clients_table, plan
+from daemons.vtpmctl.layout import Layout, default_root
+from daemons.vtpmctl.plan import ChildSpec, Guest, Stage, UpConfig, plan_guest, plan_machine
 from daemons.vtpmctl.supervisor import Outcome
 from daemons.vtpmctl.up import describe_ready
 
@@ -29,20 +28,16 @@ def test_the_default_folder_is_that_of_the_xdg_specification() -> None:
     assert default_root({"XDG_STATE_HOME": "relative"}) == home
 
 
-@pytest.mark.parametrize("name", ["g1", "G", "a-b_c", "0", "a" * 32])
-def test_a_plain_name_is_a_guest_name(name: str) -> None:
-    assert check_guest_name(name) == name
-
-
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "-a", "_a", "a b", "a\n", "ä", "a" * 33])
-def test_a_name_that_is_no_plain_word_is_no_guest_name(name: str) -> None:
-    with pytest.raises(DaemonError, match="no guest name"):
-        check_guest_name(name)
+def _plan(config: UpConfig, *guests: Guest) -> list[ChildSpec]:
+    specs = [*plan_machine(config)]
+    for guest in guests:
+        specs += plan_guest(config, guest)
+    return specs
 
 
 def test_the_folders_are_where_the_manual_says() -> None:
     layout = Layout(Path("/d"))
-    specs = {spec.name: spec for spec in plan(UpConfig(layout, ("g1",)), [G1])}
+    specs = {spec.name: spec for spec in _plan(UpConfig(layout), G1)}
     assert list(specs) == ["hwtpm", "vtpmmgr", "vtpm-g1", "tpmfront-g1"]
 
     def option(daemon: str, name: str) -> str:
@@ -57,11 +52,13 @@ def test_the_folders_are_where_the_manual_says() -> None:
     back = "/d/run/guests/g1/tpmback.sock"
     assert option("vtpm-g1", "--socket") == option("tpmfront-g1", "--backend") == back
     assert option("tpmfront-g1", "--tpm") == "/d/run/guests/g1/tpm.sock"
-    assert option("vtpm-g1", "--uuid") == option("tpmfront-g1", "--uuid") == str(G1.uuid)
+    for name in specs:
+        assert option(name, "--config") == "/d/state/etc"
+    assert option("vtpm-g1", "--guest") == option("tpmfront-g1", "--guest") == "g1"
 
 
 def test_what_is_asked_on_the_way_stops_before_what_answers() -> None:
-    stages = {spec.name: spec.stage for spec in plan(UpConfig(Layout(Path("/d")), ("g1",)), [G1])}
+    stages = {spec.name: spec.stage for spec in _plan(UpConfig(Layout(Path("/d"))), G1)}
     order = ["tpmfront-g1", "vtpm-g1", "vtpmmgr", "hwtpm"]
     assert sorted(stages, key=lambda name: stages[name]) == order
     assert list(Stage) == sorted(Stage)
@@ -71,7 +68,7 @@ def test_options_reach_every_daemon_that_has_them() -> None:
     config = UpConfig(
         Layout(Path("/d")), ("g1", "g2"), ("0-7", "10"), "none", "text:o", "text:s", "debug"
     )
-    specs = plan(config, [G1, G2])
+    specs = _plan(config, G1, G2)
     for spec in specs:
         assert "--loglevel debug" in " ".join(spec.args)
         pcrs = "--hwinitpcr 0-7 --hwinitpcr 10" in " ".join(spec.args)
@@ -81,36 +78,12 @@ def test_options_reach_every_daemon_that_has_them() -> None:
     assert "text:" not in repr(specs) + repr(config)
 
 
-def test_the_table_of_clients_names_every_guest_once_and_gives_no_rights() -> None:
-    clients = tomllib.loads(clients_table([G1, G2]))["client"]
-    assert clients == [
-        {
-            "uuid": str(guest.uuid),
-            "uid": os.geteuid(),
-            "label": guest.name,
-            "group": 0,
-            "admin": False,
-        }
-        for guest in (G1, G2)
-    ]
-
-
-def test_a_guest_keeps_its_uuid_and_a_damaged_one_is_not_replaced(tmp_path: Path) -> None:
-    paths = Layout(tmp_path).guest("g1")
-    first = guest_uuid(paths)
-    assert guest_uuid(paths) == first
-    assert guest_uuid(Layout(tmp_path).guest("g2")) != first
-    (paths.state / "uuid").write_text("damaged")
-    with pytest.raises(RefusedToStart, match="does not hold a uuid"):
-        guest_uuid(paths)
-    assert (paths.state / "uuid").read_text() == "damaged"
-
-
 def test_folders_are_made_private_but_for_the_way_to_the_front_sockets(tmp_path: Path) -> None:
     layout = Layout(tmp_path / "deep" / "d")
     old = os.umask(0o077)
     try:
-        layout.prepare(("g1",)).close()
+        layout.prepare().close()
+        layout.prepare_guest("g1")
     finally:
         os.umask(old)
     modes = {
@@ -134,7 +107,7 @@ def test_a_folder_that_others_can_write_to_is_closed_to_their_writing(tmp_path: 
     root = tmp_path / "d"
     root.mkdir()
     root.chmod(0o777)
-    Layout(root).prepare(()).close()
+    Layout(root).prepare().close()
     assert root.stat().st_mode & 0o777 == 0o755
 
 
@@ -143,10 +116,10 @@ def test_a_link_in_place_of_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "run").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(RefusedToStart, match="not a folder"):
-        Layout(tmp_path / "d").prepare(())
+        Layout(tmp_path / "d").prepare()
     # And it has let go of the lock.
     (tmp_path / "d" / "run").unlink()
-    Layout(tmp_path / "d").prepare(()).close()
+    Layout(tmp_path / "d").prepare().close()
 
 
 def test_pauses_double_up_to_the_longest() -> None:
