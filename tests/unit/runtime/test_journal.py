@@ -72,6 +72,7 @@ def log(receiver: Receiver, lines: list[str]) -> Iterator[Log]:
     made.add_to_journal(uuid="u")
     yield made
     journal.close()
+    journal.close()
 
 
 def test_an_entry_has_its_fields_and_the_line_that_a_terminal_would_have(
