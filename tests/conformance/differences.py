@@ -63,6 +63,20 @@ _AREA_FREE: Final = "The secret of an area serves without an owner (Part 3, 20.3
 _UNKNOWN_AREA: Final = "An unknown capArea is BAD_PARAMETER (Part 3, 7.2)."
 _CONTEXT: Final = "Whatever is wrong with a context, the answer is BADCONTEXT (Part 3, 21.3)."
 
+_KEY_LOCALITY: Final = (
+    "A key that is not for this locality is BAD_LOCALITY (Part 1, 4.8); libtpms takes it for a PCR "
+    "mismatch."
+)
+_SYMMETRIC: Final = (
+    "That a key of a known algorithm is not for RSA is found by the command's own checks, after "
+    "which the sessions that it names end (Part 3, chapter 11); libtpms refuses it while it "
+    "parses."
+)
+_SUB_CAP: Final = (
+    "A subCap of the wrong length is BAD_MODE, whatever the area (Part 3, 7.1); libtpms takes the "
+    "error of its parser, or does not look."
+)
+
 _FLAGS_AREA: Final = "00000004 00000004 00000108"
 
 
@@ -81,7 +95,68 @@ _CLEARED_THEIRS: Final = "001f0101010100000000010100000000000000000000"
 DECLARED: Final[tuple[Declared, ...]] = (
     _code("startup_of_an_unknown_type", Ordinal.STARTUP, "SUCCESS", "INVALID_POSTINIT", _STARTUP),
     _code("startup_with_bad_framing", Ordinal.STARTUP, "SUCCESS", "INVALID_POSTINIT", _STARTUP),
+    _code(
+        "startup_that_is_refused_keeps_the_saved_state",
+        Ordinal.STARTUP,
+        "SUCCESS",
+        "INVALID_POSTINIT",
+        _STARTUP,
+    ),
+    Declared(
+        "startup_that_is_refused_keeps_the_saved_state",
+        Ordinal.PCR_READ,
+        "out_digest",
+        "f87cfc25e047ab7fa1c1d2cca2c7ffaa706cd23a",
+        "0000000000000000000000000000000000000000",
+        "As above: the saved state with this PCR is there still; libtpms dropped it.",
+    ),
     _cleared("owner_clears", _CLEARED_OURS, _CLEARED_THEIRS),
+    _cleared(
+        "owner_clears_all_of_the_period",
+        "001f0101010100010000010100000000000100000000",
+        "001f0101010100000000010100000000000100000000",
+    ),
+    _code(
+        "owner_clears_all_of_the_period",
+        Ordinal.LOAD_CONTEXT,
+        "BADCONTEXT",
+        "DECRYPT_ERROR",
+        _CONTEXT,
+    ),
+    *[
+        _cleared(
+            "force_clear_takes_all_of_the_period",
+            f"001f{disabled}01010100010000010100000000000100000000",
+            f"001f{disabled}01010100000000010100000000000100000000",
+        )
+        for disabled in ("00", "01")
+    ],
+    _code(
+        "ownership_with_secrets_that_are_too_long",
+        Ordinal.TAKE_OWNERSHIP,
+        "BAD_KEY_PROPERTY",
+        "DECRYPT_ERROR",
+        "A secret that is not 20 bytes long is BAD_KEY_PROPERTY (Part 3, 6.1); libtpms has no room "
+        "for more and takes it for damaged.",
+    ),
+    *[
+        Declared(case, ordinal, field, ours, theirs, reason)
+        for case, reason in (
+            (
+                "ownership_with_an_srk_that_is_too_long",
+                "The longest key of this TPM has 2048 bits, and a size that a TPM does not support "
+                "is BAD_KEY_PROPERTY (Part 3, 6.1).",
+            ),
+            (
+                "ownership_with_an_srk_of_three_primes",
+                "An RSA key of a TPM has two primes (Part 2, 10.5); libtpms does not look.",
+            ),
+        )
+        for ordinal, field, ours, theirs in (
+            (Ordinal.TAKE_OWNERSHIP, "code", "BAD_KEY_PROPERTY", "SUCCESS"),
+            (Ordinal.GET_CAPABILITY, "resp of 00000005 00000004 00000111", "00", "01"),
+        )
+    ],
     _cleared("owner_clear_can_be_disabled", _CLEARED_OURS, _CLEARED_THEIRS),
     _cleared("force_clear_needs_presence_and_can_be_disabled", _CLEARED_OURS, _CLEARED_THEIRS),
     _cleared("force_clear_without_an_owner", _CLEARED_OURS, _CLEARED_THEIRS),
@@ -116,20 +191,52 @@ DECLARED: Final[tuple[Declared, ...]] = (
         _UNKNOWN_AREA,
     ),
     _code(
-        "setting_with_values_of_the_wrong_size",
+        "setting_a_flag_to_what_is_no_boolean",
         Ordinal.SET_CAPABILITY,
         "BAD_PARAMETER",
         "SUCCESS",
         "A BOOL is 0 or 1, anything else is BAD_PARAMETER (Part 2, 2.2.2); libtpms stores it.",
     ),
     Declared(
-        "setting_with_values_of_the_wrong_size",
+        "setting_a_flag_to_what_is_no_boolean",
         Ordinal.GET_CAPABILITY,
         f"resp of {_FLAGS_AREA}",
         "001f0001000000010000010100000000000000000000",
         "001f0201000000010000010100000000000000000000",
         "As above: libtpms reports the byte 2 that it stored as a flag.",
     ),
+    _code(
+        "setting_new_daa_secrets_without_the_owner",
+        Ordinal.SET_CAPABILITY,
+        "AUTHFAIL",
+        "SUCCESS",
+        "Only the owner renews daaProof (Part 2, 7.5); libtpms lets everybody.",
+    ),
+    _code(
+        "setting_a_value_of_the_wrong_kind_while_disabled",
+        Ordinal.SET_CAPABILITY,
+        "BAD_PARAMETER",
+        "DISABLED",
+        "The value is judged before the TPM's state, for every field alike (Part 3, 7.2); libtpms "
+        "has it so for the permanent flags only.",
+    ),
+    _code(
+        "capability_to_load_a_key_that_is_not_for_rsa",
+        Ordinal.GET_CAPABILITY,
+        "SUCCESS",
+        "BAD_KEY_PROPERTY",
+        "The answer to whether a key of a known algorithm could be loaded is FALSE (Part 2, 21.1).",
+    ),
+    *[
+        _code(case, Ordinal.GET_CAPABILITY, "BAD_MODE", theirs, _SUB_CAP)
+        for case, theirs in (
+            ("capability_to_load_a_key_that_does_not_parse", "BAD_PARAM_SIZE"),
+            ("capability_to_load_a_key_with_a_tail", "SUCCESS"),
+            ("capability_of_a_select_size_of_the_wrong_length", "BAD_PARAM_SIZE"),
+            ("capability_of_a_select_size_of_the_wrong_length", "SUCCESS"),
+            ("capability_of_attack_logic_with_a_sub_cap_of_the_wrong_length", "SUCCESS"),
+        )
+    ],
     _code("sealing_and_unsealing", Ordinal.SEAL, "BAD_DATASIZE", "ENCRYPT_ERROR", _TOO_LARGE),
     _code("sealx_errors", Ordinal.SEALX, "BAD_DATASIZE", "ENCRYPT_ERROR", _TOO_LARGE),
     _code(
@@ -161,9 +268,74 @@ DECLARED: Final[tuple[Declared, ...]] = (
         Ordinal.SIGN,
         "BAD_LOCALITY",
         "WRONGPCRVAL",
-        "A key that is not for this locality is BAD_LOCALITY (Part 1, 4.8); libtpms takes it for a "
-        "PCR mismatch.",
+        _KEY_LOCALITY,
     ),
+    _code(
+        "audit_digest_signed_with_a_bound_key",
+        Ordinal.GET_AUDIT_DIGEST_SIGNED,
+        "BAD_LOCALITY",
+        "WRONGPCRVAL",
+        _KEY_LOCALITY,
+    ),
+    *[
+        _code(
+            "migration_with_keys_of_another_locality",
+            ordinal,
+            "BAD_LOCALITY",
+            "WRONGPCRVAL",
+            _KEY_LOCALITY,
+        )
+        for ordinal in (
+            Ordinal.CREATE_MIGRATION_BLOB,
+            Ordinal.CONVERT_MIGRATION_BLOB,
+            Ordinal.MIGRATE_KEY,
+        )
+    ],
+    *[
+        _code(
+            "certified_keys_and_parents_of_another_locality",
+            ordinal,
+            "BAD_LOCALITY",
+            "WRONGPCRVAL",
+            _KEY_LOCALITY,
+        )
+        for ordinal in (
+            Ordinal.CMK_CREATE_KEY,
+            Ordinal.CMK_CREATE_BLOB,
+            Ordinal.CMK_CONVERT_MIGRATION,
+        )
+    ],
+    _code(
+        "migration_with_one_wrong_session",
+        Ordinal.CREATE_MIGRATION_BLOB,
+        "AUTHFAIL",
+        "AUTH2FAIL",
+        _ONE_SESSION,
+    ),
+    *[
+        _code(
+            case,
+            ordinal,
+            "BAD_MIGRATION",
+            "INVALID_STRUCTURE",
+            "Data of another payload type is BAD_MIGRATION (Part 3, 11.1 and 11.2); libtpms does "
+            "not parse what no key has.",
+        )
+        for case, ordinal in (
+            ("migration_of_what_is_no_plain_key", Ordinal.CREATE_MIGRATION_BLOB),
+            ("conversions_that_are_refused", Ordinal.CONVERT_MIGRATION_BLOB),
+        )
+    ],
+    *[
+        _code(case, Ordinal.FLUSH_SPECIFIC, "INVALID_AUTHHANDLE", "SUCCESS", _SYMMETRIC)
+        for case in (
+            "authorizing_keys_that_are_unfit",
+            "certified_keys_with_unfit_properties",
+            "a_ticket_for_a_key_that_is_not_for_rsa",
+            "a_certified_conversion_of_a_key_that_is_not_for_rsa",
+            "an_authority_with_a_target_that_cannot_encrypt",
+        )
+    ],
     _code("osap_on_a_counter_without_an_owner", Ordinal.OSAP, "BAD_COUNTER", "NOSRK", _OSAP_FREE),
     _code("osap_on_an_area_without_an_owner", Ordinal.OSAP, "BADINDEX", "NOSRK", _OSAP_FREE),
     _code(
@@ -209,12 +381,48 @@ DECLARED: Final[tuple[Declared, ...]] = (
         "The new value of a flag is a BOOL, 0 or 1 (Part 3, 19.1); libtpms takes any byte but 0 as "
         "TRUE.",
     ),
+    *[
+        _code(
+            case,
+            ordinal,
+            "MIGRATEFAIL",
+            "AUTHFAIL",
+            "A migrationKeyAuth that this owner did not make is MIGRATEFAIL (Part 3, 11.1 and "
+            "11.9).",
+        )
+        for case, ordinal in (
+            ("migration_without_permission", Ordinal.CREATE_MIGRATION_BLOB),
+            ("certified_migration_without_permission", Ordinal.CMK_CREATE_BLOB),
+        )
+    ],
+    *[
+        _code(
+            "certified_migrations_with_a_list_and_a_tail",
+            ordinal,
+            ours,
+            theirs,
+            "What is sized holds its structure and nothing else, a tail is BAD_PARAM_SIZE (Part 2, "
+            "2.1); libtpms does not look behind the list.",
+        )
+        for ordinal, ours, theirs in (
+            (Ordinal.CMK_CREATE_BLOB, "BAD_PARAM_SIZE", "SUCCESS"),
+            (Ordinal.CMK_CONVERT_MIGRATION, "BAD_PARAM_SIZE", "BAD_PARAMETER"),
+        )
+    ],
     _code(
-        "migration_without_permission",
-        Ordinal.CREATE_MIGRATION_BLOB,
-        "MIGRATEFAIL",
-        "AUTHFAIL",
-        "A migrationKeyAuth that this owner did not make is MIGRATEFAIL (Part 3, 11.1).",
+        "certified_migrations_with_a_list_that_does_not_parse",
+        Ordinal.FLUSH_SPECIFIC,
+        "SUCCESS",
+        "INVALID_AUTHHANDLE",
+        "What does not parse is refused before a session is looked at, and ends none (Part 1, "
+        "8.1); libtpms parses the list after the HMAC.",
+    ),
+    _code(
+        "a_certified_migration_to_what_is_no_authority",
+        Ordinal.CMK_CREATE_BLOB,
+        "MA_AUTHORITY",
+        "MA_TICKET_SIGNATURE",
+        "A destination that is no authority of the list is MA_AUTHORITY (Part 3, 11.9).",
     ),
     _code(
         "a_certified_migration_with_a_false_ticket",

@@ -11,7 +11,7 @@ the reference it is a difference, and the case goes on as far as it can.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias, TypeVar
 
 from protocol.errors import WireError
@@ -381,6 +381,12 @@ def _template(
     )
 
 
+def _bound(template: Key) -> Key:
+    """Bind a key to locality 0 and to PCR 16 as it is after a start."""
+    info = tss12.pcr_info_long({16: bytes(20)}, localities=0b1)
+    return replace(template, is_key12=True, pcr_info=info)
+
+
 _OAEP: Final = EncScheme.RSAESOAEP_SHA1_MGF1
 _SIGN: Final = (KeyUsage.SIGNING, EncScheme.NONE)
 _STORE: Final = (KeyUsage.STORAGE, _OAEP, SigScheme.NONE)
@@ -401,6 +407,9 @@ KEYS: Final[Mapping[str, Key]] = {
     "bind-pkcs": _template(KeyUsage.BIND, EncScheme.RSAESPKCSV15, SigScheme.NONE),
     "legacy": _template(KeyUsage.LEGACY, EncScheme.RSAESPKCSV15, SigScheme.RSASSAPKCS1V15_SHA1),
     "migrate": _template(KeyUsage.MIGRATE, _OAEP, SigScheme.NONE, bits=2048),
+    "sign-bound": _bound(_template(*_SIGN, SigScheme.RSASSAPKCS1V15_SHA1)),
+    "storage-bound": _bound(_template(*_STORE, bits=2048)),
+    "migrate-bound": _bound(_template(KeyUsage.MIGRATE, _OAEP, SigScheme.NONE, bits=2048)),
 }
 
 

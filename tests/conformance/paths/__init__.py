@@ -11,12 +11,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from tests.conformance.paths import counters
+from tests.conformance.paths import (
+    administrative,
+    auditing,
+    capability,
+    cmk,
+    counters,
+    maintenance,
+    migration,
+    optin,
+    ownership,
+    startup,
+)
 from tests.conformance.paths.path import ErrorPath
 
 __all__ = ["PATHS", "ErrorPath"]
 
-_CHAPTERS: Final = (counters.PATHS,)
+_CHAPTERS: Final = (
+    startup.PATHS,
+    optin.PATHS,
+    ownership.PATHS,
+    capability.PATHS,
+    auditing.PATHS,
+    administrative.PATHS,
+    migration.PATHS,
+    cmk.PATHS,
+    maintenance.PATHS,
+    counters.PATHS,
+)
 
 PATHS: Final[Mapping[int, tuple[ErrorPath, ...]]] = {
     ordinal: paths for chapter in _CHAPTERS for ordinal, paths in chapter.items()
