@@ -25,11 +25,15 @@ class Event:
 
 def _calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
     """Give every call of a log's method in a module, with the level."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            receiver = ast.unparse(node.func.value).rpartition(".")[2].lstrip("_")
-            if receiver == "log" and node.func.attr in LEVELS:
-                yield node.func.attr, node
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    called = {id(node.func): node for node in nodes if isinstance(node, ast.Call)}
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and node.attr in LEVELS:
+            receiver = ast.unparse(node.value).rpartition(".")[2].lstrip("_")
+            if receiver == "log":
+                # Under another name its events would not be found here.
+                assert id(node) in called, f"{path.name}:{node.lineno}: not called at once"
+                yield node.attr, called[id(node)]
 
 
 def _in_the_code() -> dict[tuple[str, str], Event]:
