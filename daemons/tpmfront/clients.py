@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import socket
 from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 import trio
@@ -51,6 +52,8 @@ class Clients:
         self._commands = 0
         # Of all clients; spinning would keep the others waiting, so only a single one may.
         self._waits: set[QuickWait] = set()
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when `count` changes."""
 
     @property
     def count(self) -> int:
@@ -82,6 +85,7 @@ class Clients:
         self._by_uid[peer.uid] += 1
         self._waits.add(wait)
         self._choose_spinner()
+        self.on_change()
         try:
             await self._converse(raw, wait, locality)
         except WireError as error:
@@ -96,6 +100,7 @@ class Clients:
             self._by_uid[peer.uid] -= 1
             if not self._by_uid[peer.uid]:
                 del self._by_uid[peer.uid]
+            self.on_change()
 
     def _choose_spinner(self) -> None:
         alone = len(self._waits) == 1

@@ -13,9 +13,9 @@ import trio
 
 from daemons.runtime.control import Fields, Handler, serve_control
 from daemons.runtime.log import Log
-from daemons.runtime.notify import Notifier
+from daemons.runtime.notify import Notifier, StatusLine
 from daemons.runtime.reload import Reloads, changed_fields
-from daemons.runtime.sockets import listen_unix
+from daemons.runtime.sockets import Listeners
 from daemons.tpmfront.clients import Clients
 from daemons.tpmfront.link import VtpmLink
 from daemons.tpmfront.options import Config
@@ -29,7 +29,11 @@ _LIVE: Final = frozenset({"level"})
 
 
 async def serve(
-    config: Config, notifier: Notifier, log: Log, reloads: Reloads[Config] | None = None
+    config: Config,
+    listeners: Listeners,
+    notifier: Notifier,
+    log: Log,
+    reloads: Reloads[Config] | None = None,
 ) -> None:
     """Serve a guest's TPM software until cancelled.
 
@@ -41,6 +45,13 @@ async def serve(
     """
     link = VtpmLink(config.backend, config.uuid, log)
     clients = Clients(link, log)
+
+    def describe() -> str:
+        state = "serving guest" if link.is_connected else "waiting for the vtpm of guest"
+        return f"{state} {config.name}, {clients.count} client{'' if clients.count == 1 else 's'}"
+
+    line = StatusLine(notifier, describe)
+    link.on_change = clients.on_change = line.changed
 
     async def status(_args: Fields) -> Fields:
         return {
@@ -60,14 +71,17 @@ async def serve(
     verbs: dict[str, Handler] = {"status": status}
     if reloads is not None:
         verbs["reload"] = reloads.verb
-    with contextlib.ExitStack() as listeners:
+    with contextlib.ExitStack() as stack:
         bound = []
         for front in config.sockets:
-            listener = listen_unix(front.path, mode=config.socket_mode, backlog=BACKLOG)
-            bound.append((listeners.enter_context(listener), front.locality))
+            listener = listeners.listen(
+                front.listener_name, front.path, mode=config.socket_mode, backlog=BACKLOG
+            )
+            bound.append((stack.enter_context(listener), front.locality))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(link.run)
-            control = partial(serve_control, config.control, verbs, log=log)
+            nursery.start_soon(line.run)
+            control = partial(serve_control, config.control, verbs, log=log, listeners=listeners)
             await nursery.start(control)
             for bound_socket, locality in bound:
                 nursery.start_soon(clients.serve, bound_socket, locality)

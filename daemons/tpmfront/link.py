@@ -7,6 +7,7 @@ have executed is never repeated: it is answered by TPM_IOERROR, and the client f
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -48,6 +49,8 @@ class VtpmLink:
         # Whoever holds it has the device. Fair: waiters get it in the order in which they came.
         self._turn = trio.Lock()
         self._connections = 0
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when `is_connected` changes."""
 
     @property
     def is_connected(self) -> bool:
@@ -80,6 +83,7 @@ class VtpmLink:
         self._device = device
         self._lost = trio.Event()
         self._connected.set()
+        self.on_change()
         self._log.info("vtpm connected", connection=self._connections)
         try:
             await self._lost.wait()
@@ -93,6 +97,7 @@ class VtpmLink:
             self._device = None
             self._connected = trio.Event()
             self._lost.set()
+            self.on_change()
 
     async def transact(self, command: bytes, locality: int) -> bytes:
         """Return the vTPM's response to a whole command, in turn with other callers.
