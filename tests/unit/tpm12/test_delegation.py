@@ -728,6 +728,35 @@ def test_changed_tables_end_sessions_of_delegates_and_no_others(chip: Chip) -> N
         assert _pubek(chip, osap) == ReturnCode.SUCCESS
 
 
+@pytest.mark.parametrize(
+    ("operation", "data", "code"),
+    [
+        (FamilyOperation.CREATE, b"", ReturnCode.BAD_PARAM_SIZE),
+        (FamilyOperation.ENABLE, b"\x02", ReturnCode.BAD_PARAMETER),
+        (9, b"\x01", ReturnCode.BAD_PARAMETER),
+    ],
+)
+def test_sessions_of_delegates_end_before_an_operation_is_looked_at(
+    chip: Chip, operation: int, data: bytes, code: ReturnCode
+) -> None:
+    family = _row(chip, OWNER_READ_PUBEK)
+    session = _row_session(chip)
+    assert _manage(chip, family, operation, data) == code
+    assert _pubek(chip, session) == ReturnCode.INVALID_AUTHHANDLE
+    # What is refused before that ends none.
+    session = _row_session(chip)
+    assert _manage(chip, 99, FamilyOperation.ENABLE, b"\x01") == ReturnCode.BADINDEX
+    assert _manage(chip, family, operation, data, auth=OTHER_AUTH) == ReturnCode.AUTHFAIL
+    assert _pubek(chip, session) == ReturnCode.SUCCESS
+
+
+def test_the_owner_pointer_is_back_before_an_operation_is_looked_at(chip: Chip) -> None:
+    family = _row(chip, OWNER_READ_PUBEK | MANAGE)
+    chip.run(tss12.set_owner_pointer(EntityType.DEL_ROW, 0))
+    assert _manage(chip, family, 9, b"\x01", auth=DELEGATE_AUTH) == ReturnCode.BAD_PARAMETER
+    assert _pubek(chip, auth=OWNER_AUTH) == ReturnCode.SUCCESS
+
+
 def test_a_delegate_manages_his_own_family_and_his_session_ends(chip: Chip) -> None:
     family = _row(chip, MANAGE | LOAD_OWNER | UPDATE | CREATE_OWNER)
     other = _family(chip)
