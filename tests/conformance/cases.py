@@ -8,6 +8,7 @@ from typing import Final
 from tests.conformance import (
     cases_admin,
     cases_auditing,
+    cases_authorization,
     cases_capability,
     cases_change_auth_asym,
     cases_crypto,
@@ -33,6 +34,7 @@ CASES: Final[tuple[Case, ...]] = tuple(
         cases_storage.CHAPTER,
         cases_signing.CHAPTER,
         cases_sessions.CHAPTER,
+        cases_authorization.CHAPTER,
         cases_nv.CHAPTER,
         cases_auditing.CHAPTER,
         cases_delegation.CHAPTER,

@@ -100,12 +100,14 @@ class Auth:
     Attributes:
         keep: whether it is to stay open.
         spoil: whether the HMAC is to be wrong.
+        nonce_odd: of the command, where it has to be known before; else a random one.
     """
 
     session: Session
     secret: bytes = b""
     keep: bool = False
     spoil: bool = False
+    nonce_odd: bytes = b""
 
 
 @dataclass(slots=True)
@@ -204,7 +206,7 @@ class Script:
         ordinal: Ordinal,
         *values: object,
         auth: Sequence[Auth] = (),
-        code: ReturnCode = ReturnCode.SUCCESS,
+        code: ReturnCode | None = ReturnCode.SUCCESS,
         body: bytes | None = None,
         masks: Mapping[str, Mask] | None = None,
     ) -> Structure | None:
@@ -213,7 +215,7 @@ class Script:
         Args:
             values: the fields of its request, or its `body` as bytes.
             auth: its authorization blocks.
-            code: what it must end in.
+            code: what it must end in; None if it only has to be the same on both machines.
             masks: fields of the response that may differ, see comparison.
 
         Returns: the parsed response; None unless it was a success.
@@ -249,14 +251,16 @@ class Script:
             raise Abandoned(f"step {self._step}: {error}") from error
         finally:
             self._masks = {}
-        self._expect(ordinal, code, found)
+        if code is not None:
+            self._expect(ordinal, code, found)
         return result
 
     def _authorization(self, auth: Auth) -> Authorization:
         secret = auth.session.shared_secret or auth.secret
         if auth.spoil:
             secret = WRONG_AUTH
-        return Authorization(auth.session, secret, self.random.random(20), auth.keep)
+        nonce_odd = auth.nonce_odd or self.random.random(20)
+        return Authorization(auth.session, secret, nonce_odd, auth.keep)
 
     # Sessions. Opening one is part of the step that uses it, and must succeed.
 
