@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from protocol.tpm12.constants import Ordinal
+from tests.conformance.cases_key_use import USES
 from tests.conformance.comparison import Difference
 
 
@@ -49,6 +50,10 @@ _STARTUP: Final = (
     "itself as started."
 )
 _TOO_LARGE: Final = "Data that does not fit below the key's modulus is BAD_DATASIZE (Part 3, 10.1)."
+_KEY_LOCALITY: Final = (
+    "A key that is not for this locality is BAD_LOCALITY (Part 1, 4.8); libtpms takes it for a PCR "
+    "mismatch."
+)
 _OSAP_FREE: Final = "OSAP on a counter or an area needs no owner (Part 3, 18.2); libtpms wants one."
 
 _NO_OWNER: Final = (
@@ -161,9 +166,12 @@ DECLARED: Final[tuple[Declared, ...]] = (
         Ordinal.SIGN,
         "BAD_LOCALITY",
         "WRONGPCRVAL",
-        "A key that is not for this locality is BAD_LOCALITY (Part 1, 4.8); libtpms takes it for a "
-        "PCR mismatch.",
+        _KEY_LOCALITY,
     ),
+    *[
+        _code("keys_at_the_wrong_locality", ordinal, "BAD_LOCALITY", "WRONGPCRVAL", _KEY_LOCALITY)
+        for ordinal in sorted({use.ordinal for use in USES})
+    ],
     _code("osap_on_a_counter_without_an_owner", Ordinal.OSAP, "BAD_COUNTER", "NOSRK", _OSAP_FREE),
     _code("osap_on_an_area_without_an_owner", Ordinal.OSAP, "BADINDEX", "NOSRK", _OSAP_FREE),
     _code(
