@@ -664,7 +664,8 @@ def test_pcrs_and_localities_of_a_delegation_hold_at_each_use(chip: Chip) -> Non
     [
         (EntityType.DEL_ROW, bytes(4), ReturnCode.BADINDEX),
         (EntityType.DEL_ROW, b"\x00\x00\x00\x04", ReturnCode.BADINDEX),
-        (EntityType.DEL_ROW, b"\x00\x00", ReturnCode.WRONG_ENTITYTYPE),
+        (EntityType.DEL_ROW, b"\x00\x00", ReturnCode.BAD_PARAM_SIZE),
+        (EntityType.DEL_ROW, bytes(5), ReturnCode.BAD_PARAM_SIZE),
         (EntityType.DEL_OWNER_BLOB, b"", ReturnCode.WRONG_ENTITYTYPE),
         (EntityType.DEL_OWNER_BLOB, b"\x00\x27" + bytes(99), ReturnCode.WRONG_ENTITYTYPE),
         (EntityType.DEL_KEY_BLOB, b"\x00\x2a" + bytes(99), ReturnCode.WRONG_ENTITYTYPE),
