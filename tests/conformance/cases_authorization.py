@@ -4,6 +4,7 @@ secrets are encrypted under them (Part 1, authorization protocols and ADIP)."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from protocol.tpm12.constants import (
@@ -72,14 +73,8 @@ def _area(size: int = 8) -> NvDataPublic:
     return NvDataPublic(AREA, anywhere, anywhere, attributes, False, False, False, size)
 
 
-def _osap_aes(tpm: Script, kind: EntityType, value: int, secret: bytes) -> Auth:
-    """Open an OSAP session under which secrets are encrypted with AES."""
-    opening = tss12.osap(kind, value, secret, random=tpm.random, adip=AdipScheme.AES128_CTR)
-    return Auth(tpm.run(opening))
-
-
 def _encrypt_aes(auth: Auth, secret: bytes, *, nonce: bytes = b"") -> bytes:
-    """Encrypt a secret under such a session, with the nonce of the TPM or another one."""
+    """Encrypt a secret with AES, with the last nonce of the TPM or another one."""
     counter = (nonce or auth.session.nonce_even)[:16]
     return aes128_ctr(auth.session.shared_secret[:16], counter, secret)
 
@@ -146,9 +141,7 @@ def sessions_that_do_not_authorize_the_owner(tpm: Script) -> None:
     for ordinal in (READ_PUBEK, Ordinal.DISABLE_PUBEK_READ):
         tpm.call(ordinal, auth=[tpm.osap_key()], code=RC.AUTHFAIL)
         tpm.call(ordinal, auth=[tpm.oiap(spoil=True)], code=RC.AUTHFAIL)
-        auth = tpm.oiap()
-        _there(tpm, auth)
-        tpm.call(ordinal, auth=[auth], code=RC.INVALID_AUTHHANDLE)
+        tpm.call(ordinal, auth=[tpm.no_session()], code=RC.INVALID_AUTHHANDLE)
     # A transport session authorizes its own commands only, and ends for having been named.
     transport = tpm.run(tss12.establish_transport(TransportAttributes(0), random=tpm.random))
     auth = Auth(transport.channel, transport.auth_data)
@@ -312,13 +305,13 @@ def two_sessions_one_of_which_encrypted_a_secret(tpm: Script) -> None:
 @case(OWNED, Ordinal.CREATE_COUNTER, Ordinal.NV_DEFINE_SPACE)
 def secrets_of_the_owners_encrypted_with_aes(tpm: Script) -> None:
     owner = EntityType.OWNER, ReservedHandle.OWNER, OWNER_AUTH
-    auth = _osap_aes(tpm, *owner)
+    auth = tpm.osap(*owner, adip=AdipScheme.AES128_CTR)
     tpm.call(Ordinal.CREATE_COUNTER, _encrypt_aes(auth, COUNTER_AUTH), b"abcd", auth=[auth])
     tpm.call(Ordinal.INCREMENT_COUNTER, 0, auth=[tpm.oiap(COUNTER_AUTH)])
-    auth = _osap_aes(tpm, *owner)
+    auth = tpm.osap(*owner, adip=AdipScheme.AES128_CTR)
     tpm.call(Ordinal.NV_DEFINE_SPACE, _area(), _encrypt_aes(auth, AREA_AUTH), auth=[auth])
     tpm.call(Ordinal.NV_WRITE_VALUE_AUTH, AREA, 0, b"x", auth=[tpm.oiap(AREA_AUTH)])
-    auth = _osap_aes(tpm, *owner)
+    auth = tpm.osap(*owner, adip=AdipScheme.AES128_CTR)
     # What is encrypted in the wrong way becomes another secret.
     tpm.call(Ordinal.CREATE_COUNTER, tpm.encrypt(auth, NEW_AUTH), b"efgh", auth=[auth])
     release = Ordinal.RELEASE_COUNTER
@@ -334,9 +327,8 @@ def both_secrets_of_a_key_encrypted(tpm: Script) -> None:
         )
     )
     for adip in AdipScheme:
-        session = tpm.run(tss12.osap(EntityType.SRK, SRK, SRK_AUTH, random=tpm.random, adip=adip))
         nonce = tpm.random.random(20)
-        auth = Auth(session, nonce_odd=nonce)
+        auth = replace(tpm.osap(EntityType.SRK, SRK, SRK_AUTH, adip=adip), nonce_odd=nonce)
         if adip is AdipScheme.XOR:
             first = tpm.encrypt(auth, USAGE_AUTH)
             second = tpm.encrypt(auth, MIGRATION_AUTH, nonce=nonce)

@@ -11,12 +11,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from tests.conformance.paths import counters
+from tests.conformance.paths import counters, delegation, sessions
 from tests.conformance.paths.path import ErrorPath
 
 __all__ = ["PATHS", "ErrorPath"]
 
-_CHAPTERS: Final = (counters.PATHS,)
+_CHAPTERS: Final = (
+    sessions.PATHS,
+    delegation.PATHS,
+    counters.PATHS,
+)
 
 PATHS: Final[Mapping[int, tuple[ErrorPath, ...]]] = {
     ordinal: paths for chapter in _CHAPTERS for ordinal, paths in chapter.items()
