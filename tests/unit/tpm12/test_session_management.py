@@ -425,9 +425,9 @@ class TestDeprecatedContexts:
         assert chip.code(tss12.save_key_context(1)) == ReturnCode.INVALID_KEYHANDLE
 
     def test_a_key_that_moved_out_does_not_return_after_power_off(self, chip: Chip) -> None:
-        _, handle = make_and_load(chip, signing_key())
+        handle = load(chip, make_key(chip))
         old = chip.run(tss12.save_key_context(handle))
-        _, handle = make_and_load(chip, signing_key())
+        handle = load(chip, make_key(chip))
         new = chip.run(tss12.save_context(handle, ResourceType.KEY))
         chip.power_cycle()
         # Neither with the nonce of that boot gone nor with one of this boot.
