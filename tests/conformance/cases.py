@@ -11,11 +11,16 @@ from tests.conformance import (
     cases_authorization,
     cases_capability,
     cases_change_auth_asym,
+    cases_contexts,
+    cases_counters,
     cases_crypto,
+    cases_daa,
     cases_delegable_commands,
     cases_delegated_sessions,
     cases_delegation,
+    cases_deprecated,
     cases_endorsement,
+    cases_eviction,
     cases_families,
     cases_gates,
     cases_identity,
@@ -28,7 +33,9 @@ from tests.conformance import (
     cases_sessions,
     cases_signing,
     cases_storage,
+    cases_ticks,
     cases_transport,
+    cases_transport_log,
 )
 from tests.conformance.script import Case
 
@@ -48,6 +55,8 @@ CASES: Final[tuple[Case, ...]] = tuple(
         cases_integrity.CHAPTER,
         cases_sessions.CHAPTER,
         cases_authorization.CHAPTER,
+        cases_contexts.CHAPTER,
+        cases_eviction.CHAPTER,
         cases_nv.CHAPTER,
         cases_auditing.CHAPTER,
         cases_delegated_sessions.CHAPTER,
@@ -56,7 +65,12 @@ CASES: Final[tuple[Case, ...]] = tuple(
         cases_families.CHAPTER,
         cases_migration.CHAPTER,
         cases_change_auth_asym.CHAPTER,
+        cases_counters.CHAPTER,
+        cases_deprecated.CHAPTER,
+        cases_daa.CHAPTER,
+        cases_ticks.CHAPTER,
         cases_transport.CHAPTER,
+        cases_transport_log.CHAPTER,
         cases_gates.CHAPTER,
     )
     for case in chapter.cases

@@ -190,12 +190,38 @@ DECLARED: Final[tuple[Declared, ...]] = (
         "A refused LoadContext changes nothing (Part 3, 21.3); libtpms drops the loaded key whose "
         "handle it was asked to keep.",
     ),
+    *[
+        _code(case, Ordinal.LOAD_CONTEXT, "BADCONTEXT", theirs, _CONTEXT)
+        for case, theirs in (
+            ("a_damaged_context", "DECRYPT_ERROR"),
+            ("contexts_of_another_owner", "DECRYPT_ERROR"),
+            ("contexts_of_one_kind_as_another", "INVALID_STRUCTURE"),
+            ("contexts_that_are_none", "INVALID_STRUCTURE"),
+            ("contexts_that_are_none", "BAD_PARAM_SIZE"),
+        )
+    ],
     _code(
-        "a_damaged_context",
-        Ordinal.LOAD_CONTEXT,
-        "BADCONTEXT",
-        "DECRYPT_ERROR",
-        _CONTEXT,
+        "an_old_context_of_a_key_that_stays",
+        Ordinal.SAVE_KEY_CONTEXT,
+        "OWNER_CONTROL",
+        "SUCCESS",
+        "A key that the owner keeps in the TPM is not moved out (Part 3, 27.8.1); libtpms does not "
+        "look.",
+    ),
+    _code(
+        "flushing_a_daa_session_that_is_not_there",
+        Ordinal.FLUSH_SPECIFIC,
+        "BAD_PARAMETER",
+        "BAD_HANDLE",
+        "A handle of no resource of its type is BAD_PARAMETER (Part 3, 22.1).",
+    ),
+    _code(
+        "whether_a_key_stays_is_no_boolean",
+        Ordinal.KEY_CONTROL_OWNER,
+        "BAD_PARAMETER",
+        "SUCCESS",
+        "A BOOL is 0 or 1, anything else is BAD_PARAMETER (Part 2, 2.2.2); libtpms takes it for "
+        "TRUE.",
     ),
     *[
         _code(
@@ -326,6 +352,43 @@ DECLARED: Final[tuple[Declared, ...]] = (
         _ONE_SESSION,
     ),
     _code(
+        "a_command_that_is_repeated_inside",
+        Ordinal.EXECUTE_TRANSPORT,
+        "AUTHFAIL",
+        "AUTH2FAIL",
+        _ONE_SESSION,
+    ),
+    _code(
+        "a_log_with_one_wrong_session",
+        Ordinal.RELEASE_TRANSPORT_SIGNED,
+        "AUTHFAIL",
+        "AUTH2FAIL",
+        _ONE_SESSION,
+    ),
+    _code(
+        "logs_and_keys_that_are_not_there",
+        Ordinal.RELEASE_TRANSPORT_SIGNED,
+        "BAD_LOCALITY",
+        "WRONGPCRVAL",
+        _KEY_LOCALITY,
+    ),
+    _code(
+        "a_session_is_not_released_inside",
+        Ordinal.EXECUTE_TRANSPORT,
+        "NO_WRAP_TRANSPORT",
+        "AUTH2FAIL",
+        "The key handle of ReleaseTransportSigned is outside of digests (Part 3, 24.3); libtpms "
+        "digests that of a wrapped one, so the HMAC is wrong first.",
+    ),
+    _code(
+        "an_authorization_session_for_a_transport_session",
+        Ordinal.FLUSH_SPECIFIC,
+        "INVALID_AUTHHANDLE",
+        "SUCCESS",
+        "An error ends the sessions that a command names (Part 1, 8.1), also one of another kind "
+        "than is due.",
+    ),
+    _code(
         "saved_contexts_outlive_a_reset",
         Ordinal.LOAD_CONTEXT,
         "SUCCESS",
@@ -340,13 +403,38 @@ DECLARED: Final[tuple[Declared, ...]] = (
         "MA_TICKET_SIGNATURE",
         "A sigTicket of no authority of the list is MA_AUTHORITY (Part 3, 11.10).",
     ),
-    Declared(
-        "changes_without_the_parent_that_are_refused",
-        Ordinal.CHANGE_AUTH_ASYM_START,
-        "certify_info.parent_pcr_status",
-        "False",
-        "True",
-        "The ephemeral key has no parent, so none that PCRs bind (Part 3, 27.4.1).",
+    _code(
+        "ephemeral_keys_that_cannot_be",
+        Ordinal.FLUSH_SPECIFIC,
+        "INVALID_AUTHHANDLE",
+        "SUCCESS",
+        "A known algorithm that no ephemeral key may have is found by the command's own checks, "
+        "after which the sessions that it names end (Part 3, 27.4.1); libtpms refuses it while it "
+        "parses.",
+    ),
+    _code(
+        "a_secret_changes_unseen_inside_of_a_transport_session",
+        Ordinal.EXECUTE_TRANSPORT,
+        "SUCCESS",
+        "AUTH2FAIL",
+        "Both handles of ChangeAuthAsymFinish are outside of digests and encryption (Part 3, "
+        "27.4.2); libtpms takes the second one for a parameter.",
+    ),
+    _code(
+        "a_context_that_found_no_place_before",
+        Ordinal.LOAD_CONTEXT,
+        "SUCCESS",
+        "BADCONTEXT",
+        "A refused LoadContext changes nothing (Part 3, 21.3); libtpms strikes the blob off the "
+        "list before it looks for a slot.",
+    ),
+    _code(
+        "a_sign_with_the_credential_of_another_issuer",
+        Ordinal.DAA_SIGN,
+        "DAA_ISSUER_SETTINGS",
+        "SUCCESS",
+        "Stage 1 compares digestIssuer of the blob with the settings (Part 3, 26.2); libtpms does "
+        "so in the next stage.",
     ),
     *[
         _code(
@@ -359,6 +447,9 @@ DECLARED: Final[tuple[Declared, ...]] = (
         )
         for case, theirs in (
             ("wrapped_bytes_that_are_no_command", "BAD_PARAM_SIZE"),
+            ("wrapped_headers_that_are_wrong", "BAD_PARAM_SIZE"),
+            # The tag it judges later, after the HMAC, which is none here.
+            ("wrapped_headers_that_are_wrong", "AUTH2FAIL"),
             ("a_wrapped_ordinal_that_does_not_exist", "BAD_ORDINAL"),
         )
     ],

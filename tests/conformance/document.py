@@ -44,12 +44,6 @@ LEFT_OUT: Final[Mapping[int, str]] = {
 }
 """Ordinals that the engine does not answer, with the reason."""
 
-COMPARED_ELSEWHERE: Final[Mapping[int, str]] = {
-    Ordinal.DAA_JOIN: "test_daa.py: each stage on both, outputs verified, since all are random",
-    Ordinal.DAA_SIGN: "test_daa.py: each stage on both, outputs verified, since all are random",
-}
-"""Ordinals with a comparison of their own beside the cases."""
-
 NOT_COMPARED: Final[Mapping[int, str]] = dict.fromkeys(
     (
         Ordinal.CREATE_MAINTENANCE_ARCHIVE,
@@ -109,7 +103,7 @@ def _rows(found: Tries) -> Iterator[str]:
         names = {name for name, _code in tries}
         implemented = "no" if row is None else "yes" if ordinal in TABLE else "with `--maintcmds`"
         compared = f"{len(names)} cases" if names else ""
-        for note in (COMPARED_ELSEWHERE, NOT_COMPARED, LEFT_OUT):
+        for note in (NOT_COMPARED, LEFT_OUT):
             if ordinal in note:
                 compared = f"{compared}; {note[ordinal]}" if compared else note[ordinal]
         listed = ", ".join(code_name(code) for code in sorted({code for _name, code in tries}))

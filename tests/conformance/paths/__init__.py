@@ -11,7 +11,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from tests.conformance.paths import counters, delegation, sessions
+from tests.conformance.paths import (
+    counters,
+    daa,
+    delegation,
+    deprecated,
+    session_management,
+    sessions,
+    transport,
+)
 from tests.conformance.paths.path import ErrorPath
 
 __all__ = ["PATHS", "ErrorPath"]
@@ -19,7 +27,11 @@ __all__ = ["PATHS", "ErrorPath"]
 _CHAPTERS: Final = (
     sessions.PATHS,
     delegation.PATHS,
+    session_management.PATHS,
+    transport.PATHS,
     counters.PATHS,
+    daa.PATHS,
+    deprecated.PATHS,
 )
 
 PATHS: Final[Mapping[int, tuple[ErrorPath, ...]]] = {
