@@ -22,6 +22,7 @@ from tests.conformance.machines import World
 from tests.conformance.script import DIGEST, KEYS, SRK, USAGE_AUTH, Chapter, Script
 from tests.unit.tpm12.world import OWNER_AUTH, SRK_AUTH
 from tpmcore import tss12
+from tpmcore.tss12 import Conversation
 
 CHAPTER: Final = Chapter()
 case = CHAPTER.case
@@ -193,6 +194,40 @@ def a_secret_below_the_root_changes(tpm: Script) -> None:
     handle = tpm.run(tss12.load_key2(SRK, changed, parent_auth=SRK_AUTH, random=tpm.random))
     tpm.call(Ordinal.SIGN, handle, DIGEST, auth=[tpm.oiap(USAGE_AUTH)], code=RC.AUTHFAIL)
     tpm.call(Ordinal.SIGN, handle, DIGEST, auth=[tpm.oiap(NEW_AUTH)])
+
+
+@case(OWNED, Ordinal.CHANGE_AUTH_ASYM_FINISH)
+def a_secret_of_sealed_data_changes_unseen(tpm: Script) -> None:
+    blob = tpm.run(
+        tss12.seal(
+            SRK,
+            parent_auth=SRK_AUTH,
+            blob_auth=USAGE_AUTH,
+            data=b"sealed",
+            pcr_info=None,
+            random=tpm.random,
+        )
+    )
+    ephemeral = _ephemeral(tpm)
+
+    def change_and_unseal() -> Conversation[bytes]:
+        enc_data = yield from tss12.change_auth_asym_finish(
+            SRK,
+            ephemeral,
+            blob.enc_data,
+            parent_auth=OWNER_AUTH,
+            old_auth=USAGE_AUTH,
+            new_auth=NEW_AUTH,
+            random=tpm.random,
+            entity_type=EntityType.DATA,
+        )
+        changed = replace(blob, enc_data=enc_data)
+        unsealing = tss12.unseal(
+            SRK, changed, parent_auth=SRK_AUTH, blob_auth=NEW_AUTH, random=tpm.random
+        )
+        return (yield from unsealing)
+
+    assert tpm.run(change_and_unseal()) == b"sealed"
 
 
 @case(OWNED, Ordinal.EXECUTE_TRANSPORT)

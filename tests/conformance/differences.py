@@ -421,6 +421,14 @@ DECLARED: Final[tuple[Declared, ...]] = (
         "27.4.2); libtpms takes the second one for a parameter.",
     ),
     _code(
+        "a_secret_of_sealed_data_changes_unseen",
+        Ordinal.CHANGE_AUTH_ASYM_FINISH,
+        "SUCCESS",
+        "WRONG_ENTITYTYPE",
+        "encData is that of a TPM_KEY or of a TPM_STORED_DATA (Part 3, 27.4.2); libtpms changes "
+        "only secrets of keys.",
+    ),
+    _code(
         "a_context_that_found_no_place_before",
         Ordinal.LOAD_CONTEXT,
         "SUCCESS",
