@@ -19,6 +19,7 @@ from protocol.tpm12.constants import (
     StartupType,
     Tag,
 )
+from protocol.tpm12.keys import Key
 from protocol.tpm12.pcr import PcrInfoShort, PcrSelection
 from protocol.tpm12.resources import NvAttributesWord, NvDataPublic
 from protocol.tpm12.transport import TransportAttributes
@@ -318,14 +319,42 @@ def secrets_of_the_owners_encrypted_with_aes(tpm: Script) -> None:
     tpm.call(release, 1, auth=[tpm.oiap(NEW_AUTH)], code=RC.AUTHFAIL)
 
 
-@case(OWNED, Ordinal.CREATE_WRAP_KEY)
-def both_secrets_of_a_key_encrypted(tpm: Script) -> None:
+def _migrate(tpm: Script, key: Key) -> None:
+    """Use the migration secret of a key."""
     target = tpm.wrapped("storage").public_key
     permission = tpm.run(
         tss12.authorize_migration_key(
             MigrationScheme.REWRAP, target, owner_auth=OWNER_AUTH, random=tpm.random
         )
     )
+    tpm.run(
+        tss12.create_migration_blob(
+            SRK,
+            key.enc_data,
+            scheme=MigrationScheme.REWRAP,
+            permission=permission,
+            parent_auth=SRK_AUTH,
+            migration_auth=MIGRATION_AUTH,
+            random=tpm.random,
+        )
+    )
+
+
+@case(OWNED, Ordinal.CREATE_WRAP_KEY)
+def an_aes_counter_that_carries(tpm: Script) -> None:
+    # nonceOdd is the initial counter of the second secret, whose last four bytes are the second
+    # block.
+    nonce = bytes(12) + b"\xff" * 4 + bytes(4)
+    session = tpm.osap(EntityType.SRK, SRK, SRK_AUTH, adip=AdipScheme.AES128_CTR)
+    auth = replace(session, nonce_odd=nonce)
+    secrets = _encrypt_aes(auth, USAGE_AUTH), _encrypt_aes(auth, MIGRATION_AUTH, nonce=nonce)
+    template = KEYS["sign-migratable"]
+    made = tpm.call(Ordinal.CREATE_WRAP_KEY, SRK, *secrets, template, auth=[auth])
+    _migrate(tpm, getattr(made, "wrapped_key", template))
+
+
+@case(OWNED, Ordinal.CREATE_WRAP_KEY)
+def both_secrets_of_a_key_encrypted(tpm: Script) -> None:
     for adip in AdipScheme:
         nonce = tpm.random.random(20)
         auth = replace(tpm.osap(EntityType.SRK, SRK, SRK_AUTH, adip=adip), nonce_odd=nonce)
@@ -340,14 +369,4 @@ def both_secrets_of_a_key_encrypted(tpm: Script) -> None:
         key = getattr(made, "wrapped_key", template)
         handle = tpm.run(tss12.load_key2(SRK, key, parent_auth=SRK_AUTH, random=tpm.random))
         tpm.call(Ordinal.SIGN, handle, DIGEST, auth=[tpm.oiap(USAGE_AUTH)])
-        tpm.run(
-            tss12.create_migration_blob(
-                SRK,
-                key.enc_data,
-                scheme=MigrationScheme.REWRAP,
-                permission=permission,
-                parent_auth=SRK_AUTH,
-                migration_auth=MIGRATION_AUTH,
-                random=tpm.random,
-            )
-        )
+        _migrate(tpm, key)

@@ -7,10 +7,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from protocol.tpm12.constants import Ordinal, ReturnCode
+from protocol.tpm12.constants import Ordinal, ReturnCode, Tag
+from protocol.tpm12.framing import HEADER_BYTES
 from protocol.tpm12.keys import Key, KeyParms
 from tests.conformance.machines import World
-from tests.conformance.script import DIGEST, SRK, USAGE_AUTH, Chapter, Script
+from tests.conformance.script import DIGEST, SRK, USAGE_AUTH, Chapter, Script, message
 from tests.unit.tpm12.world import SRK_AUTH
 
 CHAPTER: Final = Chapter()
@@ -76,6 +77,13 @@ def keys_in_the_old_form_until_there_is_no_slot(tpm: Script) -> None:
     loaded = tpm.call(Ordinal.LOAD_KEY, SRK, key, auth=[tpm.oiap(SRK_AUTH)])
     handle = getattr(loaded, "inkey_handle", 0)
     tpm.call(Ordinal.SIGN, handle, DIGEST, auth=[tpm.oiap(USAGE_AUTH)])
+
+
+@case(UNOWNED)
+def deleted_ordinals_with_sessions(tpm: Script) -> None:
+    for tag in (Tag.RQU_AUTH1_COMMAND, Tag.RQU_AUTH2_COMMAND):
+        command = message(Ordinal.CERTIFY_SELF_TEST, bytes(90), tag)
+        assert len(tpm.raw(command, code=RC.BAD_ORDINAL)) == HEADER_BYTES
 
 
 @case(OWNED, Ordinal.EVICT_KEY)

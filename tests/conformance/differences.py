@@ -429,6 +429,26 @@ DECLARED: Final[tuple[Declared, ...]] = (
         "only secrets of keys.",
     ),
     _code(
+        "an_aes_counter_that_carries",
+        Ordinal.CREATE_MIGRATION_BLOB,
+        "SUCCESS",
+        "AUTH2FAIL",
+        "The initial counter of ADIP is a number of 128 bits (Part 1, ADIP with AES); libtpms "
+        "counts in the last 32 of them, so that the secret ends otherwise.",
+    ),
+    *[
+        Declared(
+            "deleted_ordinals_with_sessions",
+            Ordinal.CERTIFY_SELF_TEST,
+            "tag",
+            "0xc4",
+            theirs,
+            "Every error has the tag of a response without sessions (Part 3, 1.1); libtpms answers "
+            "an unknown ordinal with the tag that belongs to the request's.",
+        )
+        for theirs in ("0xc5", "0xc6")
+    ],
+    _code(
         "a_context_that_found_no_place_before",
         Ordinal.LOAD_CONTEXT,
         "SUCCESS",

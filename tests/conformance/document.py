@@ -18,6 +18,7 @@ from protocol.tpm12.constants import Ordinal, ReturnCode
 from protocol.tpm12.keys import Key
 from tests.conformance.cases import CASES
 from tests.conformance.comparison import code_name
+from tests.conformance.deviations import DEVIATIONS
 from tests.conformance.differences import DECLARED
 from tests.conformance.machines import EngineMachine
 from tests.conformance.paths import PATHS
@@ -137,6 +138,15 @@ def _differences() -> Iterator[str]:
         )
 
 
+def _deviations() -> Iterator[str]:
+    yield "| What | Specification | libtpms | Here | Shown by |"
+    yield "|---|---|---|---|---|"
+    for each in DEVIATIONS:
+        here = "as libtpms" if each.as_libtpms else "as specified"
+        shown = ", ".join(f"`{name}`" for name in each.shown_by)
+        yield f"| {each.subject} | {each.specification} | {each.libtpms} | {here} | {shown} |"
+
+
 def document() -> str:
     """Return the text of docs/conformance.md."""
     found = tried()
@@ -152,6 +162,8 @@ def document() -> str:
         *[line + "\n" for line in _paths()],
         "\n## Differences that stay\n\n",
         *[line + "\n" for line in _differences()],
+        "\n## Known deviations of libtpms\n\n",
+        *[line + "\n" for line in _deviations()],
         "\n## Left out\n\n",
         *[
             f"- {Ordinal(ordinal).name} ({ordinal:#x}): {reason}.\n"

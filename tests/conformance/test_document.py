@@ -7,6 +7,9 @@ from collections import Counter
 from pathlib import Path
 
 from protocol.tpm12.constants import Ordinal, ReturnCode
+from tests.conformance.cases import CASES
+from tests.conformance.deviations import DEVIATIONS
+from tests.conformance.differences import DECLARED
 from tests.conformance.document import (
     LEFT_OUT,
     NOT_COMPARED,
@@ -42,17 +45,41 @@ def test_every_ordinal_succeeds_in_a_case_or_says_why_not() -> None:
     assert {Ordinal(number).name for number in missing} == set()
 
 
+UNITS = Path(__file__).parents[1] / "unit" / "tpm12"
+
+
+def is_unit_test(name: str) -> bool:
+    """Whether `test_module.py::test_name` is there."""
+    module, _, function = name.partition("::")
+    return f"def {function}(" in (UNITS / module).read_text()
+
+
+def test_every_known_deviation_of_libtpms_is_shown_and_the_differences_fit() -> None:
+    cases = {case.name for case in CASES}
+    declared = {entry.case for entry in DECLARED}
+    wrong: list[str] = []
+    for deviation in DEVIATIONS:
+        for name in deviation.shown_by:
+            if "::" in name:
+                shown = is_unit_test(name)
+            else:
+                shown = name in cases and (deviation.as_libtpms or name in declared)
+            if not shown:
+                wrong.append(f"{deviation.subject}: {name}")
+
+    assert wrong == []
+    assert all(deviation.shown_by for deviation in DEVIATIONS)
+
+
 def test_every_error_path_is_tried_as_often_as_it_is_listed_or_says_why_not() -> None:
     found = tried()
-    units = Path(__file__).parents[1] / "unit" / "tpm12"
     wrong: list[str] = []
     for number, paths in PATHS.items():
         listed = Counter((path.case, path.code) for path in paths if path.case)
         for (case, code), times in listed.items():
-            module, _, name = case.partition("::")
             there = (
-                f"def {name}(" in (units / module).read_text()
-                if name
+                is_unit_test(case)
+                if "::" in case
                 else found.get(number, Counter())[case, code] >= times
             )
             if not there:
