@@ -90,6 +90,7 @@ def _field(hint: object) -> bytes:
 
 
 def requests() -> Iterator[tuple[Command, bytes]]:
+    """Yield every row of the dispatch table with a well-formed request."""
     for row in TABLE.values():
         yield row, _BODIES.get(row.ordinal) or sample(row.request)
 
