@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
-from protocol.tpm12.constants import Ordinal, ReturnCode
+from protocol.tpm12.constants import PCR_COUNT, Ordinal, ReturnCode, StartupType
 from protocol.tpm12.pcr import PcrSelection
 from tests.conformance.machines import World
 from tests.conformance.script import DIGEST, USAGE_AUTH, Chapter, Script
+from tests.unit.tpm12.keychain import signed_block
 
 CHAPTER: Final = Chapter()
 case = CHAPTER.case
@@ -61,6 +63,92 @@ def pcr_selection_that_is_too_long(tpm: Script) -> None:
     tpm.call(Ordinal.PCR_RESET, body=b"\0\3\0\0", code=RC.BAD_PARAM_SIZE)
 
 
+@case(NEW, Ordinal.PCR_RESET)
+def pcrs_are_reset_together_or_not_at_all(tpm: Script) -> None:
+    tpm.call(Ordinal.EXTEND, 16, DIGEST)
+    tpm.call(Ordinal.PCR_RESET, PcrSelection.of([16, 21]), code=RC.NOTLOCAL)
+    tpm.call(Ordinal.PCR_RESET, PcrSelection.of([15, 16]), code=RC.NOTRESETABLE)
+    # What can never be reset is found before what cannot be from here.
+    tpm.call(Ordinal.PCR_RESET, PcrSelection.of([15, 21]), code=RC.NOTRESETABLE)
+    tpm.call(Ordinal.PCR_READ, 16)
+    tpm.call(Ordinal.PCR_RESET, PcrSelection.of([16, 23]))
+    tpm.call(Ordinal.PCR_READ, 16)
+    for index in range(16):
+        tpm.call(Ordinal.PCR_RESET, PcrSelection.of([index]), code=RC.NOTRESETABLE)
+
+
+@case(NEW, Ordinal.PCR_RESET)
+def pcrs_are_reset_while_disabled_or_deactivated(tpm: Script) -> None:
+    tpm.presence()
+    for switch in (Ordinal.PHYSICAL_DISABLE, Ordinal.PHYSICAL_ENABLE, Ordinal.SET_TEMP_DEACTIVATED):
+        tpm.call(switch)
+        tpm.call(Ordinal.EXTEND, 16, DIGEST)
+        tpm.call(Ordinal.PCR_RESET, PcrSelection.of([16]))
+        tpm.call(Ordinal.EXTEND, 2, DIGEST)
+
+
+def _read_all(tpm: Script) -> None:
+    for index in range(PCR_COUNT):
+        tpm.call(Ordinal.PCR_READ, index)
+
+
+@case(NEW, Ordinal.EXTEND)
+def pcrs_of_a_dynamic_launch(tpm: Script) -> None:
+    for index in (0, 16, 23):
+        tpm.call(Ordinal.EXTEND, index, DIGEST)
+    tpm.machine.hash_start()
+    _read_all(tpm)
+    # Before the first measurement PCR 17 is for locality 4 alone.
+    for locality in (2, 3):
+        tpm.locality = locality
+        tpm.call(Ordinal.EXTEND, 17, DIGEST, code=RC.BAD_LOCALITY)
+        tpm.call(Ordinal.EXTEND, 18, DIGEST)
+    tpm.machine.hash_end(b"the code that is launched")
+    _read_all(tpm)
+    tpm.flags()
+    for locality in (2, 3, 4):
+        tpm.locality = locality
+        tpm.call(Ordinal.EXTEND, 17, DIGEST)
+    _read_all(tpm)
+
+
+@case(OWNED, Ordinal.PCR_RESET, Ordinal.EXTEND)
+def pcrs_are_reset_to_zero_during_a_dynamic_launch(tpm: Script) -> None:
+    tpm.machine.hash_start()
+    tpm.machine.hash_end(b"the code that is launched")
+    launched = PcrSelection.of([17, 18, 19, 20])
+    tpm.locality = 4
+    tpm.call(Ordinal.PCR_RESET, launched)
+    _read_all(tpm)
+    tpm.locality = 2
+    tpm.call(Ordinal.EXTEND, 17, DIGEST, code=RC.BAD_LOCALITY)
+    tpm.locality = 4
+    tpm.call(Ordinal.EXTEND, 17, DIGEST)
+    # Once the launch is over, a reset gives all ones again.
+    tpm.locality = 3
+    tpm.call(Ordinal.SET_CAPABILITY, 5, b"\0\0\0\4", b"\0")
+    tpm.locality = 4
+    tpm.call(Ordinal.PCR_RESET, launched)
+    tpm.locality = 2
+    tpm.call(Ordinal.PCR_RESET, PcrSelection.of([21, 22]))
+    _read_all(tpm)
+    tpm.call(Ordinal.EXTEND, 17, DIGEST)
+    tpm.power_cycle()
+    _read_all(tpm)
+
+
+@case(NEW, Ordinal.PCR_RESET)
+def a_dynamic_launch_is_over_with_the_next_startup(tpm: Script) -> None:
+    tpm.machine.hash_start()
+    tpm.machine.hash_end(b"the code that is launched")
+    tpm.call(Ordinal.SAVE_STATE)
+    tpm.power_cycle(StartupType.STATE)
+    _read_all(tpm)
+    tpm.locality = 4
+    tpm.call(Ordinal.PCR_RESET, PcrSelection.of([17, 20]))
+    _read_all(tpm)
+
+
 @case(OWNED, Ordinal.QUOTE, Ordinal.QUOTE2)
 def quoting(tpm: Script) -> None:
     key = tpm.load("sign")
@@ -72,7 +160,13 @@ def quoting(tpm: Script) -> None:
     selection = PcrSelection.of([0])
     tpm.locality = 3
     tpm.call(Ordinal.QUOTE2, tpm.load("sign-open"), DIGEST, selection, False)
-    tpm.call(Ordinal.QUOTE, tpm.load("sign-info"), DIGEST, selection, auth=[tpm.oiap(USAGE_AUTH)])
+    for name in ("sign-info", "legacy", "identity"):
+        handle = tpm.load(name)
+        block = {"sig": partial(signed_block, tpm.wrapped(name).pub_key)}
+        auth = tpm.oiap(USAGE_AUTH)
+        tpm.call(Ordinal.QUOTE, handle, DIGEST, selection, auth=[auth], masks=block)
+        auth = tpm.osap_key(handle, USAGE_AUTH)
+        tpm.call(Ordinal.QUOTE2, handle, DIGEST, selection, False, auth=[auth], masks=block)
 
 
 @case(OWNED, Ordinal.QUOTE)
@@ -91,3 +185,22 @@ def quoting_errors(tpm: Script) -> None:
         tpm.call(ordinal, der, *values, auth=[tpm.oiap(USAGE_AUTH)], code=RC.INAPPROPRIATE_SIG)
         tpm.call(ordinal, bind, *values, auth=[tpm.oiap(USAGE_AUTH)], code=RC.INAPPROPRIATE_SIG)
         tpm.call(ordinal, 9, *values, auth=[tpm.oiap(USAGE_AUTH)], code=RC.INVALID_KEYHANDLE)
+
+
+@case(OWNED, Ordinal.QUOTE, Ordinal.QUOTE2)
+def quotes_that_do_not_parse(tpm: Script) -> None:
+    key = tpm.load("sign-open").to_bytes(4, "big")
+    long = key + DIGEST + b"\0\4" + bytes(4)
+    tpm.call(Ordinal.QUOTE, body=long, code=RC.INVALID_PCR_INFO)
+    tpm.call(Ordinal.QUOTE2, body=long + b"\0", code=RC.INVALID_PCR_INFO)
+    body = key + DIGEST + b"\0\1\1\2"
+    tpm.call(Ordinal.QUOTE2, body=body, code=RC.BAD_PARAMETER)
+
+
+@case(OWNED, Ordinal.QUOTE, Ordinal.QUOTE2)
+def quoting_with_two_faults(tpm: Script) -> None:
+    der = tpm.load("sign-der")
+    for ordinal, more in ((Ordinal.QUOTE, ()), (Ordinal.QUOTE2, (False,))):
+        values = (der, DIGEST, PcrSelection.of([0]), *more)
+        tpm.call(ordinal, *values, code=RC.AUTHFAIL)
+        tpm.call(ordinal, *values, auth=[tpm.oiap(USAGE_AUTH, spoil=True)], code=RC.AUTHFAIL)

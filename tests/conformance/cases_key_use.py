@@ -8,19 +8,22 @@ those of the look-up of key handles and of the checks when a session is used, no
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from protocol.tpm12.constants import (
     Algorithm,
     EncScheme,
     EntityType,
+    NvAttributes,
     Ordinal,
     ReservedHandle,
+    ResourceType,
     ReturnCode,
 )
 from protocol.tpm12.keys import KeyParms
-from protocol.tpm12.pcr import PcrSelection
+from protocol.tpm12.pcr import PcrInfoShort, PcrSelection
+from protocol.tpm12.resources import NvAttributesWord, NvDataPublic
 from protocol.tpm12.stored import StoredData
 from protocol.tpm12.transport import TransportPublic
 from tests.conformance.machines import World
@@ -35,6 +38,7 @@ from tests.conformance.script import (
     Script,
 )
 from tests.unit.tpm12.world import SRK_AUTH
+from tpmcore import tss12
 
 CHAPTER: Final = Chapter()
 case = CHAPTER.case
@@ -299,3 +303,34 @@ def keys_with_a_session_that_is_wrong(tpm: Script) -> None:
         use.send(keys, handle, use.session(tpm, handle, spoil=True), use.wrong)
         # Before the wrong HMACs are so many that they look like an attack.
         tpm.call(Ordinal.RESET_LOCK_VALUE, auth=[tpm.oiap()])
+
+
+def _has_ended(tpm: Script, auth: Auth) -> None:
+    handle, kind = auth.session.handle, ResourceType.AUTH
+    tpm.call(Ordinal.FLUSH_SPECIFIC, handle, kind, code=RC.INVALID_AUTHHANDLE)
+
+
+@case(OWNED, Ordinal.CREATE_WRAP_KEY, Ordinal.SEAL, Ordinal.SEALX, Ordinal.NV_DEFINE_SPACE)
+def sessions_that_end_with_a_secret_that_was_sent(tpm: Script) -> None:
+    word = NvAttributesWord(NvAttributes.OWNERWRITE)
+    free = PcrInfoShort(PcrSelection(bytes(3)), 0x1F, bytes(20))
+    area = NvDataPublic(0x00012345, free, free, word, False, False, False, 4)
+    for ordinal, values in (
+        (Ordinal.CREATE_WRAP_KEY, (SRK, bytes(20), bytes(20), KEYS["sign"])),
+        (Ordinal.SEAL, (SRK, bytes(20), b"", b"data")),
+        (Ordinal.SEALX, (SRK, bytes(20), b"", b"data")),
+        (Ordinal.NV_DEFINE_SPACE, (area, bytes(20))),
+    ):
+        of_owner = ordinal is Ordinal.NV_DEFINE_SPACE
+        auth = tpm.osap_owner(keep=True) if of_owner else tpm.osap_key(keep=True)
+        tpm.call(ordinal, *values, auth=[auth])
+        _has_ended(tpm, auth)
+    owner, srk = tpm.osap_owner(keep=True), replace(tpm.oiap(SRK_AUTH), keep=True)
+    template = tss12.identity_template()
+    tpm.call(Ordinal.MAKE_IDENTITY, bytes(20), DIGEST, template, auth=[srk, owner])
+    for auth in (srk, owner):
+        _has_ended(tpm, auth)
+    # A command without such a secret leaves it open.
+    auth = tpm.osap_key(keep=True)
+    tpm.call(Ordinal.LOAD_KEY2, SRK, tpm.wrapped("sign"), auth=[auth])
+    tpm.call(Ordinal.FLUSH_SPECIFIC, auth.session.handle, ResourceType.AUTH)

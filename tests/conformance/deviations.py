@@ -113,7 +113,7 @@ DEVIATIONS: Final[tuple[Deviation, ...]] = (
             "unsealing_with_one_wrong_session",
             "certifying_with_one_wrong_session",
             "certifying_in_the_new_form_with_one_wrong_session",
-            "making_an_identity_with_one_wrong_session",
+            "identities_below_an_srk_that_needs_no_secret",
         ),
     ),
     Deviation(
@@ -148,7 +148,7 @@ DEVIATIONS: Final[tuple[Deviation, ...]] = (
         "renewing daaProof",
         "for the owner",
         "for everybody",
-        ("test_daa_refusals.py::test_new_ones_at_the_owners_wish_make_blobs_useless",),
+        ("setting_new_daa_secrets_without_the_owner",),
     ),
     Deviation(
         "GetAuditDigestSigned that closes",
@@ -166,7 +166,7 @@ DEVIATIONS: Final[tuple[Deviation, ...]] = (
         "writes to areas without authorization",
         "counted while there is no owner",
         "counted always",
-        ("test_nv.py::test_an_owner_ends_the_counting",),
+        ("writes_of_a_tpm_with_an_owner_are_not_counted",),
     ),
     Deviation(
         "conditions of areas",
@@ -185,13 +185,16 @@ DEVIATIONS: Final[tuple[Deviation, ...]] = (
         "the owner's HMAC before nvLocked",
         "may be checked",
         "checked for writing and defining, not for reading",
-        ("test_nv.py::test_a_wrong_owner_secret_is_refused_before_the_lock_too",),
+        ("reading_as_owner_before_the_lock",),
     ),
     Deviation(
         "areas with the D bit at RevokeTrust",
         "all go",
         "those of the owner go",
-        ("test_endorsement.py::test_revoking_removes_the_key_the_owner_and_what_hangs_on_them",),
+        (
+            "revoked_trust_takes_areas_along",
+            "revoked_trust_takes_areas_of_nobody_along",
+        ),
     ),
     Deviation(
         "the clear actions and allowMaintenance",

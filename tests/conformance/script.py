@@ -33,13 +33,14 @@ from protocol.tpm12.constants import (
     Tag,
 )
 from protocol.tpm12.framing import HEADER_BYTES, build_message, parse_header
-from protocol.tpm12.keys import Key
+from protocol.tpm12.keys import Key, PubKey
 from protocol.tpm12.pcr import PcrInfoLong, PcrSelection, composite_hash
 from protocol.tpm12.wire import Reader, Structure
 from tests.conformance.machines import Machine, World
 from tests.unit.tpm12.world import OWNER_AUTH, SRK_AUTH, SeededRandom
 from tpmcore import tss12
 from tpmcore.errors import TpmError
+from tpmcore.tpm12.context import aes128_ctr
 from tpmcore.tpm12.table import TABLE
 from tpmcore.tss12 import Authorization, Conversation, ResponseError, Session
 
@@ -107,7 +108,7 @@ class Auth:
     Attributes:
         keep: whether it is to stay open.
         spoil: whether the HMAC is to be wrong.
-        nonce_odd: of the command, where it has to be known before; else a random one.
+        nonce_odd: 20 bytes, where a case must know them before; empty draws them.
     """
 
     session: Session
@@ -216,6 +217,7 @@ class Script:
         code: ReturnCode | None = ReturnCode.SUCCESS,
         body: bytes | None = None,
         masks: Mapping[str, Mask] | None = None,
+        response: type[Structure] | None = None,
     ) -> Structure | None:
         """Send one command.
 
@@ -224,6 +226,7 @@ class Script:
             auth: its authorization blocks.
             code: what it must end in; None if it only has to be the same on both machines.
             masks: fields of the response that may differ, see comparison.
+            response: its type, where it is not that of the table.
 
         Returns: the parsed response; None unless it was a success.
         """
@@ -233,7 +236,7 @@ class Script:
         handles, parameters = encoded[: row.handles_in], encoded[row.handles_in :]
 
         def parse(reader: Reader) -> Structure:
-            return row.response.read(reader)
+            return (response or row.response).read(reader)
 
         self._masks = masks or {}
         result: Structure | None = None
@@ -324,6 +327,17 @@ class Script:
         """Encrypt a new secret under an OSAP session."""
         return tss12.encrypt_secret(auth.session, secret, nonce=nonce)
 
+    def encrypt_aes(self, auth: Auth, secret: bytes, *, nonce: bytes | None = None) -> bytes:
+        """Encrypt a new secret under an OSAP session whose ADIP scheme is AES."""
+        session = auth.session
+        return aes128_ctr(session.shared_secret[:16], (nonce or session.nonce_even)[:16], secret)
+
+    def public(self, handle: ReservedHandle = ReservedHandle.SRK) -> PubKey:
+        """Return the public part of the SRK or the EK, to encrypt for it."""
+        return self.run(
+            tss12.owner_read_internal_pub(handle, owner_auth=OWNER_AUTH, random=self.random)
+        )
+
     # Keys
 
     def wrapped(self, name: str) -> Key:
@@ -336,6 +350,8 @@ class Script:
         return made
 
     def _make(self, name: str) -> Conversation[Key]:
+        # Of its own, so that what a case draws does not depend on which keys are there already.
+        random = SeededRandom(f"key {name}")
         if name not in IDENTITIES:
             return (
                 yield from tss12.create_wrap_key(
@@ -344,7 +360,7 @@ class Script:
                     parent_auth=SRK_AUTH,
                     usage_auth=USAGE_AUTH,
                     migration_auth=MIGRATION_AUTH,
-                    random=self.random,
+                    random=random,
                 )
             )
         identity = yield from tss12.make_identity(
@@ -353,7 +369,7 @@ class Script:
             identity_auth=USAGE_AUTH,
             label_digest=DIGEST,
             params=IDENTITIES[name],
-            random=self.random,
+            random=random,
         )
         return identity.key
 
@@ -455,6 +471,7 @@ KEYS: Final[Mapping[str, Key]] = {
     ),
     "bind-bound": _template(KeyUsage.BIND, _OAEP, SigScheme.NONE, pcr_info=_HERE),
     "storage-bound": _template(*_STORE, bits=2048, pcr_info=_HERE),
+    "migrate-bound": _template(KeyUsage.MIGRATE, _OAEP, SigScheme.NONE, bits=2048, pcr_info=_HERE),
 }
 """Keys below the SRK, by name: what `Script.wrapped` has made."""
 

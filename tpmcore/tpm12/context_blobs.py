@@ -12,14 +12,12 @@ and can be loaded while that number is in contextList.
 from __future__ import annotations
 
 import hmac
-from dataclasses import replace
 from typing import Final
 
 from protocol.tpm12.constants import KeyFlags, ProtocolId, ReservedHandle, ResourceType, ReturnCode
 from protocol.tpm12.resources import ContextBlob, ContextSensitive
 from protocol.tpm12.wire import WireError
 from tpmcore.errors import TpmError
-from tpmcore.tpm12.context import aes128_ctr
 from tpmcore.tpm12.daa_session import DaaSession
 from tpmcore.tpm12.state import ZERO_DIGEST, EntityKind, LoadedKey, Session, TransportSession
 from tpmcore.tpm12.stateformat import (
@@ -106,15 +104,11 @@ def _seal(
     count: int,
     sensitive: ContextSensitive,
 ) -> bytes:
-    counter = tpm.random(_COUNTER_BYTES)
-    clear = ContextBlob(
-        resource_type, handle, label, count, ZERO_DIGEST, counter, sensitive.encode()
-    )
-    return replace(
-        clear,
-        integrity_digest=_integrity(tpm, clear),
-        sensitive_data=aes128_ctr(tpm.permanent.context_key, counter, clear.sensitive_data),
-    ).encode()
+    counter, plain = tpm.random(_COUNTER_BYTES), sensitive.encode()
+    clear = ContextBlob(resource_type, handle, label, count, ZERO_DIGEST, counter, plain)
+    integrity = _integrity(tpm, clear)
+    data = tpm.blob_cipher.crypt(tpm.permanent.context_key, counter, plain)
+    return ContextBlob(resource_type, handle, label, count, integrity, counter, data).encode()
 
 
 def _integrity(tpm: Tpm, clear: ContextBlob) -> bytes:
@@ -129,8 +123,11 @@ def open_blob(tpm: Tpm, blob: ContextBlob) -> ContextSensitive:
     """
     if len(blob.additional_data) != _COUNTER_BYTES:
         raise TpmError(ReturnCode.BADCONTEXT)
-    data = aes128_ctr(tpm.permanent.context_key, blob.additional_data, blob.sensitive_data)
-    clear = replace(blob, integrity_digest=ZERO_DIGEST, sensitive_data=data)
+    counter = blob.additional_data
+    data = tpm.blob_cipher.crypt(tpm.permanent.context_key, counter, blob.sensitive_data)
+    clear = ContextBlob(
+        blob.resource_type, blob.handle, blob.label, blob.context_count, ZERO_DIGEST, counter, data
+    )
     if not hmac.compare_digest(_integrity(tpm, clear), blob.integrity_digest):
         raise TpmError(ReturnCode.BADCONTEXT)
     try:

@@ -118,8 +118,10 @@ class Dispatcher:
         """
         if audit_trail.is_audited(self._tpm, row):
             return True
+        if _HEADER(command)[2] == row.ordinal:
+            return False
         outer = self.row(command)
-        return outer is not None and outer is not row and audit_trail.is_audited(self._tpm, outer)
+        return outer is not None and audit_trail.is_audited(self._tpm, outer)
 
     def run(self, command: bytes, locality: int) -> bytes:
         """Execute one command of any content.
@@ -222,8 +224,11 @@ class Dispatcher:
             body = row.handler(context, request).encode()
             if HEADER_BYTES + len(body) + 41 * len(auths) > max_response_bytes:
                 raise TpmError(ReturnCode.SIZE)
+            if (auths or audited) and not context.out_param_digest:
+                answered = bytes(4) + _U32(row.ordinal) + body[row.handles_out :]
+                context.out_param_digest = hashlib.sha1(answered).digest()
             if audited:
-                _audit(context, in_param_digest, body)
+                _audit(context)
         except GateError as error:
             return error_response(error.code)
         except TpmError as error:
@@ -267,10 +272,6 @@ class Dispatcher:
         tpm, row, auths = self._tpm, context.command, context.auths
         if not auths:
             return build_message(Tag.RSP_COMMAND, ReturnCode.SUCCESS, body)
-        out_param_digest = (
-            context.out_param_digest
-            or hashlib.sha1(bytes(4) + _U32(row.ordinal) + body[row.handles_out :]).digest()
-        )
         if len(auths) == 2 and auths[0].handle == auths[1].handle:
             # One session for both: it goes on only if both blocks say so, and with the last nonce.
             continues = auths[0].continue_session and auths[1].continue_session
@@ -282,7 +283,7 @@ class Dispatcher:
                 raise EngineFault(f"{row.ordinal.name} succeeded with an unchecked authorization")
             nonce_even = block.nonce_even or tpm.new_nonce()
             flag = b"\x01" if block.continue_session else b"\x00"
-            digest = out_param_digest + nonce_even + block.nonce_odd + flag
+            digest = context.out_param_digest + nonce_even + block.nonce_odd + flag
             parts += (nonce_even, flag, hmac.digest(block.hmac_key, digest, "sha1"))
             session.nonce_even = nonce_even
             if not block.continue_session:
@@ -294,23 +295,22 @@ class Dispatcher:
         )
 
 
-def _audit(context: Context, in_param_digest: bytes, body: bytes) -> None:
+def _audit(context: Context) -> None:
     """Put a success into the audit digest (4.6).
 
     Raises:
         TpmError: AUDITFAIL_SUCCESSFUL.
     """
-    tpm, row, transport = context.tpm, context.command, context.transport
-    ordinal = _U32(row.ordinal)
+    tpm, transport = context.tpm, context.transport
     if context.audited_as is not None:
         event_in, event_out = context.audited_as
     elif transport is not None and transport.has(TransportAttributes.ENCRYPT):
         # Parameters that were encrypted on their way do not get out by way of the digest.
+        ordinal = _U32(context.command.ordinal)
         event_in = hashlib.sha1(ordinal).digest()
         event_out = hashlib.sha1(bytes(4) + ordinal).digest()
     else:
-        event_in = in_param_digest
-        event_out = hashlib.sha1(bytes(4) + ordinal + body[row.handles_out :]).digest()
+        event_in, event_out = context.in_param_digest, context.out_param_digest
     audit_trail.record_input(tpm, event_in)
     audit_trail.record_output(tpm, event_out)
 

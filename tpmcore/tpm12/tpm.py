@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from protocol.tpm12.constants import ProtocolId, ReturnCode
 from tpmcore.errors import TpmError
+from tpmcore.tpm12.blob_cipher import BlobCipher
 from tpmcore.tpm12.context import Entity
 from tpmcore.tpm12.daa_session import BLOB_KEY_BYTES, DaaSecrets
 from tpmcore.tpm12.lockout import Lockout
@@ -37,6 +38,7 @@ class Tpm:
             saved state: after a restart the client is told SHA_THREAD and begins anew.
         sha1_transport: the transport session in which that hash was started, or None.
         hash_sequence: the open hash of the hash sequence of locality 4, or None.
+        blob_cipher: encrypts what is kept outside.
     """
 
     def __init__(self, world: World, profile: Profile, permanent: PermanentState) -> None:
@@ -51,6 +53,7 @@ class Tpm:
         self.sha1_transport: TransportSession | None = None
         self.hash_sequence: hashlib._Hash | None = None
         self.lockout = Lockout(self)
+        self.blob_cipher = BlobCipher()
 
     def random(self, size_bytes: int) -> bytes:
         """Return random bytes of the TPM's generator."""
