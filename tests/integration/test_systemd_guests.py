@@ -73,8 +73,8 @@ def test_a_guest_that_is_added_serves_tpm_tools_until_it_is_removed(suite: Suite
     assert tools.unsealed() == SEALED
     public_key = tools.run("tpm_getpubek", "-z")
 
-    # tcsd goes on with the one connection that it made, whatever is replaced behind the front.
-    for unit in (pair("alice")[0], *SHARED):
+    # tcsd goes on with the one connection that it made, whatever is replaced.
+    for unit in (*pair("alice"), *SHARED):
         before = suite.pid(unit)
         suite.run("systemctl", "restart", unit)
         suite.wait_replaced(unit, before)
