@@ -63,6 +63,7 @@ async def serve(
             "guest": config.name,
             "uuid": str(config.uuid),
             "clients": clients.count,
+            "kept": handover.kept,
             "commands": clients.commands,
             "connections": link.connections,
         }

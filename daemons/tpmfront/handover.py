@@ -45,8 +45,9 @@ MEMORY: Final = "clients"
 SLOTS: Final = 240
 """Connections that can be kept: the descriptors that fit into one message are 253 (unix(7)). Others
 end with the process."""
-STORE_DELAY_S: Final = 0.05
-"""A connection that is over sooner is not worth a word to the supervisor."""
+STORE_PERIOD_S: Final = 0.5
+"""How often the supervisor is told at most: whoever connects and hangs up again and again must not
+keep it busy, which may be systemd."""
 
 _NAME: Final = re.compile(r"client-([0-9]{1,3})", re.ASCII)
 _MAGIC: Final = b"vTPMcli1"
@@ -217,6 +218,11 @@ class Handover:
         slot.begin(locality, data)
         return Kept(socket.socket(fileno=fd), slot, locality, data)
 
+    @property
+    def kept(self) -> int:
+        """Connections that would go on after a SIGKILL."""
+        return SLOTS - len(self._free) - len(self._new)
+
     def take(self, connection: socket.socket, locality: int) -> Slot | None:
         """Return a slot for a new connection; None if it will end with this process."""
         if not self._free:
@@ -246,7 +252,7 @@ class Handover:
         while True:
             await self._changed.wait()
             self._changed = trio.Event()
-            await trio.sleep(STORE_DELAY_S)
+            await trio.sleep(STORE_PERIOD_S)
             for slot, connection in self._new.items():
                 self._store(slot, connection)
             self._new.clear()

@@ -52,11 +52,8 @@ def wait_gone(pid: int) -> None:
 
 
 def wait_kept(stack: Stack, clients: int) -> None:
-    """Wait until the supervisor has been asked to keep so many connections.
-
-    A sign of it is that the front has said how many there are, which it does less often.
-    """
-    while f", {clients} client" not in stack.daemon(FRONT)["note"]:
+    """Wait until the supervisor has been asked to keep so many connections."""
+    while stack.daemon(FRONT)["detail"]["kept"] != clients:
         assert stack.process.poll() is None
 
 
@@ -222,7 +219,7 @@ def test_more_clients_than_can_be_kept_are_served_and_as_many_as_can_be_go_on(
     try:
         for client in clients:
             assert transact(client, GET_RANDOM)[6:10] == OK
-        wait_kept(stack, 250)
+        wait_kept(stack, 240)
         replace(stack, signal.SIGKILL)
         assert sum(goes_on(client) for client in clients) == 240
     finally:
