@@ -309,7 +309,9 @@ def uninstall(target: Target) -> None:
     if not (target.at(target.prefix) / MANIFEST).exists():
         sys.exit(f"{target.at(target.prefix)}: nothing is installed there")
     if target.is_live:
-        # All by name: a target is gone before what belongs to it.
+        # The chip by name, as it goes last: a target is gone before what belongs to it. Then what
+        # somebody may have started without the target.
+        _run("systemctl", "stop", "vtpm.target", "hwtpm.service")
         _run("systemctl", "stop", *(unit.replace("@.", "@*.") for unit in _units()))
         # A template stands for all of its instances.
         _run("systemctl", "disable", "--quiet", *_units())

@@ -62,10 +62,9 @@ class SuiteMachine:
 
     def stop(self, *guests: str, limit_s: float = COMMAND_LIMIT_S) -> None:
         """Stop guests by their targets, or everything, and return when all has ended."""
-        targets = [guest_target(guest) for guest in guests] or ["vtpm.target"]
-        self.run("systemctl", "stop", *targets)
-        # A target is gone before what belongs to it; this waits for the stops that are under way.
-        units = [unit for guest in guests for unit in pair(guest)] or self.services
+        # A target is gone before what belongs to it; so wait for what goes last.
+        units = [unit for guest in guests for unit in (guest_target(guest), pair(guest)[0])]
+        units = units or ["vtpm.target", SHARED[0]]
         self.run("systemctl", "stop", *units, limit_s=limit_s)
 
     def run(self, *command: str, check: bool = True, limit_s: float = COMMAND_LIMIT_S) -> str:

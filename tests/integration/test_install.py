@@ -18,6 +18,7 @@ from tests.integration.machine import ROOT
 from tests.integration.suite_machine import suite_machine
 
 COMMANDS = ("hwtpm", "vtpmmgr", "vtpm", "tpmfront", "vtpmctl")
+READ_PUBEK = bytes.fromhex("00c1 0000001e 0000007c") + bytes(20)
 PACKAGES = {"protocol", "tpmcore", "daemons"}
 
 
@@ -114,7 +115,9 @@ def test_a_prefix_with_other_things_in_it_is_left_alone(run_dir: Path) -> None:
     assert listing(run_dir) == before
 
 
-def test_an_uninstall_of_a_running_suite_leaves_state_alone(run_dir: Path, installed: Path) -> None:
+def test_an_uninstall_of_a_running_suite_leaves_state_for_the_next_install(
+    run_dir: Path, installed: Path
+) -> None:
     """In a machine where it was used: guests, credentials, enabled units."""
     places = ("/opt", "/usr/local", "/etc", "/var/lib", "/run/vtpm")
     secret = "text:an uninstalled owner"
@@ -127,6 +130,8 @@ def test_an_uninstall_of_a_running_suite_leaves_state_alone(run_dir: Path, insta
 
         state = {path for path in files() if path.startswith(("/etc/vtpm", "/var/lib/vtpm"))}
         suite.start()
+        key = suite.exchange("g1", READ_PUBEK)
+        assert key[6:10] == bytes(4)
         used = {path for path in files() if path.startswith(("/etc/vtpm", "/var/lib/vtpm"))}
         assert state < used
 
@@ -144,6 +149,10 @@ def test_an_uninstall_of_a_running_suite_leaves_state_alone(run_dir: Path, insta
         kinds = "--type=service,socket,target"
         listed = suite.run("systemctl", "list-units", "--all", "--no-legend", kinds, "*tpm*")
         assert [line for line in listed.splitlines() if "not-found" not in line] == []
+
+        suite.run("make", "-s", "-C", "/mnt/source", "install")
+        suite.start()
+        assert suite.exchange("g1", READ_PUBEK) == key
 
 
 @pytest.fixture(scope="module")
