@@ -71,7 +71,10 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The effect was certainly not performed: the engine goes back to the state before the command.
+    """The effect was certainly not performed: the command ends in an error.
+
+    After a Persist the engine goes back to the state before the command; after a ParentQuote there
+    is nothing to take back.
 
     Attributes:
         code: return code that the client is told, if the parent gave one; None leaves it to the

@@ -48,7 +48,8 @@ exception ends the
 daemon, and the next start finds out which state is current."""
 
 ParentQuoter = Callable[[ParentQuote], Awaitable[EffectResult]]
-"""Has the parent TPM quote; what the parent refuses is `Failed` with the parent's code."""
+"""Has the parent TPM quote; what the parent refuses is `Failed` with the parent's code.
+It is cancelled when nobody wants the quote any more."""
 
 
 class EngineBroken(DaemonError):
@@ -98,6 +99,9 @@ class EngineHost:
         self._broke = trio.Event()
         # RSA in two threads at once would gain nothing: commands of one TPM are serialized anyway.
         self._limiter = trio.CapacityLimiter(1)
+        # Around the parent's quote under way, and whether there may be any.
+        self._quoting: trio.CancelScope | None = None
+        self._may_quote = True
 
     async def execute(self, command: bytes, locality: int) -> bytes:
         """Run one command to its response; effects are done and volatile state is stored when it
@@ -179,8 +183,21 @@ class EngineHost:
             self._store()
 
     def cancel(self) -> None:
-        """Ask the command under way to end early; it may complete all the same."""
+        """Ask the command under way to end early; it may complete all the same.
+
+        One that waits for the parent TPM does not wait any longer: it fails, for nothing hangs on a
+        quote.
+        """
         self._engine.cancel()
+        if self._quoting is not None:
+            self._quoting.cancel()
+
+    def give_up_quotes(self) -> None:
+        """From now on commands that need the parent TPM fail, one that waits for it too: for the
+        end of the daemon."""
+        self._may_quote = False
+        if self._quoting is not None:
+            self._quoting.cancel()
 
     async def wait_broken(self) -> None:
         """Wait until the engine is broken, then raise why: started in the daemon's nursery it makes
@@ -246,12 +263,23 @@ class EngineHost:
                     outcome = await self._persist(state)
                     return Done() if outcome is PersistOutcome.SAVED else Failed()
                 case ParentQuote():
-                    return Failed() if self._parent is None else await self._parent(effect)
+                    return await self._quote(effect)
                 case _:
                     assert_never(effect)
         raise TimeoutError(
             f"{type(effect).__name__} took longer than {self._effect_deadline_s:g} s"
         )
+
+    async def _quote(self, effect: ParentQuote) -> EffectResult:
+        if self._parent is None or not self._may_quote:
+            return Failed()
+        result: EffectResult = Failed()
+        try:
+            with trio.CancelScope() as self._quoting:
+                result = await self._parent(effect)
+        finally:
+            self._quoting = None
+        return result
 
     async def _in_thread(self, run: Callable[[*Args], Step], *args: *Args) -> Step:
         with trio.CancelScope(shield=True):

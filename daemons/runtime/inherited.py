@@ -5,7 +5,8 @@ They begin at 3, LISTEN_FDS of them, named in order by LISTEN_FDNAMES (colons be
 meant for the process whose id is LISTEN_PID. Names in use: "volatile" (a memfd for
 `VolatileMemory.adopt`), "supervisor" (a pipe whose end of file means: shut down), and the names
 under which `Listeners.listen` is asked for a socket that listens already: "control" in every
-daemon, "locality0" to "locality4" in hwtpm, "backend" in vtpmmgr and vtpm, "tpm" in tpmfront.
+daemon, "locality0" to "locality4" in hwtpm, "backend" in vtpmmgr and vtpm, "admin" in vtpmmgr,
+"tpm" in tpmfront.
 """
 
 from __future__ import annotations

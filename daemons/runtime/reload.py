@@ -102,8 +102,8 @@ class Reloads(Generic[T]):
                     self._log.error("configuration not used", reason=line)
                 self._notifier.ready()
                 raise
+            if waiting:
+                self._log.warning("counts at the next start only", keys=",".join(waiting))
+            self._log.info("configuration read again")
             self._notifier.ready()
-        if waiting:
-            self._log.warning("counts at the next start only", keys=",".join(waiting))
-        self._log.info("configuration read again")
-        return waiting
+            return waiting

@@ -36,6 +36,7 @@ from daemons.runtime.volatile import VolatileMemory
 from daemons.vtpm.factory import Tpm12Maker
 from daemons.vtpm.manager_client import ManagerCommands, ManagerLink
 from daemons.vtpm.options import Config
+from daemons.vtpm.parent import ParentQuotes
 from daemons.vtpm.service import Admission, GuestService
 from daemons.vtpm.startup import (
     Remains,
@@ -45,17 +46,12 @@ from daemons.vtpm.startup import (
     start_up,
     wake,
 )
-from daemons.vtpm.store import ImageStore, ManagerLost
+from daemons.vtpm.store import ImageStore
 from daemons.vtpm.volatility import take_memory
-from protocol.manager.framing import ManagerRefused
-from protocol.tpm12 import ReturnCode
-from protocol.tpmif.errors import RequestCancelled
 from protocol.tpmif.unix import open_frontend, serve_backend
-from tpmcore.engine import Done, EffectResult, Failed, ParentQuote
 
 STOP_GRACE_S: Final = 5.0
 """How long a stop waits for a save whose outcome only the manager knows."""
-QUOTE_WAIT_S: Final = 120.0
 _LIVE: Final = frozenset({"locality_rules", "level"})
 """What of the configuration a reload makes count; the rest belongs to a TPM that has started."""
 
@@ -219,10 +215,11 @@ class VtpmDaemon:
                 persist=store.save,
                 volatile=memory,
                 log=self._log,
-                parent=self._quote,
+                parent=ParentQuotes(self._link, self._manager, self._log).quote,
                 effect_deadline_s=math.inf,  # a save waits as long as its outcome is not certain
             )
             nursery.start_soon(host.wait_broken)
+            nursery.start_soon(_end_quotes, host)
             pcrs = await self._hardware_pcrs()
             await start_up(host, waking.origin, config.startup, pcrs, self._log)
             # After the memory was filled, before anything is measured: see `volatility`.
@@ -264,21 +261,6 @@ class VtpmDaemon:
     async def _hardware_pcrs(self) -> dict[int, bytes]:
         return await read_hardware_pcrs(self._manager, self._config.hw_init_pcrs, self._log)
 
-    async def _quote(self, effect: ParentQuote) -> EffectResult:
-        """Have the manager quote for a guest; a failure changes nothing, so it may be any."""
-        with trio.move_on_after(QUOTE_WAIT_S):
-            try:
-                return Done(
-                    await self._manager.quote(
-                        effect.extern_data, effect.pcr_selection, effect.flags
-                    )
-                )
-            except ManagerRefused as error:
-                return Failed(error.code)
-            except (ManagerLost, RequestCancelled) as error:
-                self._log.warning("no quote by the hardware TPM", reason=error)
-        return Failed(ReturnCode.IOERROR)
-
     async def _status(self, args: Fields) -> Fields:
         """Verb "status": what an operator wants to know of one vTPM."""
         _no_args(args)
@@ -315,6 +297,14 @@ async def _limit_patience(store: ImageStore) -> None:
         await trio.sleep_forever()
     finally:
         store.stop_waiting(STOP_GRACE_S)
+
+
+async def _end_quotes(host: EngineHost) -> None:
+    """Once the daemon is told to stop, do not wait for the parent TPM."""
+    try:
+        await trio.sleep_forever()
+    finally:
+        host.give_up_quotes()
 
 
 def _no_args(args: Fields) -> None:

@@ -24,9 +24,10 @@ from daemons.vtpm.image import HashKey
 from daemons.vtpm.selection import Blank, Record
 from daemons.vtpm.store import KeyKeeper, ManagerLost, growing_pauses
 from protocol.errors import WireError
-from protocol.manager.constants import ManagerCode, ManagerTag, VtpmOrdinal
-from protocol.manager.framing import ManagerRefused, decode_response, encode_request
+from protocol.manager.constants import ManagerCode
+from protocol.manager.framing import ManagerRefused
 from protocol.manager.messages import (
+    GetQuote,
     decode_load_hash_key_response,
     decode_save_hash_key_response,
     encode_load_hash_key,
@@ -40,6 +41,8 @@ ANSWER_DEADLINE_S: Final = 120.0
 """Longest that one command of the manager may take: several operations of a slow hardware TPM."""
 IDLE_LOOK_S: Final = 1.0
 """How often an idle link looks whether the manager is still there; a request finds out at once."""
+CONNECT_WAIT_S: Final = 5.0
+"""How long what a guest asks of the manager waits for one that is not there."""
 REFUSED_FOR_S: Final = 5.0
 """How long a refusal at start may be that of a predecessor's connection not yet noticed as gone."""
 
@@ -292,22 +295,16 @@ class ManagerCommands:
         except WireError as error:
             raise ManagerLost(f"SAVEHASHKEY: {error}", submitted=True) from error
 
-    async def quote(self, extern_data: bytes, pcr_selection: bytes, flags: int) -> bytes:
+    async def quote(self, request: GetQuote) -> bytes:
         """Return signature, hashes and PCR values of a quote by the hardware TPM (GET_QUOTE).
 
-        Args:
-            extern_data: 20 bytes.
-            pcr_selection: encoded TPM_PCR_SELECTION.
-            flags: extraInfoFlags.
-
         Raises:
-            ManagerRefused, ManagerLost, RequestCancelled.
+            ManagerRefused: a code of the manager or of the hardware.
+            ManagerLost: no answer, or none of the right length.
         """
-        body = extern_data + pcr_selection + flags.to_bytes(4, "big")
-        request = encode_request(ManagerTag.REQ, VtpmOrdinal.GET_QUOTE, body)
-        response = await self._transact(request)
+        response = await self._certain(request.encode())
         try:
-            return decode_response(response)
+            return request.decode_response(response)
         except WireError as error:
             raise ManagerLost(f"GET_QUOTE: {error}", submitted=True) from error
 

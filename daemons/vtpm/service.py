@@ -30,7 +30,7 @@ import trio
 from daemons.runtime.config.values import LocalityRule, allowed_localities
 from daemons.runtime.host import EngineBroken, EngineHost
 from daemons.runtime.log import Log
-from daemons.vtpm.manager_client import ManagerLink
+from daemons.vtpm.manager_client import CONNECT_WAIT_S, ManagerLink
 from daemons.vtpm.store import ManagerLost
 from protocol.manager.constants import HEADER_BYTES, MAX_MESSAGE_BYTES, ManagerTag
 from protocol.manager.framing import error_response as manager_error
@@ -38,9 +38,6 @@ from protocol.manager.framing import error_tag
 from protocol.tpm12 import ReturnCode, Tag, error_response
 from protocol.tpmif.errors import Refused, RequestCancelled, TpmifError
 from protocol.tpmif.unix import PeerCredentials
-
-CONNECT_WAIT_S: Final = 5.0
-"""How long a request for the manager waits for a manager that is not there."""
 
 _REQ: Final = ManagerTag.REQ.to_bytes(2, "big")
 _REQ2: Final = ManagerTag.REQ2.to_bytes(2, "big")

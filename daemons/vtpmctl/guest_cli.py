@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from daemons.runtime.config.text import TomlValue
-from daemons.runtime.config.values import EndorsementKey, StartupKind
+from daemons.runtime.config.values import EndorsementKey, StartupKind, check_guest_name
 from daemons.runtime.control import Json, control_request
 from daemons.runtime.errors import DaemonError
 from daemons.vtpmctl.guests import (
@@ -27,6 +27,16 @@ from daemons.vtpmctl.options import ask, dir_option, find_host, system_option
 _COLUMNS = ("guest", "state", "uuid", "uid", "group", "label", "admin")
 
 
+def _check_name(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    try:
+        return check_guest_name(value)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+_name_argument = click.argument("name", callback=_check_name)
+
+
 @click.group("guest")
 def guest_group() -> None:
     """Add, remove, start and stop guests."""
@@ -39,7 +49,7 @@ Example:
 
 
 @guest_group.command("add", epilog=ADD_EXAMPLE)
-@click.argument("name")
+@_name_argument
 @click.option("--uuid", type=click.UUID, help="Of its vTPM.  [default: a new one]")
 @click.option("--group", type=int, help="Number of its group in the manager.  [default: 0]")
 @click.option("--label", help="What stands in for its XSM label.  [default: NAME]")
@@ -111,7 +121,7 @@ def add_command(
 
 
 @guest_group.command("remove")
-@click.argument("name")
+@_name_argument
 @click.option(
     "--delete-state",
     is_flag=True,
@@ -191,7 +201,7 @@ def _cell(value: Json) -> str:
 
 
 @guest_group.command("start")
-@click.argument("name")
+@_name_argument
 @dir_option
 @system_option
 def start_command(name: str, root: Path | None, system: bool) -> None:
@@ -206,7 +216,7 @@ def start_command(name: str, root: Path | None, system: bool) -> None:
 
 
 @guest_group.command("stop")
-@click.argument("name")
+@_name_argument
 @dir_option
 @system_option
 def stop_command(name: str, root: Path | None, system: bool) -> None:
@@ -222,7 +232,7 @@ def stop_command(name: str, root: Path | None, system: bool) -> None:
 
 
 @guest_group.command("restart")
-@click.argument("name")
+@_name_argument
 @dir_option
 @system_option
 def restart_command(name: str, root: Path | None, system: bool) -> None:
@@ -238,7 +248,7 @@ def restart_command(name: str, root: Path | None, system: bool) -> None:
 
 
 @guest_group.command("reset")
-@click.argument("name")
+@_name_argument
 @dir_option
 @system_option
 def reset_command(name: str, root: Path | None, system: bool) -> None:

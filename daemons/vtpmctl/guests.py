@@ -114,7 +114,14 @@ async def add_guest(host: Host, name: str, keys: TomlTable) -> Added:
     """
     _check_name(host, name)
     _check_unlike(host, name, keys)
+    state = host.state(name)
+    had_state = state.exists()
     manager_was_told = False
+
+    async def drop_state() -> None:
+        # What a vTPM that did not come up has made: nobody has used it, and its user goes.
+        if not had_state and state.exists():
+            await trio.to_thread.run_sync(shutil.rmtree, state)
 
     async def forget() -> None:
         await _remove_file(host, name)
@@ -126,6 +133,7 @@ async def add_guest(host: Host, name: str, keys: TomlTable) -> Added:
             undo.later(lambda: host.remove_user(name))
         is_new = _make_file(host, name, keys)
         if is_new:
+            undo.later(drop_state)
             undo.later(forget)
         guest = load(host.config, host.find_uid).guests[name]
         manager_was_told = True  # even if it does not answer

@@ -4,7 +4,7 @@
 DIR/state/hwtpm, state/vtpmmgr, state/guests/NAME    private (0700): what the daemons keep
 DIR/state/etc/vtpm.toml, etc/guests.d/NAME.toml      their configuration
 DIR/run/hwtpm/locality{0..4}.sock                    private
-DIR/run/vtpmmgr.sock                                 private by its mode
+DIR/run/vtpmmgr.sock, vtpmmgr-admin.sock             private by their mode
 DIR/run/guests/NAME/tpm.sock, ctrl.sock              for every local user who can reach DIR
 DIR/run/guests/NAME/tpmback.sock                     private by its mode
 DIR/run/control.sock, run/notify                     of `vtpmctl up` itself
@@ -111,6 +111,11 @@ class Layout:
     def vtpmmgr_control_socket(self) -> Path:
         """Where vtpmmgr answers `vtpmctl`."""
         return self.run / "vtpmmgr-control.sock"
+
+    @property
+    def vtpmmgr_admin_socket(self) -> Path:
+        """Where vtpmmgr takes management commands."""
+        return self.run / "vtpmmgr-admin.sock"
 
     @property
     def etc(self) -> Path:

@@ -105,6 +105,7 @@ def plan_machine(config: UpConfig) -> tuple[ChildSpec, ...]:
                 *("--socket", layout.vtpmmgr_socket),
                 *("--control", layout.vtpmmgr_control_socket),
                 *("--tis", layout.hwtpm_run),
+                *("--admin", layout.vtpmmgr_admin_socket),
                 *_given("--owner-auth", config.owner_auth),
                 *_given("--srk-auth", config.srk_auth),
             ),

@@ -16,6 +16,7 @@ from daemons.runtime.config.folder import load, load_without_bad_guests
 from daemons.runtime.config.kinds import show_pcrs
 from daemons.runtime.config.options import Configuration, ManagerOptions
 from daemons.runtime.config.values import (
+    FreshnessMode,
     parse_mode,
     parse_nv_index,
     parse_pcrs,
@@ -78,6 +79,12 @@ _AUTH_FORMS = (
     help="Control socket for vtpmctl.  [default: control.sock beside --socket]",
 )
 @click.option(
+    "--admin",
+    type=click.Path(path_type=Path),
+    help="Socket for management commands, of root and this process's user.  "
+    "[default: admin.sock beside --socket]",
+)
+@click.option(
     "--tis",
     type=click.Path(path_type=Path, file_okay=False),
     required=True,
@@ -125,6 +132,25 @@ _AUTH_FORMS = (
     metavar="INDEX",
     help="NV area of the hardware TPM that names the newest state of the database.",
 )
+@click.option(
+    "--freshness",
+    type=click.Choice([mode.value for mode in FreshnessMode]),
+    show_default=ManagerOptions().freshness.value,
+    help="How an older copy of the database is noticed: nv binds every commit to the hardware TPM "
+    "before it is acknowledged; counter binds at start, at stop and every few seconds, and notices "
+    "only what is older than the last binding; none notices nothing.",
+)
+@click.option(
+    "--accept-rollback",
+    is_flag=True,
+    help="Do not serve: make the database that is there the newest, though the hardware TPM knows "
+    "of a newer one, and end. Takes the owner's secret.",
+)
+@click.option(
+    "--xen-lists",
+    is_flag=True,
+    help="Take configuration lists that are signed as in Xen: SHA-1, and no group named in them.",
+)
 @loglevel_option
 @click.version_option(package_name="vtpm-suite")
 def main(
@@ -133,6 +159,7 @@ def main(
     socket_path: Path,
     socket_mode: str,
     control: Path | None,
+    admin: Path | None,
     tis: Path,
     owner_auth: str | None,
     srk_auth: str | None,
@@ -141,6 +168,9 @@ def main(
     tpmirq: str | None,
     seal_pcrs: str | None,
     nv_index: str | None,
+    freshness: str | None,
+    accept_rollback: bool,
+    xen_lists: bool,
     loglevel: str | None,
 ) -> None:
     """The manager of all vTPMs of a machine.
@@ -165,6 +195,7 @@ def main(
             socket=socket_path,
             socket_mode=mode,
             control=control or socket_path.with_name("control.sock"),
+            admin=admin or socket_path.with_name("admin.sock"),
             tis=tis,
             owner_auth=_first(owner, lambda: parse_auth(configured.owner_auth)),
             srk_auth=_first(srk, lambda: parse_auth(configured.srk_auth)),
@@ -172,6 +203,9 @@ def main(
             interrupts=configured.interrupts if interrupts is None else interrupts,
             seal_pcrs=tuple(sorted(configured.seal_pcrs if pcrs is None else pcrs)),
             nv_index=configured.nv_index if index is None else index,
+            freshness=configured.freshness if freshness is None else FreshnessMode(freshness),
+            accept_rollback=accept_rollback,
+            xen_lists=xen_lists or configured.xen_lists,
             level=level_of(loglevel, configured.loglevel),
         )
         return Loaded(config, ClientTable.of_guests(configuration.guests.values()))

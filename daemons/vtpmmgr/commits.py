@@ -19,7 +19,8 @@ which data is stored, `read` waits until that save is settled, so the answer is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol, TypeVar
@@ -31,6 +32,7 @@ from daemons.runtime.errors import DaemonError
 from daemons.runtime.log import Log
 from daemons.vtpmmgr.freshness import Freshness, Mark
 from daemons.vtpmmgr.hardware import PASSING, Hardware, HardwareLost
+from daemons.vtpmmgr.keyring import KeyRing
 from daemons.vtpmmgr.ledger import Ledger, Transaction
 from daemons.vtpmmgr.store import DiskFull
 from protocol.manager.constants import ManagerCode
@@ -111,6 +113,43 @@ class _Pending:
         self.settled = trio.Event()
 
 
+class _Turn:
+    __slots__ = ("begun", "over")
+
+    def __init__(self) -> None:
+        self.begun = trio.Event()
+        self.over = trio.Event()
+
+
+class Exclusive:
+    """What an operation may do while nothing else is committed."""
+
+    def __init__(self, committer: Committer) -> None:
+        self._committer = committer
+
+    async def read(self, query: Callable[[Ledger], T]) -> T:
+        """Return what `query` finds. Runs in a thread."""
+        return await self._committer.read_now(query)
+
+    async def commit(
+        self,
+        change: Callable[[Transaction], None],
+        *,
+        keys: KeyRing | None = None,
+        freshness: Freshness | None = None,
+    ) -> None:
+        """Commit a change, made in a thread, and bind it.
+
+        Args:
+            keys: new ones, from this commit on.
+            freshness: binds this commit and all later ones.
+
+        Raises:
+            CommandRefused: nothing happened.
+        """
+        await self._committer.commit_now(change, keys, freshness)
+
+
 class Committer:
     """The one task that changes the ledger.
 
@@ -129,6 +168,8 @@ class Committer:
         # The ledger may be used by one thread at a time.
         self._limiter = trio.CapacityLimiter(1)
         self._waiting: list[_Pending] = []
+        # Operations that want to be alone, each for once.
+        self._turns: deque[_Turn] = deque()
         # The newest unsettled mutation of each vTPM; older ones of it are settled before or with
         # it.
         self._unsettled: dict[UUID, _Pending] = {}
@@ -165,6 +206,43 @@ class Committer:
             raise DaemonError("the manager ended during a commit")
         return pending.outcome
 
+    @property
+    def freshness(self) -> Freshness:
+        """How commits are bound to the hardware TPM."""
+        return self._freshness
+
+    @property
+    def keys(self) -> KeyRing:
+        """The manager's keys, those of the newest commit."""
+        return self._ledger.keys
+
+    async def exclusively(self, operation: Callable[[Exclusive], Awaitable[T]]) -> T:
+        """Run an operation while nothing else is committed, and give what it gives.
+
+        So that what it reads, does in the hardware TPM and commits belongs together. It is not
+        cancelled.
+
+        Raises:
+            CommandRefused: by the operation, which has committed nothing then.
+            DaemonError: `run` ended first.
+        """
+        if self._ended:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            raise DaemonError("the manager is ending")
+        turn = _Turn()
+        self._turns.append(turn)
+        self._arrived.set()
+        try:
+            with trio.CancelScope(shield=True):
+                await turn.begun.wait()
+                if self._ended:
+                    raise DaemonError("the manager is ending")
+                result = await operation(Exclusive(self))
+            # the shield was never cancelled, so there is a result
+            return result
+        finally:
+            turn.over.set()
+
     async def read(self, uuid: UUID, query: Callable[[Ledger], T]) -> T:
         """Return what `query` finds once no change of this vTPM is unsettled. Runs in a thread."""
         while (pending := self._unsettled.get(uuid)) is not None:
@@ -195,17 +273,27 @@ class Committer:
                 await self._arrived.wait()
                 self._arrived = trio.Event()
                 batch, self._waiting = self._waiting, []
-                await self._commit(batch)
+                if batch:
+                    await self._commit(batch)
+                while self._turns:
+                    turn = self._turns.popleft()
+                    turn.begun.set()
+                    await turn.over.wait()
                 if self._ledger.log_pages >= _CHECKPOINT_PAGES:
                     await self._checkpoint()
-        except BaseException:
+        except trio.Cancelled:
             self._ended = True
+            await self._bind_last()
+            raise
+        finally:
+            self._ended = True
+            for turn in self._turns:
+                turn.begun.set()
             for pending in (*batch, *self._waiting):
                 # whatever it was going to be told is not true for certain
                 if not pending.settled.is_set():
                     pending.outcome = None
                     pending.settled.set()
-            raise
 
     async def _commit(self, batch: list[_Pending]) -> None:
         with trio.move_on_after(REACHABLE_DEADLINE_S) as limit:
@@ -240,7 +328,58 @@ class Committer:
             except CommandRefused as refusal:
                 pending.outcome = refusal
         if transaction:
+            with transaction.attempt():
+                self._freshness.stamp(transaction)
             self._ledger.commit(transaction)
+
+    async def read_now(self, query: Callable[[Ledger], T]) -> T:
+        """Return what `query` finds, for an operation that is alone."""
+        return await trio.to_thread.run_sync(query, self._ledger, limiter=self._limiter)
+
+    async def commit_now(
+        self,
+        change: Callable[[Transaction], None],
+        keys: KeyRing | None,
+        freshness: Freshness | None,
+    ) -> None:
+        """Commit and bind a change, for an operation that is alone."""
+
+        def write() -> None:
+            transaction = self._ledger.transaction()
+            with transaction.attempt():
+                change(transaction)
+            with transaction.attempt():
+                (freshness or self._freshness).stamp(transaction)
+            self._ledger.commit(transaction, keys)
+
+        try:
+            await trio.to_thread.run_sync(write, limiter=self._limiter)
+        except DiskFull as error:
+            self._log.error(str(error))
+            raise CommandRefused(ManagerCode.FAIL) from error
+        if freshness is not None:
+            self._freshness = freshness
+        await self._bind()
+        self._commits += 1
+
+    async def _bind_last(self) -> None:
+        """Bind what is not bound yet, at the end of the process; if it fails, it is not."""
+        if not self._freshness.wants_last:
+            return
+        with trio.move_on_after(_ATTEMPT_S, shield=True) as limit:
+            try:
+                await trio.to_thread.run_sync(self._stamp_last, limiter=self._limiter)
+                await self._freshness.bind(Mark.of(self._ledger.newest))
+            except (DiskFull, HardwareLost, TpmError) as error:
+                self._log.warning("last commits not bound", reason=error)
+        if limit.cancelled_caught:
+            self._log.warning("last commits not bound", reason=f"not within {_ATTEMPT_S:g} s")
+
+    def _stamp_last(self) -> None:
+        transaction = self._ledger.transaction()
+        with transaction.attempt():
+            self._freshness.stamp(transaction, last=True)
+        self._ledger.commit(transaction)
 
     async def _wait_reachable(self) -> None:
         pause_s = _RETRY_FIRST_S

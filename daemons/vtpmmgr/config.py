@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from daemons.runtime.config.values import FreshnessMode
 from daemons.runtime.log import Level
 from daemons.runtime.secret import Secret
+from daemons.vtpmmgr.startup import StartOptions
 
 DATABASE_NAME: Final = "manager.db"
 
@@ -22,6 +24,7 @@ class ManagerConfig:
         socket: where vTPMs connect.
         socket_mode: permissions of that socket; the guests' files decide beyond them.
         control: control socket.
+        admin: socket for management commands.
         tis: folder of the hardware TPM's locality sockets.
         owner_auth: of the hardware TPM.
         srk_auth: likewise.
@@ -29,6 +32,9 @@ class ManagerConfig:
         interrupts: whether to wait for the chip's interrupts; polling otherwise.
         seal_pcrs: PCRs to which a new root secret is sealed, ascending.
         nv_index: of the freshness area.
+        xen_lists: whether configuration lists signed as in Xen are taken.
+        freshness: how an older copy of the database is noticed.
+        accept_rollback: instead of serving, make the database that is there the newest.
         level: of the log.
     """
 
@@ -36,6 +42,7 @@ class ManagerConfig:
     socket: Path
     socket_mode: int
     control: Path
+    admin: Path
     tis: Path
     owner_auth: Secret
     srk_auth: Secret
@@ -43,9 +50,17 @@ class ManagerConfig:
     interrupts: bool
     seal_pcrs: tuple[int, ...]
     nv_index: int
+    xen_lists: bool
+    freshness: FreshnessMode
+    accept_rollback: bool
     level: Level
 
     @property
     def database(self) -> Path:
         """Path of the SQLite file."""
         return self.state / DATABASE_NAME
+
+    @property
+    def start_options(self) -> StartOptions:
+        """What a start needs to know."""
+        return StartOptions(self.database, self.seal_pcrs, self.nv_index, self.freshness)

@@ -3,15 +3,18 @@
 
 Order: lock the state folder, reach the chip, accept or found the database, then listen. A vTPM that
 connects earlier finds no socket and tries again, or waits at the one that the supervisor made.
+Where the platform is in no approved configuration, only the control and admin sockets are served,
+for status and recovery.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
+from uuid import UUID
 
 import trio
 
@@ -20,15 +23,21 @@ from daemons.runtime.errors import DaemonError
 from daemons.runtime.files import StateFolder
 from daemons.runtime.inherited import BACKEND
 from daemons.runtime.log import Log
+from daemons.runtime.marker import read_boot_id
 from daemons.runtime.notify import Notifier, StatusLine
 from daemons.runtime.reload import Reloads, changed_fields
 from daemons.runtime.sockets import Listeners
-from daemons.vtpmmgr.commits import Committer
+from daemons.vtpmmgr.admin import serve_admin
 from daemons.vtpmmgr.config import ManagerConfig
 from daemons.vtpmmgr.identity import ClientTable
-from daemons.vtpmmgr.service import ManagerService
-from daemons.vtpmmgr.startup import StartOptions, start
+from daemons.vtpmmgr.management import Management
+from daemons.vtpmmgr.manager import ManagementOptions, Manager
+from daemons.vtpmmgr.platform import PlatformCommands, proxy_auth
+from daemons.vtpmmgr.recovered import RecoveredStart
+from daemons.vtpmmgr.recovery import RecoveryCommands
+from daemons.vtpmmgr.startup import accept_rollback, start
 from daemons.vtpmmgr.tpm12hardware import Tpm12Hardware
+from daemons.vtpmmgr.unsealing import NotApproved
 from protocol.tis.driver import TisDriver, TisError, TisOptions, open_tis
 from protocol.tpmif.unix import BackendLimits, serve_backend
 from tpmcore.errors import TpmError
@@ -38,6 +47,9 @@ _RECONNECT_S: Final = 10.0
 _CONNECTIONS: Final = 4096
 _BACKLOG: Final = 512
 """vTPMs that connect at the same moment, after a restart of the manager."""
+_ADMIN_BACKLOG: Final = 16
+ADMIN: Final = "admin"
+"""Name of an inherited listener."""
 
 
 _LIVE: Final = frozenset({"level"})
@@ -106,18 +118,35 @@ async def _manage(
     )
     notifier.status("checking the database against the hardware TPM")
     await hardware.prepare(log)
-    options = StartOptions(config.database, config.seal_pcrs, config.nv_index)
-    started = await start(options, hardware, log)
-    try:
-        committer = Committer(started.ledger, started.freshness, hardware, log)
-        connected = _Connected(notifier)
-        service = ManagerService(loaded.clients, committer, hardware, log, connected.changed)
-        async with trio.open_nursery() as nursery:
+    if config.accept_rollback:
+        await accept_rollback(config.start_options, hardware, log)
+        return
+    boot = UUID((await trio.to_thread.run_sync(read_boot_id)).decode()).bytes
+    options = ManagementOptions(proxy_auth(config.owner_auth), boot, config.xen_lists)
+    start_options = config.start_options
+    desk = _Desk(config, reloads, listeners, log)
+    async with trio.open_nursery() as nursery:
+        try:
+            started = await start(start_options, hardware, log)
+        except NotApproved as refusal:
+            log.error("configuration not approved", reason=str(refusal))
+            notifier.status(f"recovery only: {refusal}")
+            recovered = RecoveredStart(refusal.unverified, start_options, hardware, log)
+            desk.show_recovery(recovered, refusal, hardware, options)
+            await desk.open(nursery)
+            notifier.ready()
+            started = await recovered.wait_started()
+        try:
+            manager = Manager(started, loaded.clients, hardware, options, log)
+            desk.show_manager(manager)
+            connected = _Connected(notifier)
+            manager.service.connections_changed = connected.changed
             nursery.start_soon(connected.line.run)
-            await _serve(config, service, committer, reloads, listeners, notifier, log)
-    finally:
-        with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(started.ledger.close)
+            await _serve(config, manager, desk, reloads, listeners, notifier, log)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(started.ledger.close)
+        nursery.cancel_scope.cancel()
 
 
 class _Connected:
@@ -135,10 +164,82 @@ class _Connected:
         return f"serving {self._count} vTPM{'' if self._count == 1 else 's'}"
 
 
+class _Desk:
+    """The control and admin sockets, which answer while the manager recovers and while it serves.
+
+    They stay open from one to the other, so that whoever recovers it gets an answer.
+    """
+
+    def __init__(
+        self, config: ManagerConfig, reloads: Reloads[Loaded], listeners: Listeners, log: Log
+    ) -> None:
+        self._config = config
+        self._listeners = listeners
+        self._reloads = reloads
+        self._log = log
+        self._is_open = False
+        self._management = Management()
+        self._status: Callable[[], Fields] = dict
+
+    def show_recovery(
+        self,
+        recovered: RecoveredStart,
+        refusal: NotApproved,
+        hardware: Tpm12Hardware,
+        options: ManagementOptions,
+    ) -> None:
+        """Answer what a manager answers whose database is sealed."""
+        auth, log = options.identity_auth, self._log
+        self._status = lambda: {"state": "recovery", "reason": str(refusal)}
+        self._management = Management(
+            recovered.commands,
+            PlatformCommands(hardware, auth, log).identity_commands,
+            RecoveryCommands(hardware, auth, recovered.read, recovered.opened, log).commands,
+        )
+
+    def show_manager(self, manager: Manager) -> None:
+        """Answer everything."""
+        self._status = lambda: {
+            "state": "serving",
+            "freshness": self._config.freshness.value,
+            **manager.service.status(),
+        }
+        self._management = manager.management
+
+    async def open(self, nursery: trio.Nursery) -> None:
+        """Listen, if that was not done yet."""
+        if self._is_open:
+            return
+        self._is_open = True
+        verbs = {"status": self._answer_status, "reload": self._reloads.verb}
+        await nursery.start(
+            partial(
+                serve_control,
+                self._config.control,
+                verbs,
+                log=self._log,
+                listeners=self._listeners,
+            )
+        )
+        await nursery.start(self._serve_admin)
+
+    async def _answer_status(self, _args: Fields) -> Fields:
+        return self._status()
+
+    async def _serve_admin(
+        self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        path = self._config.admin
+        with self._listeners.listen(ADMIN, path, backlog=_ADMIN_BACKLOG) as listener:
+            await serve_admin(
+                listener, lambda: self._management, log=self._log, task_status=task_status
+            )
+
+
 async def _serve(
     config: ManagerConfig,
-    service: ManagerService,
-    committer: Committer,
+    manager: Manager,
+    desk: _Desk,
     reloads: Reloads[Loaded],
     listeners: Listeners,
     notifier: Notifier,
@@ -146,11 +247,8 @@ async def _serve(
 ) -> None:
     def apply(new: Loaded) -> Sequence[str]:
         log.level = new.config.level
-        service.set_clients(new.clients)
+        manager.service.set_clients(new.clients)
         return changed_fields(config, new.config, _LIVE)
-
-    async def status(_args: Fields) -> Fields:
-        return {"state": "serving", "freshness": "nv", **service.status()}
 
     with listeners.listen(
         BACKEND,
@@ -161,27 +259,18 @@ async def _serve(
     ) as listener:
         try:
             async with trio.open_nursery() as nursery:
-                await nursery.start(committer.run)
+                await nursery.start(manager.committer.run)
                 await nursery.start(
                     partial(
                         serve_backend,
                         listener,
-                        admit=service.admit,
-                        handler=service,
+                        admit=manager.service.admit,
+                        handler=manager.service,
                         limits=BackendLimits(connections=_CONNECTIONS),
                         linger=False,
                     )
                 )
-                verbs = {"status": status, "reload": reloads.verb}
-                await nursery.start(
-                    partial(
-                        serve_control,
-                        config.control,
-                        verbs,
-                        log=log,
-                        listeners=listeners,
-                    )
-                )
+                await desk.open(nursery)
                 notifier.ready()
                 log.info("serving", socket=config.socket)
                 nursery.start_soon(reloads.serve, apply)

@@ -11,10 +11,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 from uuid import UUID
 
 from daemons.runtime.config.options import Guest
+from protocol.manager.management import ConfigList
 from protocol.tpmif.errors import Refused
 
 
@@ -65,6 +67,11 @@ class ClientTable:
     def __len__(self) -> int:
         return len(self._clients)
 
+    def gives_admin(self, uuid: UUID) -> bool:
+        """Say whether a vTPM is given the right to send management commands."""
+        client = self._clients.get(uuid)
+        return client is not None and client.admin
+
     def admit(self, uid: int, uuid: UUID) -> Client:
         """Return the entry of a peer that claims a uuid.
 
@@ -88,6 +95,31 @@ def effective_label(peer_label: str | None, client: Client) -> str:
     if peer_label is not None and peer_label.count(":") >= 2:
         return peer_label
     return client.label
+
+
+def approved_kern_hash(config_list: bytes, label: str) -> bytes | None:
+    """Return the kern_hash of a label that a group's list approves; None if it does not.
+
+    The label itself counts, else the label with "*" for its first part. The empty list of a group
+    whose agent has said nothing yet approves every label.
+
+    Args:
+        config_list: encoded CFG_LIST.
+    """
+    exact = label_hash(label)
+    kernels = _approved_kernels(config_list)
+    if kernels is None or exact in kernels:
+        return exact
+    user, colon, rest = label.partition(":")
+    wild = label_hash(f"*{colon}{rest}")
+    return wild if user and colon and wild in kernels else None
+
+
+@lru_cache(maxsize=64)
+def _approved_kernels(config_list: bytes) -> frozenset[bytes] | None:
+    """Return the kernels of an encoded list; None if it is the empty one of the beginning."""
+    decoded = ConfigList.decode(config_list)
+    return frozenset(decoded.kernels) if decoded.sequence else None
 
 
 def label_hash(label: str) -> bytes:

@@ -19,6 +19,7 @@ import hashlib
 import struct
 from collections.abc import Iterable, Iterator
 from typing import Final, TypeVar
+from uuid import UUID
 
 import apsw
 
@@ -31,7 +32,9 @@ from daemons.vtpmmgr.records import (
     BadRow,
     GroupRecord,
     Record,
+    SealRecord,
     SqlValue,
+    VtpmRecord,
     describe,
     encode_row,
     tree_key,
@@ -134,6 +137,23 @@ class Ledger:
             self._groups = {group.number: group for group in found}
         return self._groups.get(number)
 
+    def groups(self) -> list[GroupRecord]:
+        """Return all groups in the order of their numbers."""
+        self.group(0)  # reads them all
+        return [group for _, group in sorted((self._groups or {}).items())]
+
+    def seals_of(self, scope: UUID) -> list[SealRecord]:
+        """Return the seals of the root secret (scope: the manager) or of a group."""
+        keys = self._store.keys_where(SealRecord.TABLE, "scope", scope.bytes)
+        return [seal for key in keys if (seal := self.get(SealRecord, key)) is not None]
+
+    def vtpms_of(self, group: UUID) -> list[UUID]:
+        """Return the uuids of a group's vTPMs, ascending."""
+        return [
+            UUID(bytes=key)
+            for key in self._store.keys_where(VtpmRecord.TABLE, "group_uuid", group.bytes)
+        ]
+
     @property
     def log_pages(self) -> int:
         """Pages in the database's log, waiting to be copied into its main file."""
@@ -157,12 +177,24 @@ class Ledger:
         """Close the database and leave its files as they are."""
         self._store.close()
 
+    def _with_new_macs(self, ring: KeyRing) -> Iterator[RowChange]:
+        """Return every row as it is, with a MAC of other keys."""
+        for kind in RECORD_TYPES:
+            for row, _mac in list(self._store.scan(kind.TABLE)):
+                key = _key(row)
+                if self.get(kind, key) is not None:
+                    new = envelope.mac(ring.row_key, encode_row(kind.TABLE, row))
+                    yield RowChange(kind.TABLE, key, row, new)
+
     def transaction(self) -> Transaction:
         """Return an empty transaction on the newest commit."""
         return Transaction(self)
 
-    def commit(self, transaction: Transaction) -> CommitRow:
+    def commit(self, transaction: Transaction, keys: KeyRing | None = None) -> CommitRow:
         """Make a transaction durable and the newest commit; all of it or nothing.
+
+        Args:
+            keys: new ones, from this commit on; every row then gets a new MAC.
 
         Raises:
             DiskFull: nothing changed, the ledger included.
@@ -170,6 +202,9 @@ class Ledger:
         """
         changes: list[RowChange] = []
         digests: dict[bytes, bytes | None] = {}
+        ring = self.keys if keys is None else keys
+        if ring.row_key != self.keys.row_key:
+            changes += self._with_new_macs(ring)
         for (kind, key), record in transaction.changes():
             table = kind.TABLE
             if record is None:
@@ -178,14 +213,14 @@ class Ledger:
                 continue
             row = record.row()
             encoded = encode_row(table, row)
-            changes.append(RowChange(table, key, row, envelope.mac(self.keys.row_key, encoded)))
+            changes.append(RowChange(table, key, row, envelope.mac(ring.row_key, encoded)))
             digests[tree_key(table, key)] = hashlib.sha256(encoded).digest()
         tree = self._tree.with_changes(digests)
         unsigned = CommitRow(self.newest.sequence + 1, tree.root, self.newest.root, b"")
-        mac = envelope.mac(self.keys.commit_key, _encode_commit(unsigned))
+        mac = envelope.mac(ring.commit_key, _encode_commit(unsigned))
         commit = CommitRow(unsigned.sequence, unsigned.root, unsigned.predecessor, mac)
         self._store.write(changes, commit)
-        self._tree, self.newest = tree, commit
+        self._tree, self.newest, self.keys = tree, commit, ring
         if any(change.table is GroupRecord.TABLE for change in changes):
             self._groups = None
         return commit
@@ -242,6 +277,36 @@ class Transaction:
                 return record
         group = self._ledger.group(number)
         return group if group is not None and group.uuid.bytes not in changed else None
+
+    def groups(self) -> list[GroupRecord]:
+        """Return all groups in the order of their numbers."""
+        found = {group.uuid.bytes: group for group in self._ledger.groups()}
+        for (kind, key), record in self.changes():
+            if kind is GroupRecord:
+                found.pop(key, None)
+                if isinstance(record, GroupRecord):
+                    found[key] = record
+        return sorted(found.values(), key=lambda group: group.number)
+
+    def seals_of(self, scope: UUID) -> list[SealRecord]:
+        """Return the seals of the root secret (scope: the manager) or of a group."""
+        found = {seal.identifier.bytes: seal for seal in self._ledger.seals_of(scope)}
+        for (kind, key), record in self.changes():
+            if kind is SealRecord:
+                found.pop(key, None)
+                if isinstance(record, SealRecord) and record.scope == scope:
+                    found[key] = record
+        return list(found.values())
+
+    def vtpms_of(self, group: UUID) -> list[UUID]:
+        """Return the uuids of a group's vTPMs, ascending."""
+        found = set(self._ledger.vtpms_of(group))
+        for (kind, key), record in self.changes():
+            if kind is VtpmRecord:
+                found.discard(UUID(bytes=key))
+                if isinstance(record, VtpmRecord) and record.group == group:
+                    found.add(record.uuid)
+        return sorted(found)
 
     def put(self, record: Record) -> None:
         """Insert a record or replace the one with its key."""

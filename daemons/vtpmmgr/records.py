@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Final, Protocol, Self
 from uuid import UUID
 
@@ -24,6 +24,9 @@ _SIZE: Final = struct.Struct(">I")
 _INTEGER: Final = struct.Struct(">q")
 
 UUID_BYTES: Final = 16
+MODULUS_BYTES: Final = 256
+ADMIN_SUSPENDED: Final = 1
+"""Flag of a vTPM that has no ADMIN right, whatever its entry in the configuration says."""
 PCR_BYTES: Final = 20
 PCR_COUNT: Final = 24
 
@@ -39,10 +42,12 @@ class Table:
     Attributes:
         name: as in SQL.
         columns: (name, SQL type) in order; the first is the primary key, a BLOB.
+        since: format version of the database that first has it.
     """
 
     name: str
     columns: tuple[tuple[str, str], ...]
+    since: int = 1
 
 
 class Record(Protocol):
@@ -91,7 +96,8 @@ class GroupRecord:
     Attributes:
         uuid: random.
         number: position by which commands name it; group 0 takes vTPMs that create themselves.
-        wrapped_key: envelope of the group key, under the manager key.
+        wrapped_key: envelope of the group key, under the manager key and, once the group's agent
+            approved configurations, a secret that the hardware TPM seals to each of them.
     """
 
     TABLE: ClassVar[Table] = Table(
@@ -120,7 +126,7 @@ class VtpmRecord:
     Attributes:
         uuid: its name.
         group: uuid of its group.
-        flags: none defined yet; kept for VTPM_EDIT.
+        flags: ADMIN_SUSPENDED or 0.
         data: envelope of the 64 bytes of key data, under the group key.
     """
 
@@ -150,10 +156,11 @@ class SealRecord:
 
     Attributes:
         identifier: random, 16 bytes.
-        scope: uuid of the manager for the root secret (of a group for its own seals).
+        scope: uuid of the manager for the root secret, of a group for that group's secret.
         locality: at which the hardware TPM gives it back.
-        pcr_values: PCRs it is sealed to and their values then. Only says which PCR differs; what
-            binds is in `blob`.
+        pcr_values: PCRs it is sealed to and their values, as far as known: of a configuration that
+            was approved before it was ever booted only the composite hash is. Only says which PCR
+            differs; what binds is in `blob`.
         blob: TPM_STORED_DATA12.
     """
 
@@ -193,11 +200,144 @@ class SealRecord:
         return cls(_uuid(identifier), _uuid(scope), _integer(locality), pcr_values, _blob(blob))
 
 
+@dataclass(frozen=True, slots=True)
+class PolicyRecord:
+    """Who decides about a group, and what was decided. A stub group has none.
+
+    Attributes:
+        group: uuid of the group.
+        saa_modulus: of the System Approval Agent's RSA key, 256 bytes.
+        aik: the group's attestation identity key as the hardware TPM wrapped it (TPM_KEY).
+        aik_auth: envelope of the secret to use it, under the group key.
+        boot: of the system in which the group was made, 16 bytes; it can be registered in that one
+            only.
+        registered: 1 once the agent has the group's secret.
+        config_list: encoded CFG_LIST in force; sequence 0 is the empty one of the beginning.
+        config_signature: of the agent over it; empty for the empty list.
+        selections: encoded TPM_PCR_SELECTION of each configuration.
+        recovery: for group 0, envelope of the root secret under the group key, so that who recovers
+            the group recovers the manager; else empty.
+    """
+
+    TABLE: ClassVar[Table] = Table(
+        "policies",
+        (
+            ("group_uuid", "BLOB"),
+            ("saa_modulus", "BLOB"),
+            ("aik", "BLOB"),
+            ("aik_auth", "BLOB"),
+            ("boot", "BLOB"),
+            ("registered", "INTEGER"),
+            ("config_list", "BLOB"),
+            ("config_signature", "BLOB"),
+            ("selections", "BLOB"),
+            ("recovery", "BLOB"),
+        ),
+        since=2,
+    )
+
+    group: UUID
+    saa_modulus: bytes
+    aik: bytes
+    aik_auth: bytes
+    boot: bytes
+    registered: int
+    config_list: bytes
+    config_signature: bytes
+    selections: bytes
+    recovery: bytes
+
+    def row(self) -> tuple[SqlValue, ...]:
+        """Return the values in column order."""
+        return (
+            self.group.bytes,
+            self.saa_modulus,
+            self.aik,
+            self.aik_auth,
+            self.boot,
+            self.registered,
+            self.config_list,
+            self.config_signature,
+            self.selections,
+            self.recovery,
+        )
+
+    @classmethod
+    def from_row(cls, row: tuple[SqlValue, ...]) -> Self:
+        """Return the record; BadRow if the row cannot be one."""
+        group, modulus, aik, auth, boot, registered, configs, signature, selections, recovery = (
+            _columns(cls.TABLE, row)
+        )
+        return cls(
+            group=_uuid(group),
+            saa_modulus=_blob(modulus, MODULUS_BYTES),
+            aik=_blob(aik),
+            aik_auth=_blob(auth),
+            boot=_blob(boot, UUID_BYTES),
+            registered=_integer(registered),
+            config_list=_blob(configs),
+            config_signature=_blob(signature),
+            selections=_blob(selections),
+            recovery=_blob(recovery),
+        )
+
+
+COUNTER_KEY: Final = b"counter"
+
+
+@dataclass(frozen=True, slots=True)
+class CounterRecord:
+    """The one row that binds the database to a monotonic counter of the hardware TPM.
+
+    Attributes:
+        count_id: which counter.
+        auth: envelope of the secret to increment it, under the manager key.
+        value: of the counter, from which on this database counts.
+        retired: 1 if another counter is to take its place. A chip increments one in each of its
+            starts, so that waits for a start of the manager after a start of the chip.
+    """
+
+    TABLE: ClassVar[Table] = Table(
+        "counters",
+        (
+            ("name", "BLOB"),
+            ("count_id", "INTEGER"),
+            ("auth", "BLOB"),
+            ("value", "INTEGER"),
+            ("retired", "INTEGER"),
+        ),
+        since=2,
+    )
+
+    count_id: int
+    auth: bytes
+    value: int
+    retired: int = 0
+
+    def at(self, value: int) -> CounterRecord:
+        """Return the record with another value."""
+        return replace(self, value=value)
+
+    def row(self) -> tuple[SqlValue, ...]:
+        """Return the values in column order; the primary key is a constant."""
+        return COUNTER_KEY, self.count_id, self.auth, self.value, self.retired
+
+    @classmethod
+    def from_row(cls, row: tuple[SqlValue, ...]) -> Self:
+        """Return the record; BadRow if the row cannot be one."""
+        name, count_id, auth, value, retired = _columns(cls.TABLE, row)
+        if name != COUNTER_KEY:
+            raise BadRow("counters: another row than the one that is used")
+        return cls(_integer(count_id), _blob(auth), _integer(value), _integer(retired))
+
+
 RECORD_TYPES: Final[tuple[type[Record], ...]] = (
     ManagerRecord,
     GroupRecord,
     VtpmRecord,
     SealRecord,
+    PolicyRecord,
+    CounterRecord,
 )
 """All tables that the hash tree covers."""
 

@@ -11,7 +11,8 @@ leaves `request` is a broken database or disk, and ends the daemon.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, assert_never
 from uuid import UUID
@@ -20,18 +21,31 @@ from daemons.runtime.control import Fields
 from daemons.runtime.log import Log
 from daemons.runtime.secret import Secret
 from daemons.vtpmmgr.commits import CommandRefused, Committer
+from daemons.vtpmmgr.groups import Group, read_group
 from daemons.vtpmmgr.hardware import Hardware, HardwareLost
-from daemons.vtpmmgr.identity import Client, ClientTable, effective_label, label_hash
+from daemons.vtpmmgr.identity import (
+    Client,
+    ClientTable,
+    approved_kern_hash,
+    effective_label,
+    label_hash,
+)
+from daemons.vtpmmgr.keyring import GroupClosed
 from daemons.vtpmmgr.ledger import Ledger, Transaction
-from daemons.vtpmmgr.records import VtpmRecord
+from daemons.vtpmmgr.management import Management, UnknownOrdinal, refused_by_hardware
+from daemons.vtpmmgr.openings import Openings
+from daemons.vtpmmgr.records import ADMIN_SUSPENDED, PolicyRecord, VtpmRecord
 from daemons.vtpmmgr.turns import Withdrawn
 from protocol.errors import WireError
+from protocol.manager import quotes
 from protocol.manager.constants import (
     DIGEST_BYTES,
+    HEADER_BYTES,
     MAX_MESSAGE_BYTES,
     ManagerCode,
     ManagerTag,
     PassThroughTag,
+    QuoteFlags,
     VtpmOrdinal,
 )
 from protocol.manager.framing import (
@@ -42,11 +56,13 @@ from protocol.manager.framing import (
     success_response,
 )
 from protocol.manager.messages import (
+    GetQuote,
     decode_empty,
     decode_save_hash_key,
     encode_load_hash_key_body,
 )
-from protocol.manager.passthrough import judge
+from protocol.manager.passthrough import PassThroughOrdinal, judge
+from protocol.tpm12.pcr import PcrSelection
 from protocol.tpmif.errors import Refused
 from protocol.tpmif.unix import BackendDevice, PeerCredentials
 
@@ -59,6 +75,7 @@ take the places of all others."""
 
 _PASS_THROUGH_TAGS: Final = frozenset(tag.value for tag in PassThroughTag)
 _UNBOUND_HASH: Final = bytes(DIGEST_BYTES)
+_ALL_FLAGS: Final = sum(QuoteFlags)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,27 +86,43 @@ class SaveKeyData:
         uuid: of the vTPM.
         group: number of the group that the configuration gives it.
         data: 64 bytes.
+        label: of a connection that is not bound yet, to be approved; None for one that is.
     """
 
     uuid: UUID
     group: int
     data: Secret
+    label: str | None
 
     def apply(self, transaction: Transaction) -> bytes:
-        """Make the change; the response has no body."""
+        """Make the change; gives the kern_hash of the label, nothing for a bound connection."""
         group = transaction.group(self.group)
         record = transaction.get(VtpmRecord, self.uuid.bytes)
         if record is None and self.group != AUTO_CREATE_GROUP:
             raise CommandRefused(ManagerCode.BAD_PARAMETER)
         if group is None or (record is not None and record.group != group.uuid):
             raise CommandRefused(ManagerCode.FAIL)
+        kern_hash = b""
+        if self.label is not None:
+            policy = transaction.get(PolicyRecord, group.uuid.bytes)
+            kern_hash = _approved(policy, self.label)
         envelope = transaction.keys.wrap_data(group, self.uuid, self.data)
         flags = 0 if record is None else record.flags
         transaction.put(VtpmRecord(self.uuid, group.uuid, flags, envelope))
-        return b""
+        return kern_hash
 
 
-@dataclass(slots=True)
+def _approved(policy: PolicyRecord | None, label: str) -> bytes:
+    """Return the kern_hash of a label; CommandRefused(DISABLED) if its group does not approve."""
+    if policy is None:
+        return label_hash(label)
+    found = approved_kern_hash(policy.config_list, label)
+    if found is None:
+        raise CommandRefused(ManagerCode.DISABLED)
+    return found
+
+
+@dataclass(slots=True, eq=False)
 class _Session:
     """What is known of one connection.
 
@@ -109,6 +142,10 @@ class _Session:
     bound: bool
     told: set[int]
 
+    def hung_up(self) -> bool:
+        """Say whether the other end is gone."""
+        return self.device.hung_up()
+
 
 class ManagerService:
     """Handler of the split driver's backend.
@@ -116,9 +153,10 @@ class ManagerService:
     Args:
         clients: who may be which vTPM.
         committer: for changes and for reads behind them.
-        hardware: for what is passed through.
+        hardware: for what is passed through, and for quotes.
+        management: commands of those with the ADMIN right.
+        openings: who has which vTPM open.
         log: of the daemon.
-        connections_changed: told how many vTPMs are connected.
     """
 
     def __init__(
@@ -126,24 +164,34 @@ class ManagerService:
         clients: ClientTable,
         committer: Committer,
         hardware: Hardware,
+        management: Management,
+        openings: Openings,
         log: Log,
-        connections_changed: Callable[[int], None] = lambda _count: None,
     ) -> None:
         self._clients = clients
         self._committer = committer
         self._hardware = hardware
+        self._management = management
+        self._openings = openings
         self._log = log
-        self._connections_changed = connections_changed
+        self.connections_changed: Callable[[int], None] = lambda _count: None
+        """Told how many vTPMs are connected."""
         # By serial number of the connection.
         self._sessions: dict[int, _Session] = {}
-        # The connection that has a vTPM open; entries of connections that ended go with them.
-        self._holders: dict[UUID, _Session] = {}
         # Users whose refusal was logged; one that insists must not fill the log.
         self._refused_uids: set[int] = set()
 
+    def gives_admin(self, uuid: UUID) -> bool:
+        """Say whether the configuration gives a vTPM the right to send management commands."""
+        return self._clients.gives_admin(uuid)
+
     def set_clients(self, clients: ClientTable) -> None:
-        """Have another table count: for who connects, and for who is connected from its next
-        request on. Connections that it does not admit end; the others are not disturbed."""
+        """Have another table count.
+
+        For who connects, and for who is connected from its next request on; but a label belongs to
+        a connection once it was approved. Connections that the table does not admit end; the
+        others are not disturbed.
+        """
         self._clients = clients
         self._refused_uids.clear()
         for session in self._sessions.values():
@@ -155,9 +203,8 @@ class ManagerService:
                 device.disconnect_nowait()
             else:
                 session.client = client
-                session.label = effective_label(device.peer.label, client)
-                if session.bound:
-                    session.kern_hash = label_hash(session.label)
+                if not session.bound:
+                    session.label = effective_label(device.peer.label, client)
 
     def admit(self, peer: PeerCredentials, uuid: UUID) -> None:
         """Let a peer in.
@@ -185,15 +232,14 @@ class ManagerService:
             raise Refused(f"vTPM {device.uuid} has {CONNECTIONS_PER_VTPM} connections")
         label = effective_label(device.peer.label, client)
         self._sessions[device.serial] = _Session(device, client, label, _UNBOUND_HASH, False, set())
-        self._connections_changed(len(self._sessions))
+        self.connections_changed(len(self._sessions))
         self._log.info("vTPM connected", uuid=device.uuid, uid=device.peer.uid, pid=device.peer.pid)
 
     async def closed(self, device: BackendDevice) -> None:
         """Forget a connection; its vTPM may be opened again."""
         session = self._sessions.pop(device.serial)
-        if self._holders.get(device.uuid) is session:
-            del self._holders[device.uuid]
-        self._connections_changed(len(self._sessions))
+        self._openings.release(device.uuid, session)
+        self.connections_changed(len(self._sessions))
         self._log.info("vTPM gone", uuid=device.uuid)
 
     def cancel(self, device: BackendDevice) -> None:
@@ -220,7 +266,7 @@ class ManagerService:
         commits = self._committer.statistics()
         return {
             "connections": len(self._sessions),
-            "open": [str(uuid) for uuid in self._holders],
+            "open": [str(uuid) for uuid in self._openings.uuids],
             "clients": len(self._clients),
             "sequence": commits.sequence,
             "commits": commits.commits,
@@ -239,9 +285,14 @@ class ManagerService:
         if request.tag in _PASS_THROUGH_TAGS:
             return await self._pass_through(session, request, message)
         if request.tag == ManagerTag.REQ2:
-            if not (session.bound and session.client.admin):
+            if not await self._is_admin(session):
                 raise _RefusedEarly(ManagerCode.AUTHFAIL)
-            raise _RefusedEarly(ManagerCode.BAD_ORDINAL)
+            try:
+                return success_response(
+                    await self._management.execute(request, MAX_MESSAGE_BYTES - HEADER_BYTES)
+                )
+            except UnknownOrdinal:
+                raise _RefusedEarly(ManagerCode.BAD_ORDINAL) from None
         raise _RefusedEarly(ManagerCode.BADTAG)
 
     async def _for_vtpm(self, session: _Session, request: Request) -> bytes:
@@ -261,53 +312,115 @@ class ManagerService:
                     decode_empty(request.body)
                     return success_response(session.kern_hash)
                 case VtpmOrdinal.GET_QUOTE:
-                    raise _RefusedEarly(ManagerCode.BAD_ORDINAL)
+                    return success_response(await self._quote(session, request.body))
                 case _:
                     assert_never(ordinal)
         except WireError:
             raise CommandRefused(ManagerCode.BAD_PARAMETER) from None
+        except GroupClosed:
+            raise CommandRefused(ManagerCode.AUTHFAIL) from None
 
     async def _save(self, session: _Session, data: Secret) -> None:
-        self._hold(session)
         client = session.client
-        await self._committer.submit(SaveKeyData(client.uuid, client.group, data))
-        self._bind(session)
+        label = None if session.bound else session.label
+        with self._held(session):
+            kern_hash = await self._committer.submit(
+                SaveKeyData(client.uuid, client.group, data, label)
+            )
+            if label is not None:
+                session.kern_hash, session.bound = kern_hash, True
 
     async def _load(self, session: _Session) -> Secret:
-        self._hold(session)
         client = session.client
 
-        def load(ledger: Ledger) -> Secret | None:
+        def load(ledger: Ledger) -> tuple[Secret, bytes] | None:
             record = ledger.get(VtpmRecord, client.uuid.bytes)
             if record is None:
                 return None
             group = ledger.group(client.group)
             if group is None or record.group != group.uuid:
                 raise CommandRefused(ManagerCode.FAIL)
-            return ledger.keys.unwrap_data(group, record)
+            kern_hash = session.kern_hash
+            if not session.bound:
+                policy = ledger.get(PolicyRecord, group.uuid.bytes)
+                kern_hash = _approved(policy, session.label)
+            return ledger.keys.unwrap_data(group, record), kern_hash
 
-        data = await self._committer.read(client.uuid, load)
-        if data is None:
-            # how a new vTPM finds out that it is new
-            raise CommandRefused(ManagerCode.BAD_PARAMETER, usual=True)
-        self._bind(session)
+        with self._held(session):
+            found = await self._committer.read(client.uuid, load)
+            if found is None:
+                # how a new vTPM finds out that it is new
+                raise CommandRefused(ManagerCode.BAD_PARAMETER, usual=True)
+            data, session.kern_hash = found
+            session.bound = True
         return data
 
-    def _hold(self, session: _Session) -> None:
-        """Make this connection the one that has its vTPM, unless a living other one has."""
-        holder = self._holders.get(session.client.uuid)
-        if holder is not None and holder is not session and not holder.device.hung_up():
-            raise CommandRefused(ManagerCode.DISABLED)
-        self._holders[session.client.uuid] = session
+    @contextmanager
+    def _held(self, session: _Session) -> Iterator[None]:
+        """Make this connection the one that has its vTPM; it keeps it if it gets bound.
 
-    def _bind(self, session: _Session) -> None:
-        # A group without a list of approved kernels, and there is no other yet, takes any label
-        # that the configuration or the kernel gives.
-        session.kern_hash = label_hash(session.label)
-        session.bound = True
+        A connection that is refused must not keep the real one out.
+        """
+        uuid = session.client.uuid
+        self._openings.hold(uuid, session)
+        try:
+            yield
+        finally:
+            if not session.bound:
+                self._openings.release(uuid, session)
+
+    async def _is_admin(self, session: _Session) -> bool:
+        if not (session.bound and self._clients.gives_admin(session.client.uuid)):
+            return False
+        uuid = session.client.uuid
+        record = await self._committer.read(uuid, lambda ledger: ledger.get(VtpmRecord, uuid.bytes))
+        return record is not None and not record.flags & ADMIN_SUSPENDED
+
+    async def _quote(self, session: _Session, body: bytes) -> bytes:
+        """Have the group's AIK sign for a vTPM: signature, hashes, PCR values."""
+        asked = GetQuote.decode(body)
+        selection = PcrSelection.decode(asked.pcr_selection)
+        if not session.bound:
+            raise CommandRefused(ManagerCode.BAD_PARAMETER)
+        if asked.flags & ~_ALL_FLAGS:
+            raise CommandRefused(ManagerCode.INVALID_REQUEST)
+        client = session.client
+
+        def read(ledger: Ledger) -> tuple[Group, PolicyRecord, Secret]:
+            group = read_group(ledger, client.group)
+            if group.policy is None:
+                raise CommandRefused(ManagerCode.FAIL)
+            auth = ledger.keys.unwrap_aik_auth(group.record, group.policy)
+            return group, group.policy, auth
+
+        group, policy, auth = await self._committer.read(client.uuid, read)
+        flags = QuoteFlags(asked.flags)
+        hashes = quotes.quoted_hashes(
+            flags,
+            uuid=client.uuid,
+            kern_hash=session.kern_hash,
+            saa_modulus=group.saa_modulus,
+            config_list=group.config_list,
+        )
+        with refused_by_hardware():
+            quoted = await self._hardware.quote(
+                policy.aik,
+                auth,
+                external_data=quotes.external_data(flags, asked.extern_data, hashes),
+                selection=selection,
+                identification=quotes.identification(
+                    group.record.uuid,
+                    group.saa_modulus,
+                    group.config_list,
+                    vtpm=(client.uuid, session.kern_hash),
+                ),
+            )
+        values = b"".join([value for _, value in quoted.pcr_values])
+        return quoted.signature + b"".join(hashes) + values
 
     async def _pass_through(self, session: _Session, request: Request, message: bytes) -> bytes:
-        code = judge(request)
+        admin = request.ordinal == PassThroughOrdinal.EXTEND and await self._is_admin(session)
+        code = judge(request, admin=admin)
         if code != ManagerCode.SUCCESS:
             raise _RefusedEarly(code)
         try:

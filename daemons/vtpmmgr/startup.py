@@ -12,22 +12,13 @@ the states below.
     6  mark of sequence 1 written      in the NV area
     7  clients are served
 
-Every later commit n+1 is written to the database, then to the NV area, then answered.
+Every later commit n+1 is written to the database, then bound to the chip, then answered.
 
     database       NV area           what it means                       what is done
     -------------  ----------------  ----------------------------------  ---------------------
     none or empty  none              new, or died before 4 was durable   found: what is not done
     none or empty  there             the database is lost                refuse
-    sequence 1     none              died between 4 and 5                define, write the mark
-    sequence 1     never written     died between 5 and 6                write the mark
-    sequence n     mark n, its root  orderly                             serve
-    sequence n+1   mark n, root of   died between database and NV area   write the mark n+1
-                   its predecessor
-    sequence n     mark m > n        an older copy of the database       refuse
-    sequence n     mark <= n,        a fork, or an older state of the    refuse
-                   another root      chip
-    sequence n>1   none, or never    the area was removed                refuse
-                   written
+    anything       anything          see `binding`
 
 A chip that already has an owner when there is no database is used if the configured secrets open it
 (step 2 was done, or the machine's owner did it). "Sequence 1 and no area" trusts no more than that:
@@ -39,6 +30,10 @@ rows must have the root of the commit record. Until all of that holds nothing is
 state that is brought up to the NV area is first made durable once more (`Store.make_durable`): a
 flush that failed before the crash may have left the newest commit in memory only, and the chip must
 never be ahead of the disk.
+
+Where group 0 has an agent, "the root secret does not unseal because PCRs differ" is not the end:
+`NotApproved` is raised, and the agent may give the key of group 0 back (`recovery`). With that key
+`start` opens the root secret from its envelope in the policy of group 0 and goes on as above.
 """
 
 from __future__ import annotations
@@ -53,20 +48,34 @@ from uuid import uuid4
 import apsw
 import trio
 
+from daemons.runtime.config.values import FreshnessMode
 from daemons.runtime.errors import DaemonError, RefusedToStart
 from daemons.runtime.log import Log
-from daemons.vtpmmgr.freshness import NV_BYTES, BadMark, Freshness, Mark, NvFreshness
-from daemons.vtpmmgr.hardware import PASSING, Hardware
+from daemons.runtime.secret import Secret
+from daemons.vtpmmgr.binding import accept, bind
+from daemons.vtpmmgr.freshness import Freshness
+from daemons.vtpmmgr.hardware import Hardware
 from daemons.vtpmmgr.keyring import KeyRing
 from daemons.vtpmmgr.ledger import Ledger
-from daemons.vtpmmgr.records import BadRow, ManagerRecord, Record, SealRecord
-from daemons.vtpmmgr.sealing import NotARootSecret, RootSecret, differing_pcrs, explain_pcrs
+from daemons.vtpmmgr.records import (
+    BadRow,
+    GroupRecord,
+    ManagerRecord,
+    PolicyRecord,
+    SealRecord,
+)
+from daemons.vtpmmgr.sealing import Configuration, RootSecret, nv_indices
 from daemons.vtpmmgr.store import DiskFull, Store
+from daemons.vtpmmgr.unsealing import (
+    Unverified,
+    open_groups,
+    recover_root,
+    unseal_root,
+)
 from protocol.tpm12 import ReturnCode
 from tpmcore.errors import TpmError
 
 T = TypeVar("T")
-R = TypeVar("R", bound=Record)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +86,14 @@ class StartOptions:
         database: path of the SQLite file.
         seal_pcrs: PCRs of the hardware TPM to which a new root secret is sealed, ascending.
         nv_index: of the freshness area.
+        freshness: how an older copy of the database is noticed.
         vfs: name of SQLite's VFS; None is the default.
     """
 
     database: Path
     seal_pcrs: tuple[int, ...]
     nv_index: int
+    freshness: FreshnessMode = FreshnessMode.NV
     vfs: str | None = None
 
 
@@ -99,37 +110,77 @@ class Started:
     freshness: Freshness
 
 
-async def start(options: StartOptions, hardware: Hardware, log: Log) -> Started:
+async def start(
+    options: StartOptions, hardware: Hardware, log: Log, *, recovered: Secret | None = None
+) -> Started:
     """Accept the database that is there, or found a new one, or refuse.
 
+    Args:
+        recovered: the key of group 0, from its agent, where the root secret does not unseal.
+
     Raises:
-        RefusedToStart: see above; nothing was written.
+        NotApproved: see above; nothing was written.
+        RefusedToStart: likewise.
         DaemonError: the chip is unreachable or fails; starting again may help.
     """
     try:
-        return await _start(options, hardware, log)
+        return await _start(options, hardware, log, recovered)
     except TpmError as error:
         raise DaemonError(f"hardware TPM: {error}") from error
 
 
-async def _start(options: StartOptions, hardware: Hardware, log: Log) -> Started:
+async def accept_rollback(options: StartOptions, hardware: Hardware, log: Log) -> int:
+    """Make the database that is there the newest, though the hardware TPM knows of a newer one.
+
+    Everything else is verified as at a start.
+
+    Returns:
+        The sequence number that is accepted.
+
+    Raises:
+        RefusedToStart: there is no database, it does not verify, or the owner's secret is wrong.
+        DaemonError: the chip or the disk fails.
+    """
+    try:
+        store = await _in_thread(lambda: Store.open(options.database, options.vfs))
+        if store is None:
+            raise RefusedToStart(f"no database {options.database}")
+        with contextlib.ExitStack() as at_end:
+            at_end.callback(store.close)
+            ledger = await _accept(store, options, hardware, None)
+            await accept(ledger, hardware, log)
+            return ledger.newest.sequence
+    except TpmError as error:
+        if error.code == ReturnCode.AUTHFAIL:
+            raise RefusedToStart("the owner's secret is not --owner-auth") from error
+        raise DaemonError(f"hardware TPM: {error}") from error
+
+
+async def _start(
+    options: StartOptions, hardware: Hardware, log: Log, recovered: Secret | None
+) -> Started:
     with contextlib.ExitStack() as on_failure:
         store = await _in_thread(lambda: Store.open(options.database, options.vfs))
         if store is not None:
             on_failure.callback(store.close)
-        area_bytes = await hardware.nv_area_size(options.nv_index)
         if store is not None:
-            ledger, root = await _accept(store, options, hardware)
-        elif area_bytes is None:
-            ledger, root = await _found(options, hardware, log, on_failure)
+            ledger = await _accept(store, options, hardware, recovered)
         else:
-            raise RefusedToStart(
-                f"no database {options.database}, but the hardware TPM is bound to one "
-                f"(NV area {options.nv_index:#x}): it was removed or is elsewhere"
-            )
-        freshness = await _bind(ledger, root, area_bytes, hardware, log)
+            await _refuse_if_bound(options, hardware)
+            ledger = await _found(options, hardware, log, on_failure)
+        freshness = await bind(ledger, options.freshness, hardware, log)
+        await open_groups(ledger, hardware, log)
         on_failure.pop_all()
         return Started(ledger, freshness)
+
+
+async def _refuse_if_bound(options: StartOptions, hardware: Hardware) -> None:
+    for index in nv_indices(options.nv_index):
+        if await hardware.nv_area_size(index) is not None:
+            raise RefusedToStart(
+                f"no database {options.database}, but the hardware TPM is bound to one "
+                f"(NV area {index:#x}): it was removed or is elsewhere"
+            )
 
 
 # --- a new database ------------------------------------------------------------------------------
@@ -137,7 +188,7 @@ async def _start(options: StartOptions, hardware: Hardware, log: Log) -> Started
 
 async def _found(
     options: StartOptions, hardware: Hardware, log: Log, on_failure: contextlib.ExitStack
-) -> tuple[Ledger, RootSecret]:
+) -> Ledger:
     if await hardware.has_owner():
         log.info("hardware TPM has an owner, no database yet")
     else:
@@ -157,7 +208,7 @@ async def _found(
     on_failure.callback(store.close)
 
     def found() -> Ledger:
-        keys = KeyRing(root.manager, root.manager_key)
+        keys = KeyRing(root)
         records = ManagerRecord(root.manager, ek_digest), keys.new_group(0), seal
         return Ledger.found(store, keys, records)
 
@@ -166,14 +217,14 @@ async def _found(
     except DiskFull as error:
         raise DaemonError(str(error)) from error
     log.info("founded the database", manager=root.manager, pcrs=list(options.seal_pcrs))
-    return ledger, root
+    return ledger
 
 
 async def _seal_root(root: RootSecret, options: StartOptions, hardware: Hardware) -> SealRecord:
-    pcr_values = tuple(await hardware.read_pcrs(options.seal_pcrs))
+    now = Configuration.of(await hardware.read_pcrs(options.seal_pcrs))
     secret = root.encode()
     try:
-        blob = await hardware.seal(secret, pcr_values)
+        blob = await hardware.seal(secret, now.selection, now.composite)
         # a seal that cannot be opened would be found out at the next start, when it is too late
         opened = await hardware.unseal(blob)
     except TpmError as error:
@@ -184,161 +235,58 @@ async def _seal_root(root: RootSecret, options: StartOptions, hardware: Hardware
         ) from error
     if opened != secret:
         raise DaemonError("hardware TPM: what it sealed does not come out again")
-    return SealRecord(uuid4(), root.manager, hardware.locality, pcr_values, blob)
+    return SealRecord(uuid4(), root.manager, hardware.locality, now.values, blob)
 
 
 # --- a database that is there --------------------------------------------------------------------
 
 
 async def _accept(
-    store: Store, options: StartOptions, hardware: Hardware
-) -> tuple[Ledger, RootSecret]:
-    manager, seals = await _in_thread(lambda: _read_unverified(store))
-    root = await _unseal_root(store.path, manager, seals, hardware)
-    if root.manager != manager.uuid:
+    store: Store, options: StartOptions, hardware: Hardware, recovered: Secret | None
+) -> Ledger:
+    found = await _in_thread(lambda: _read_unverified(store))
+    if recovered is None:
+        root = await unseal_root(store.path, found, hardware)
+    else:
+        root = recover_root(store.path, found, recovered)
+    if root.manager != found.manager.uuid:
         raise RefusedToStart(
-            f"database {store.path} names manager {manager.uuid}, its seal is of {root.manager}"
+            f"database {store.path} names manager {found.manager.uuid}, its seal is of "
+            f"{root.manager}"
         )
-    if root.nv_index != options.nv_index:
+    if root.nv_index not in nv_indices(options.nv_index):
         raise RefusedToStart(
             f"database {store.path} is bound to NV area {root.nv_index:#x}, "
             f"--nv-index says {options.nv_index:#x}"
         )
-    keys = KeyRing(root.manager, root.manager_key)
-    return await _in_thread(lambda: Ledger.load(store, keys)), root
+    keys = KeyRing(root)
+    ledger = await _in_thread(lambda: Ledger.load(store, keys))
+    if recovered is not None:
+        group = found.groups[0]
+        keys.open_recovered(group, found.policies[group.uuid], recovered)
+    return ledger
 
 
-def _read_unverified(store: Store) -> tuple[ManagerRecord, list[SealRecord]]:
+def _read_unverified(store: Store) -> Unverified:
     """Read what is needed before there is a key to verify with."""
     try:
         managers = [ManagerRecord.from_row(row) for row, _ in store.scan(ManagerRecord.TABLE)]
         seals = [SealRecord.from_row(row) for row, _ in store.scan(SealRecord.TABLE)]
+        groups = [GroupRecord.from_row(row) for row, _ in store.scan(GroupRecord.TABLE)]
+        policies = [PolicyRecord.from_row(row) for row, _ in store.scan(PolicyRecord.TABLE)]
     except (BadRow, apsw.Error) as error:
         raise RefusedToStart(f"database {store.path} is damaged: {error}") from error
     if len(managers) != 1:
         raise RefusedToStart(f"database {store.path} names {len(managers)} managers")
-    seals = [seal for seal in seals if seal.scope == managers[0].uuid]
-    if not seals:
+    root_seals = tuple(seal for seal in seals if seal.scope == managers[0].uuid)
+    if not root_seals:
         raise RefusedToStart(f"database {store.path}: the sealed root secret is missing")
-    return managers[0], seals
-
-
-async def _unseal_root(
-    path: Path, manager: ManagerRecord, seals: list[SealRecord], hardware: Hardware
-) -> RootSecret:
-    if not await hardware.has_owner():
-        raise RefusedToStart(
-            f"database {path} belongs to the hardware TPM with endorsement key "
-            f"{_short(manager.ek_digest)}; this one has no owner: it is another, or was cleared"
-        )
-    indices = sorted({index for seal in seals for index, _ in seal.pcr_values})
-    now = await hardware.read_pcrs(indices)
-    refusals: list[tuple[SealRecord, TpmError]] = []
-    # those first whose PCRs are as they were; the others only so that the chip itself says no
-    for seal in sorted(seals, key=lambda seal: len(differing_pcrs(seal, now))):
-        try:
-            return RootSecret.decode(await hardware.unseal(seal.blob))
-        except NotARootSecret as error:
-            raise RefusedToStart(f"database {path}: the sealed root secret: {error}") from error
-        except TpmError as error:
-            if error.code in PASSING:
-                raise  # says nothing of the seal: to be tried again, and not a refusal
-            refusals.append((seal, error))
-    reason = await _why_not_unsealed(manager, refusals, hardware)
-    if not reason:
-        reason = explain_pcrs(seals, now)
-    if not reason:
-        answer = refusals[0][1]
-        reason = f"the chip answers {answer}: the seal was changed, or --srk-auth is wrong"
-    raise RefusedToStart(f"database {path}: the root secret does not unseal: {reason}")
-
-
-async def _why_not_unsealed(
-    manager: ManagerRecord, refusals: list[tuple[SealRecord, TpmError]], hardware: Hardware
-) -> str:
-    """Name a difference other than PCRs; empty if there is none to be seen."""
-    try:
-        ek_digest = await hardware.ek_digest()
-    except TpmError as error:
-        if error.code != ReturnCode.AUTHFAIL:
-            raise
-        return (
-            "and the owner's secret is not --owner-auth, so this may be another hardware TPM "
-            f"(the database's has endorsement key {_short(manager.ek_digest)})"
-        )
-    if ek_digest != manager.ek_digest:
-        return (
-            f"another hardware TPM: its endorsement key is {_short(ek_digest)}, "
-            f"the database's is {_short(manager.ek_digest)}"
-        )
-    localities = sorted({seal.locality for seal, _ in refusals})
-    if hardware.locality not in localities:
-        named = ", ".join(str(locality) for locality in localities)
-        return f"it is sealed to locality {named}, the manager uses {hardware.locality}"
-    return ""
-
-
-# --- freshness -----------------------------------------------------------------------------------
-
-
-async def _bind(
-    ledger: Ledger, root: RootSecret, area_bytes: int | None, hardware: Hardware, log: Log
-) -> Freshness:
-    """Compare the newest commit with the mark in the hardware TPM; bring that up where allowed."""
-    newest = ledger.newest
-    where = f"NV area {root.nv_index:#x} of the hardware TPM"
-    if area_bytes is None:
-        if newest.sequence != 1:
-            raise RefusedToStart(
-                f"{where} is gone; it must name sequence {newest.sequence}: without it nobody "
-                "can tell whether this database is the newest"
-            )
-        await hardware.nv_define(root.nv_index, NV_BYTES, root.nv_auth)
-        area_bytes = NV_BYTES
-    if area_bytes != NV_BYTES:
-        raise RefusedToStart(f"{where} has {area_bytes} bytes, not {NV_BYTES}: it is not ours")
-    freshness = NvFreshness(hardware.nv_area(root.nv_index, NV_BYTES, root.nv_auth))
-    try:
-        mark = await freshness.read()
-    except TpmError as error:
-        if error.code != ReturnCode.AUTHFAIL:
-            raise
-        raise RefusedToStart(f"{where} belongs to another manager: {error}") from error
-    except BadMark as error:
-        raise RefusedToStart(f"{where} holds no mark of a manager: {error}") from error
-    if mark == Mark.of(newest):
-        return freshness
-    _check_behind_by_one(ledger, mark, where)
-    await _in_thread(ledger.make_durable)
-    await freshness.bind(Mark.of(newest))
-    log.info("brought the hardware TPM up to the database", sequence=newest.sequence)
-    return freshness
-
-
-def _check_behind_by_one(ledger: Ledger, mark: Mark | None, where: str) -> None:
-    newest = ledger.newest
-    if mark is None:
-        if newest.sequence != 1:
-            raise RefusedToStart(f"{where} was never written; the database has {newest.sequence}")
-        return
-    if mark.sequence > newest.sequence:
-        raise RefusedToStart(
-            f"the database is an older copy: it has sequence {newest.sequence}, "
-            f"{where} has {mark.sequence}"
-        )
-    if mark.sequence == newest.sequence:
-        raise RefusedToStart(
-            f"the database is a fork: {where} has another state with sequence {mark.sequence}"
-        )
-    if mark.sequence + 1 != newest.sequence or mark.root != newest.predecessor:
-        raise RefusedToStart(
-            f"the database has sequence {newest.sequence} and does not follow on sequence "
-            f"{mark.sequence} in {where}"
-        )
-
-
-def _short(digest: bytes) -> str:
-    return digest[:8].hex()
+    return Unverified(
+        managers[0],
+        root_seals,
+        {group.number: group for group in groups},
+        {policy.group: policy for policy in policies},
+    )
 
 
 async def _in_thread(function: Callable[[], T]) -> T:

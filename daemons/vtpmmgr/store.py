@@ -26,7 +26,9 @@ from daemons.vtpmmgr.hashtree import DIGEST_BYTES
 from daemons.vtpmmgr.records import RECORD_TYPES, SqlValue, Table
 
 APPLICATION_ID: Final = 0x76544D4D  # "vTMM"
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+"""Version 2 added the policies of groups. A database of version 1 is read as one whose newer tables
+are empty, and becomes version 2 with its next commit."""
 _PAGE_BYTES: Final = 4096
 
 _COMMITS_SQL: Final = (
@@ -86,11 +88,13 @@ class Store:
     Args:
         connection: with the pragmas set.
         path: for messages.
+        version: of the format that the file has; 0 while it has no tables.
     """
 
-    def __init__(self, connection: apsw.Connection, path: Path) -> None:
+    def __init__(self, connection: apsw.Connection, path: Path, version: int) -> None:
         self._connection = connection
         self.path = path
+        self._version = version
         # pages in the log, told by SQLite after each commit
         self.log_pages = 0
         connection.set_wal_hook(self._note_log_pages)
@@ -120,7 +124,7 @@ class Store:
                 if problems != ["ok"]:
                     raise RefusedToStart(f"database {path} is damaged: {'; '.join(problems)}")
                 on_failure.pop_all()
-                return cls(connection, path)
+                return cls(connection, path, version)
         except apsw.Error as error:
             raise RefusedToStart(f"database {path} cannot be read: {_reason(error)}") from error
 
@@ -142,7 +146,7 @@ class Store:
                 if mode != [("wal",)]:
                     raise DaemonError(f"database {path}: no write-ahead log here ({mode})")
                 on_failure.pop_all()
-                return cls(connection, path)
+                return cls(connection, path, 0)
         except (apsw.Error, OSError) as error:
             raise DaemonError(f"database {path} cannot be made: {_reason(error)}") from error
 
@@ -162,6 +166,8 @@ class Store:
 
     def scan(self, table: Table) -> Iterator[tuple[tuple[SqlValue, ...], bytes]]:
         """Return (row, mac) of all rows of a table, in the order of their keys."""
+        if table.since > self._version:
+            return
         names = ", ".join(name for name, _ in table.columns)
         for values in self._connection.execute(f"SELECT {names}, mac FROM {table.name}"):
             yield values[:-1], values[-1]
@@ -172,6 +178,8 @@ class Store:
         Raises:
             DaemonError: the disk refuses.
         """
+        if table.since > self._version:
+            return None
         names = ", ".join(name for name, _ in table.columns)
         where = table.columns[0][0]
         try:
@@ -181,6 +189,25 @@ class Store:
         except apsw.Error as error:
             raise DaemonError(f"database {self.path} cannot be read: {_reason(error)}") from error
         return cast(tuple[SqlValue, ...], found[0]) if found else None
+
+    def keys_where(self, table: Table, column: str, value: bytes) -> list[bytes]:
+        """Return the primary keys, ascending, of the rows with a value in a column, unverified.
+
+        Raises:
+            DaemonError: the disk refuses.
+        """
+        if table.since > self._version:
+            return []
+        key = table.columns[0][0]
+        try:
+            return [
+                bytes(cast(bytes, row[0]))
+                for row in self._connection.execute(
+                    f"SELECT {key} FROM {table.name} WHERE {column} = ? ORDER BY {key}", (value,)
+                )
+            ]
+        except apsw.Error as error:
+            raise DaemonError(f"database {self.path} cannot be read: {_reason(error)}") from error
 
     def write(self, changes: Iterable[RowChange], commit: CommitRow) -> None:
         """Make the changes and the commit row durable, all or none.
@@ -192,8 +219,8 @@ class Store:
         connection = self._connection
         try:
             connection.execute("BEGIN IMMEDIATE")
-            if _pragma(connection, "user_version") == 0:
-                _make_tables(connection)
+            if self._version < SCHEMA_VERSION:
+                _make_tables(connection, self._version)
             for change in changes:
                 _apply(connection, change)
             connection.execute(
@@ -203,6 +230,7 @@ class Store:
                 (commit.sequence, commit.root, commit.predecessor, commit.mac),
             )
             connection.execute("COMMIT")
+            self._version = SCHEMA_VERSION
         except apsw.FullError as error:
             # Out of space is told before the frame that commits is complete in the log, so no
             # reader, now or after a crash, takes the transaction for a whole one.
@@ -330,13 +358,18 @@ def _check_shape(
         raise RefusedToStart(
             f"database {path} is not a manager's (application id {application:#x})"
         )
-    if version != SCHEMA_VERSION:
+    if not 1 <= version <= SCHEMA_VERSION:
         raise RefusedToStart(
-            f"database {path} has format version {version}, this program knows {SCHEMA_VERSION}"
+            f"database {path} has format version {version}, this program knows 1 to "
+            f"{SCHEMA_VERSION}"
         )
     # a trigger or a view put in from outside would run inside our transactions
     expected = {("table", "commits", _COMMITS_SQL)}
-    expected |= {("table", kind.TABLE.name, _table_sql(kind.TABLE)) for kind in RECORD_TYPES}
+    expected |= {
+        ("table", kind.TABLE.name, _table_sql(kind.TABLE))
+        for kind in RECORD_TYPES
+        if kind.TABLE.since <= version
+    }
     if schema != expected:
         names = sorted({str(row[1]) for row in schema ^ expected})
         raise RefusedToStart(f"database {path}: changed definition of {', '.join(names)}")
@@ -354,11 +387,14 @@ def _table_sql(table: Table) -> str:
     )
 
 
-def _make_tables(connection: apsw.Connection) -> None:
+def _make_tables(connection: apsw.Connection, version: int) -> None:
+    """Make the tables that a database of this version lacks; inside the transaction of a write."""
     for kind in RECORD_TYPES:
-        connection.execute(_table_sql(kind.TABLE))
-    connection.execute(_COMMITS_SQL)
-    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        if kind.TABLE.since > version:
+            connection.execute(_table_sql(kind.TABLE))
+    if version == 0:
+        connection.execute(_COMMITS_SQL)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 

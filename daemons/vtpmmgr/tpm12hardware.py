@@ -9,28 +9,46 @@ the path of every save.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Final, Protocol, TypeVar
+
+import trio
 
 from daemons.runtime.log import Log
 from daemons.runtime.random import OsRandom
 from daemons.runtime.secret import Secret
-from daemons.vtpmmgr.hardware import HardwareLost, NvArea
+from daemons.vtpmmgr.hardware import (
+    HardwareLost,
+    NewIdentity,
+    NvArea,
+    SignedQuote,
+)
 from daemons.vtpmmgr.sealing import PcrValues
 from daemons.vtpmmgr.turns import OWN, Turns
 from protocol.errors import WireError
+from protocol.manager.quotes import Identification
 from protocol.tis.driver import TisError
 from protocol.tpm12 import Ordinal, ReturnCode
 from protocol.tpm12.constants import NvAttributes, ReservedHandle, ResourceType
-from protocol.tpm12.keys import PubKey
+from protocol.tpm12.keys import Key, PubKey
+from protocol.tpm12.pcr import PcrSelection, release_of
 from protocol.tpm12.stored import StoredData
+from protocol.tpm12.wire import DIGEST_BYTES
 from tpmcore import tss12
 from tpmcore.engine import RandomSource
 from tpmcore.errors import TpmError
 from tpmcore.tss12 import Conversation, ResponseError, Session
 
 T = TypeVar("T")
+Transact = Callable[[bytes], Awaitable[bytes]]
+
+_COUNTER_LABEL: Final = b"vTPM"
+_COUNTERS: Final = 16
+"""Numbers among which a counter of ours is looked for; a chip must have four, libtpms has eight."""
+_IDENTIFYING_LOCALITY: Final = 2
+_FLUSH_S: Final = 10.0
+"""How long unloading a key may take; it is not given up before, also when the daemon ends."""
 
 # Who has the blob still needs the SRK's secret and the PCRs; Xen's manager does the same.
 _BLOB_AUTH: Final = bytes(20)
@@ -125,12 +143,14 @@ class Tpm12Hardware:
 
     async def ek_digest(self) -> bytes:
         """Return SHA-256 of the modulus of the endorsement key."""
-        pubek: PubKey = await self.converse(
+        return hashlib.sha256((await self._pubek()).key).digest()
+
+    async def _pubek(self) -> PubKey:
+        return await self.converse(
             tss12.owner_read_internal_pub(
                 ReservedHandle.EK, owner_auth=self._owner_auth, random=self._random
             )
         )
-        return hashlib.sha256(pubek.key).digest()
 
     async def read_pcrs(self, indices: Sequence[int]) -> PcrValues:
         """Return the values of PCRs, ascending."""
@@ -138,8 +158,8 @@ class Tpm12Hardware:
             [(index, await self.converse(tss12.pcr_read(index))) for index in sorted(indices)]
         )
 
-    async def seal(self, secret: bytes, pcr_values: PcrValues) -> bytes:
-        """Return a TPM_STORED_DATA12 bound to these PCR values and to our locality.
+    async def seal(self, secret: bytes, selection: PcrSelection, composite: bytes) -> bytes:
+        """Return a TPM_STORED_DATA12 bound to this composite hash and to our locality.
 
         With TPM_Sealx where the chip has it: the secret then is encrypted on its way.
         """
@@ -151,11 +171,22 @@ class Tpm12Hardware:
                 parent_auth=self._srk_auth,
                 blob_auth=_BLOB_AUTH,
                 data=secret,
-                pcr_info=tss12.pcr_info_long(dict(pcr_values), localities=1 << self._locality),
+                pcr_info=tss12.release_info(selection, composite, localities=1 << self._locality),
                 random=self._random,
             )
         )
         return blob.encode()
+
+    def sealed_to(self, blob: bytes) -> tuple[PcrSelection, bytes]:
+        """Return the selection and composite hash that a blob names, not verified."""
+        try:
+            stored = StoredData.decode(blob)
+        except WireError as error:
+            raise TpmError(ReturnCode.NOTSEALED_BLOB) from error
+        if stored.seal_info is None:
+            return PcrSelection(), bytes(DIGEST_BYTES)
+        release = release_of(stored.seal_info)
+        return release.pcr_selection, release.digest_at_release
 
     async def unseal(self, blob: bytes) -> Secret:
         """Return what is in a sealed blob; a blob that does not parse is NOTSEALED_BLOB."""
@@ -173,6 +204,94 @@ class Tpm12Hardware:
             )
         )
         return Secret(data)
+
+    async def read_pubek(self) -> bytes:
+        """Return the public endorsement key; the owner's secret reads it."""
+        return (await self._pubek()).encode()
+
+    async def make_identity(self, label_digest: bytes, auth: Secret) -> NewIdentity:
+        """Make an RSA-2048 identity key (TPM_KEY 1.1) below the SRK."""
+        made = await self.converse(
+            tss12.make_identity(
+                owner_auth=self._owner_auth,
+                srk_auth=self._srk_auth,
+                identity_auth=auth,
+                label_digest=label_digest,
+                random=self._random,
+            )
+        )
+        return NewIdentity(made.key.encode(), made.key.public_key.key, made.binding)
+
+    async def activate_identity(
+        self,
+        key: bytes,
+        auth: Secret,
+        blob: bytes,
+        *,
+        identification: Identification | None = None,
+    ) -> bytes:
+        """Return the TPM_SYMMETRIC_KEY that a Privacy CA encrypted for this identity and chip."""
+        async with self._turns.hold() as transact, self._loaded(transact, key) as handle:
+            await self._identify(transact, identification)
+            conversation = tss12.activate_identity(
+                handle,
+                blob,
+                owner_auth=self._owner_auth,
+                identity_auth=auth,
+                random=self._random,
+            )
+            return (await self._through(transact, conversation)).encode()
+
+    async def quote(
+        self,
+        key: bytes,
+        auth: Secret,
+        *,
+        external_data: bytes,
+        selection: PcrSelection,
+        identification: Identification | None = None,
+    ) -> SignedQuote:
+        """Have an identity key sign PCRs; nobody else's command comes in between."""
+        async with self._turns.hold() as transact, self._loaded(transact, key) as handle:
+            await self._identify(transact, identification)
+            quoted = await self._through(
+                transact,
+                tss12.quote(
+                    handle,
+                    external_data=external_data,
+                    selection=selection,
+                    key_auth=auth,
+                    random=self._random,
+                ),
+            )
+        values = zip(selection.indices, quoted.composite.values, strict=True)
+        return SignedQuote(quoted.signature, tuple(values))
+
+    async def _identify(self, transact: Transact, identification: Identification | None) -> None:
+        """Set PCRs 20-23, which only locality 2 may."""
+        if identification is None or self._locality != _IDENTIFYING_LOCALITY:
+            return
+        await self._through(transact, tss12.pcr_reset(identification))
+        for index, digests in identification.items():
+            for digest in digests:
+                await self._through(transact, tss12.extend(index, digest))
+
+    @asynccontextmanager
+    async def _loaded(self, transact: Transact, key: bytes) -> AsyncIterator[int]:
+        """Have a key loaded; it is flushed again whatever happens, for chips have few places."""
+        conversation = tss12.load_key2(
+            ReservedHandle.SRK,
+            Key.decode(key),
+            parent_auth=self._srk_auth,
+            random=self._random,
+        )
+        handle = await self._through(transact, conversation)
+        try:
+            yield handle
+        finally:
+            with trio.CancelScope(shield=True), suppress(TpmError, HardwareLost):
+                with trio.move_on_after(_FLUSH_S):
+                    await self._through(transact, tss12.flush_specific(handle, ResourceType.KEY))
 
     async def nv_area_size(self, index: int) -> int | None:
         """Return the size in bytes of an NV area, None if there is none with this index."""
@@ -201,9 +320,78 @@ class Tpm12Hardware:
             )
         )
 
+    async def nv_delete(self, index: int) -> None:
+        """Remove an NV area."""
+        await self.converse(
+            tss12.nv_delete_space(index, owner_auth=self._owner_auth, random=self._random)
+        )
+
+    async def nv_read(self, index: int, offset: int, size_bytes: int, auth: Secret) -> bytes:
+        """Return part of an NV area."""
+        return await self.converse(
+            tss12.nv_read_value_auth(
+                index, size_bytes, offset=offset, area_auth=auth, random=self._random
+            )
+        )
+
+    async def nv_write(self, index: int, offset: int, data: bytes, auth: Secret) -> None:
+        """Replace part of an NV area."""
+        await self.converse(
+            tss12.nv_write_value_auth(
+                index, data, offset=offset, area_auth=auth, random=self._random
+            )
+        )
+
     def nv_area(self, index: int, size_bytes: int, auth: Secret) -> NvArea:
         """Return access to an NV area; nothing is sent yet."""
         return _Tpm12Area(self, index, size_bytes, auth, self._random)
+
+    async def create_counter(self, auth: Secret) -> tuple[int, int]:
+        """Make a monotonic counter with a secret of its own; gives its number and value.
+
+        A crash may have left one of which nobody knows the secret; its label tells it.
+        """
+        for count_id in range(_COUNTERS):
+            with suppress(TpmError):
+                left = await self.converse(tss12.read_counter(count_id))
+                if left.label == _COUNTER_LABEL:
+                    await self.converse(
+                        tss12.release_counter_owner(
+                            count_id, owner_auth=self._owner_auth, random=self._random
+                        )
+                    )
+        made = await self.converse(
+            tss12.create_counter(
+                owner_auth=self._owner_auth,
+                counter_auth=auth,
+                label=_COUNTER_LABEL,
+                random=self._random,
+            )
+        )
+        return made.count_id, made.value.counter
+
+    async def read_counter(self, count_id: int) -> int | None:
+        """Return the value of a counter, None if there is none with this number."""
+        try:
+            return (await self.converse(tss12.read_counter(count_id))).counter
+        except TpmError as error:
+            if error.code != ReturnCode.BAD_COUNTER:
+                raise
+            return None
+
+    async def increment_counter(self, count_id: int, auth: Secret) -> None:
+        """Add one."""
+        await self.converse(
+            tss12.increment_counter(count_id, counter_auth=auth, random=self._random)
+        )
+
+    async def active_counter(self) -> int | None:
+        """Return the counter that was incremented since the chip's start; None if none was yet."""
+        return await self.converse(tss12.active_counter())
+
+    async def release_counter(self, count_id: int, auth: Secret) -> None:
+        """Give a counter back."""
+        await self.converse(tss12.release_counter(count_id, counter_auth=auth, random=self._random))
 
     async def wait_reachable(self) -> None:
         """Return once the chip answers; at once if it answered last time."""
@@ -225,8 +413,11 @@ class Tpm12Hardware:
             TpmError: the chip refuses.
             HardwareLost: no answer, or none that could be the chip's.
         """
+        return await self._through(self._own, conversation)
+
+    async def _through(self, transact: Transact, conversation: Conversation[T]) -> T:
         try:
-            return await tss12.converse(self._own, conversation)
+            return await tss12.converse(transact, conversation)
         except (ResponseError, WireError) as error:
             raise HardwareLost(f"hardware TPM: {error}") from error
 

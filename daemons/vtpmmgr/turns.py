@@ -11,7 +11,8 @@ are never shut out by commits.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from contextlib import asynccontextmanager
 from typing import Final
 
 import trio
@@ -55,6 +56,19 @@ class Turns:
         await self._wait_turn(source)
         try:
             return await self._transact(command)
+        finally:
+            self._next()
+
+    @asynccontextmanager
+    async def hold(self) -> AsyncIterator[Callable[[bytes], Awaitable[bytes]]]:
+        """Have the chip for several of the manager's commands, none of another between them.
+
+        Gives what has one command executed. For sequences that others could falsify, such as
+        setting PCRs and quoting them; a commit waits for the whole of it.
+        """
+        await self._wait_turn(OWN)
+        try:
+            yield self._transact
         finally:
             self._next()
 

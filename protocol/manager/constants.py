@@ -55,7 +55,7 @@ class VtpmOrdinal(enum.IntEnum):
 
 
 class ManagementOrdinal(enum.IntEnum):
-    """Commands of tag REQ2. Base 0x02000000."""
+    """Commands of tag REQ2. Base 0x02000000; from 0x400 on they are ours."""
 
     GROUP_LIST = 0x02000101
     GROUP_NEW = 0x02000102
@@ -78,6 +78,31 @@ class ManagementOrdinal(enum.IntEnum):
     NV_DEFINE_SPACE = 0x02000304
     NV_WRITE_VALUE = 0x02000305
     NV_READ_VALUE = 0x02000306
+    MANAGER_REKEY = 0x02000401
+    GROUP_REKEY = 0x02000402
+    NV_REKEY = 0x02000403
+    COUNTER_REKEY = 0x02000404
+
+
+class QuoteFlags(enum.IntFlag):
+    """What a quote says beside PCRs: one hash for each, in this order."""
+
+    HASH_UUID = 1
+    """The vTPM's uuid."""
+    VTPM_MEASUREMENTS = 2
+    """The vTPM's kern_hash."""
+    GROUP_INFO = 4
+    """The agent's modulus and the group's CFG_LIST."""
+    GROUP_PUBKEY = 8
+    """The agent's modulus."""
+
+
+class VtpmFlag(enum.IntFlag):
+    """What VTPM_SHOW tells and VTPM_EDIT changes."""
+
+    ADMIN = 1
+    """It may send management commands. Only who the configuration gives the right has it; here it
+    can be taken back and restored."""
 
 
 class ManagerCode(enum.IntEnum):

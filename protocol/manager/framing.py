@@ -91,16 +91,18 @@ def error_response(code: int, tag: int = ManagerTag.RSP) -> bytes:
     return _HEADER.pack(tag, HEADER_BYTES, code)
 
 
-def success_response(body: bytes = b"") -> bytes:
+def success_response(body: bytes = b"", *, limit_bytes: int = MAX_MESSAGE_BYTES) -> bytes:
     """Return a response with code 0.
 
+    Args:
+        limit_bytes: longest message that gets through; by default what the shared page carries.
+
     Raises:
-        ValueError: longer than the shared page carries; a bug of the caller, who must page or
-            refuse.
+        ValueError: longer than that; a bug of the caller, who must page or refuse.
     """
     size_bytes = HEADER_BYTES + len(body)
-    if size_bytes > MAX_MESSAGE_BYTES:
-        raise ValueError(f"response of {size_bytes} bytes, the page carries {MAX_MESSAGE_BYTES}")
+    if size_bytes > limit_bytes:
+        raise ValueError(f"response of {size_bytes} bytes, at most {limit_bytes} get through")
     return _HEADER.pack(ManagerTag.RSP, size_bytes, ManagerCode.SUCCESS) + body
 
 

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SAVEHASHKEY, LOADHASHKEY and GET_BOOT_HASH: what the vTPM sends and what it gets back.
+"""The commands of a vTPM for itself: what it sends and what it gets back.
 
 The manager keeps 64 bytes for each vTPM and does not look into them; our vTPM puts 32 bytes of
 SHA-256 of its current slot and 32 bytes of AES key there. 52 bytes is the older form (SHA-1 and
 key); the manager pads it with zeros and gives it back as 52, and so a vTPM that never saved has 52
 zero bytes.
+
+GET_QUOTE has the hardware TPM sign 20 bytes of the vTPM. Its answer is a row of digests behind a
+signature, without lengths: only who knows what was asked can take it apart.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Self
 
 from protocol.errors import WireError
 from protocol.manager.constants import DIGEST_BYTES, HEADER_BYTES, ManagerTag, VtpmOrdinal
@@ -17,6 +21,10 @@ from protocol.manager.framing import decode_response, encode_request
 
 KEY_DATA_MIN_BYTES: Final = 52
 KEY_DATA_MAX_BYTES: Final = 64
+
+QUOTE_SIGNATURE_BYTES: Final = 256
+_FLAGS_BYTES: Final = 4
+_SIZE_BYTES: Final = 2
 
 NO_IMAGE: Final = bytes(KEY_DATA_MAX_BYTES)
 """Key data of a vTPM that is registered and has never saved."""
@@ -85,6 +93,64 @@ def decode_get_boot_hash_response(response: bytes) -> bytes:
     if len(body) != DIGEST_BYTES:
         raise WireError("kern_hash", HEADER_BYTES, f"{len(body)} bytes, must be {DIGEST_BYTES}")
     return body
+
+
+@dataclass(frozen=True, slots=True)
+class GetQuote:
+    """GET_QUOTE.
+
+    Attributes:
+        extern_data: what the vTPM vouches for, 20 bytes.
+        pcr_selection: encoded TPM_PCR_SELECTION of the hardware TPM: u16 n, n bytes.
+        flags: what the manager adds a hash of, one for each bit; it refuses those that it does not
+            know.
+    """
+
+    extern_data: bytes
+    pcr_selection: bytes
+    flags: int
+
+    @classmethod
+    def decode(cls, body: bytes) -> Self:
+        """Read the body of a request.
+
+        Raises:
+            WireError: too short or too long.
+        """
+        select_at = DIGEST_BYTES + _SIZE_BYTES
+        size = int.from_bytes(body[DIGEST_BYTES:select_at], "big")
+        end = select_at + size
+        if len(body) != end + _FLAGS_BYTES:
+            raise WireError(
+                "body", HEADER_BYTES, f"{len(body)} bytes for a selection of {size} bytes"
+            )
+        return cls(body[:DIGEST_BYTES], body[DIGEST_BYTES:end], int.from_bytes(body[end:], "big"))
+
+    def encode(self) -> bytes:
+        """Return the request."""
+        body = self.extern_data + self.pcr_selection + self.flags.to_bytes(_FLAGS_BYTES, "big")
+        return encode_request(ManagerTag.REQ, VtpmOrdinal.GET_QUOTE, body)
+
+    @property
+    def answer_bytes(self) -> int:
+        """Length of the answer: signature, a digest per flag, a digest per selected PCR."""
+        selected = sum([byte.bit_count() for byte in self.pcr_selection[_SIZE_BYTES:]])
+        return QUOTE_SIGNATURE_BYTES + DIGEST_BYTES * (self.flags.bit_count() + selected)
+
+    def decode_response(self, response: bytes) -> bytes:
+        """Return the answer to this request, `answer_bytes` long.
+
+        Raises:
+            ManagerRefused: BAD_PARAMETER (not bound to a vTPM yet), INVALID_REQUEST (unknown flag),
+                BAD_ORDINAL, a code of the hardware TPM.
+            WireError: not a response to it.
+        """
+        body = decode_response(response)
+        if len(body) != self.answer_bytes:
+            raise WireError(
+                "quote", HEADER_BYTES, f"{len(body)} bytes, must be {self.answer_bytes}"
+            )
+        return body
 
 
 def decode_save_hash_key(body: bytes) -> bytes:

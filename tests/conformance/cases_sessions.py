@@ -7,19 +7,15 @@ from dataclasses import replace
 from typing import Final
 
 from protocol.tpm12.constants import EntityType, Ordinal, ResourceType, ReturnCode
-from protocol.tpm12.keys import Key
 from tests.conformance.machines import World
 from tests.conformance.script import (
     DIGEST,
     SRK,
     USAGE_AUTH,
-    WRONG_AUTH,
-    Auth,
     Chapter,
     Script,
 )
-from tests.unit.tpm12.world import OWNER_AUTH, SRK_AUTH
-from tpmcore import tss12
+from tests.unit.tpm12.world import SRK_AUTH
 
 CHAPTER: Final = Chapter()
 case = CHAPTER.case
@@ -252,93 +248,6 @@ def keys_that_stay(tpm: Script) -> None:
     tpm.call(Ordinal.EVICT_KEY, key)
 
 
-@case(OWNED, Ordinal.CHANGE_AUTH_OWNER)
-def changing_the_secret_of_the_owner(tpm: Script) -> None:
-    change = Ordinal.CHANGE_AUTH_OWNER
-    auth = tpm.osap_owner()
-    other = tpm.osap_owner()
-    tpm.call(change, 4, tpm.encrypt(auth, NEW_AUTH), EntityType.OWNER, auth=[auth])
-    tpm.call(Ordinal.OWNER_SET_DISABLE, False, auth=[other], code=RC.INVALID_AUTHHANDLE)
-    tpm.call(Ordinal.OWNER_SET_DISABLE, False, auth=[tpm.oiap(OWNER_AUTH)], code=RC.AUTHFAIL)
-    tpm.call(Ordinal.OWNER_SET_DISABLE, False, auth=[tpm.oiap(NEW_AUTH)])
-
-
-@case(OWNED, Ordinal.CHANGE_AUTH_OWNER)
-def changing_the_secret_of_the_srk(tpm: Script) -> None:
-    change = Ordinal.CHANGE_AUTH_OWNER
-    auth = tpm.osap_owner(spoil=True)
-    tpm.call(change, 4, bytes(20), EntityType.SRK, auth=[auth], code=RC.AUTHFAIL)
-    tpm.call(change, 4, bytes(20), EntityType.SRK, auth=[tpm.oiap()], code=RC.BAD_MODE)
-    for protocol, kind, code in ((3, 4, RC.BAD_PARAMETER), (4, 1, RC.WRONG_ENTITYTYPE)):
-        tpm.call(change, protocol, bytes(20), kind, auth=[tpm.osap_owner()], code=code)
-    auth = tpm.osap_owner()
-    tpm.call(change, 4, tpm.encrypt(auth, NEW_AUTH), EntityType.SRK, auth=[auth])
-    key = tpm.wrapped("sign")
-    tpm.call(Ordinal.LOAD_KEY2, SRK, key, auth=[tpm.oiap(SRK_AUTH)], code=RC.AUTHFAIL)
-    tpm.call(Ordinal.LOAD_KEY2, SRK, key, auth=[tpm.oiap(NEW_AUTH)])
-
-
-def _change(
-    tpm: Script,
-    data: bytes,
-    code: ReturnCode = RC.SUCCESS,
-    *,
-    parent: int = SRK,
-    protocol: int = 4,
-    kind: int = EntityType.KEY,
-    auth: Auth | None = None,
-    entity: Auth | None = None,
-) -> bytes:
-    auth = auth or tpm.osap_key(parent, SRK_AUTH if parent == SRK else USAGE_AUTH)
-    secret = tpm.encrypt(auth, NEW_AUTH) if auth.session.shared_secret else NEW_AUTH
-    both = [auth, entity or tpm.oiap(USAGE_AUTH)]
-    changed = tpm.call(
-        Ordinal.CHANGE_AUTH, parent, protocol, secret, kind, data, auth=both, code=code
-    )
-    out = getattr(changed, "out_data", b"")
-    assert isinstance(out, bytes)
-    return out
-
-
-@case(OWNED, Ordinal.CHANGE_AUTH)
-def changing_the_secret_of_a_key(tpm: Script) -> None:
-    key: Key = tpm.wrapped("sign")
-    changed = replace(key, enc_data=_change(tpm, key.enc_data))
-    handle = tpm.run(tss12.load_key2(SRK, changed, parent_auth=SRK_AUTH, random=tpm.random))
-    tpm.call(Ordinal.SIGN, handle, DIGEST, auth=[tpm.oiap(USAGE_AUTH)], code=RC.AUTHFAIL)
-    tpm.call(Ordinal.SIGN, handle, DIGEST, auth=[tpm.oiap(NEW_AUTH)])
-
-
-@case(OWNED, Ordinal.CHANGE_AUTH)
-def changing_the_secret_of_sealed_data(tpm: Script) -> None:
-    blob = tpm.run(
-        tss12.seal(
-            SRK,
-            parent_auth=SRK_AUTH,
-            blob_auth=USAGE_AUTH,
-            data=b"sealed",
-            pcr_info=None,
-            random=tpm.random,
-        )
-    )
-    changed = replace(blob, enc_data=_change(tpm, blob.enc_data, kind=EntityType.DATA))
-    both = [tpm.oiap(SRK_AUTH), tpm.oiap(NEW_AUTH)]
-    tpm.call(Ordinal.UNSEAL, SRK, changed, auth=both)
-
-
-@case(OWNED, Ordinal.CHANGE_AUTH)
-def changing_secrets_wrongly(tpm: Script) -> None:
-    data = tpm.wrapped("sign").enc_data
-    _change(tpm, data, RC.WRONG_ENTITYTYPE, kind=EntityType.OWNER)
-    _change(tpm, data, RC.BAD_PARAMETER, protocol=3)
-    _change(tpm, data, RC.AUTHFAIL, auth=tpm.osap_key(spoil=True))
-    _change(tpm, data, RC.AUTH2FAIL, entity=tpm.oiap(WRONG_AUTH))
-    _change(tpm, data, RC.BAD_MODE, auth=tpm.oiap(SRK_AUTH))
-    _change(tpm, data, RC.BAD_MODE, entity=tpm.osap_owner())
-    _change(tpm, data, RC.INVALID_KEYUSAGE, parent=tpm.load("sign"))
-    _change(tpm, bytes(256), RC.DECRYPT_ERROR)
-
-
 @case(OWNED, Ordinal.OSAP)
 def osap_sessions_until_there_is_no_slot(tpm: Script) -> None:
     for _ in range(16):
@@ -389,6 +298,17 @@ def saved_contexts_outlive_a_reset(tpm: Script) -> None:
     blob = _context(tpm, tpm.oiap().session.handle, ResourceType.AUTH)
     tpm.call(Ordinal.RESET)
     _load_context(tpm, blob)
+
+
+@case(OWNED, Ordinal.RESET, Ordinal.LOAD_AUTH_CONTEXT, Ordinal.LOAD_KEY_CONTEXT)
+def old_contexts_die_with_a_reset(tpm: Script) -> None:
+    saved = tpm.call(Ordinal.SAVE_AUTH_CONTEXT, tpm.oiap().session.handle)
+    session = getattr(saved, "context_blob", b"")
+    saved = tpm.call(Ordinal.SAVE_KEY_CONTEXT, tpm.load("sign"))
+    key = getattr(saved, "context_blob", b"")
+    tpm.call(Ordinal.RESET)
+    tpm.call(Ordinal.LOAD_AUTH_CONTEXT, session, code=RC.BADCONTEXT)
+    tpm.call(Ordinal.LOAD_KEY_CONTEXT, key, code=RC.BADCONTEXT)
 
 
 @case(OWNED, Ordinal.KEY_CONTROL_OWNER)

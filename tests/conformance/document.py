@@ -22,8 +22,7 @@ from tests.conformance.differences import DECLARED
 from tests.conformance.machines import EngineMachine
 from tests.conformance.paths import PATHS
 from tests.conformance.script import Script
-from tpmcore.tpm12.table import TABLE, table_for
-from tpmcore.tpm12.world import Profile
+from tpmcore.tpm12.table import EVERYTHING, TABLE
 
 PATH: Final = Path(__file__).parents[2] / "docs" / "conformance.md"
 
@@ -50,16 +49,30 @@ COMPARED_ELSEWHERE: Final[Mapping[int, str]] = {
 }
 """Ordinals with a comparison of their own beside the cases."""
 
-NOT_COMPARED: Final[Mapping[int, str]] = dict.fromkeys(
-    (
-        Ordinal.CREATE_MAINTENANCE_ARCHIVE,
-        Ordinal.LOAD_MAINTENANCE_ARCHIVE,
-        Ordinal.KILL_MAINTENANCE_FEATURE,
-        Ordinal.LOAD_MANU_MAINT_PUB,
-        Ordinal.READ_MANU_MAINT_PUB,
-    ),
-    "libtpms is built without maintenance; only with `--maintcmds` here; unit tests",
+_MAINTENANCE: Final = (
+    Ordinal.CREATE_MAINTENANCE_ARCHIVE,
+    Ordinal.LOAD_MAINTENANCE_ARCHIVE,
+    Ordinal.KILL_MAINTENANCE_FEATURE,
+    Ordinal.LOAD_MANU_MAINT_PUB,
+    Ordinal.READ_MANU_MAINT_PUB,
 )
+_PARENT: Final = (Ordinal.DEEP_QUOTE, Ordinal.PARENT_SIGN_EK)
+
+ONLY_IN: Final[Mapping[int, str]] = {
+    **dict.fromkeys(_MAINTENANCE, "with `--maintcmds`"),
+    **dict.fromkeys(_PARENT, "in a vTPM"),
+}
+"""Which TPMs answer an ordinal that not every TPM answers."""
+
+NOT_COMPARED: Final[Mapping[int, str]] = {
+    **dict.fromkeys(
+        _MAINTENANCE,
+        "libtpms is built without maintenance; only with `--maintcmds` here; unit tests",
+    ),
+    **dict.fromkeys(
+        _PARENT, "not compared: Xen's own, libtpms has no parent TPM; unit tests (`test_parent.py`)"
+    ),
+}
 """Ordinals that the engine answers and the reference does not."""
 
 _HEAD: Final = """\
@@ -102,12 +115,11 @@ def tried() -> Tries:
 def _rows(found: Tries) -> Iterator[str]:
     yield "| Ordinal | Name | Source | Implemented | Compared | Error paths | Codes tried |"
     yield "|---|---|---|---|---|---|---|"
-    everything = table_for(Profile(maintenance_commands=True))
     for ordinal in Ordinal:
-        row = everything.get(ordinal)
+        row = EVERYTHING.get(ordinal)
         tries = found.get(ordinal, Counter())
         names = {name for name, _code in tries}
-        implemented = "no" if row is None else "yes" if ordinal in TABLE else "with `--maintcmds`"
+        implemented = "no" if row is None else ONLY_IN.get(ordinal, "yes")
         compared = f"{len(names)} cases" if names else ""
         for note in (COMPARED_ELSEWHERE, NOT_COMPARED, LEFT_OUT):
             if ordinal in note:

@@ -159,7 +159,7 @@ def _use(chip: Chip, sign: int, signing: Key, bind: int, binding: Key) -> None:
 
 def prepare() -> dict[str, Snapshot]:
     """Make all prepared chips; they are the same each time."""
-    furnished = make_owned_chip(Profile(maintenance_commands=True))
+    furnished = make_owned_chip(Profile(maintenance_commands=True, has_parent=True))
     _furnish(furnished)
     small = make_owned_chip(
         Profile(

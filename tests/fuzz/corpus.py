@@ -15,11 +15,9 @@ from protocol.tpm12.constants import Ordinal, ReturnCode
 from protocol.tpm12.framing import parse_header
 from tests.fuzz.steps import Step, read_steps
 from tpmcore.tpm12.command import Command
-from tpmcore.tpm12.table import table_for
-from tpmcore.tpm12.world import Profile
+from tpmcore.tpm12.table import EVERYTHING
 
-ROWS: Final[Mapping[int, Command]] = table_for(Profile(maintenance_commands=True))
-"""Every ordinal that a TPM of some profile answers."""
+ROWS: Final[Mapping[int, Command]] = EVERYTHING
 FOLDER: Final = Path(__file__).parent.parent / "corpus"
 SEEDS: Final = FOLDER / "seeds"
 FINDINGS: Final = FOLDER / "findings"

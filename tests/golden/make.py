@@ -3,8 +3,8 @@
 
 The chip in them has something in every section: an owner, keys in a slot and pinned, NV areas with
 data and locks, counters, PCRs, sessions of each kind, open and saved, audit status, delegations,
-maintenance key, and the state that SaveState kept. Nothing
-that exists is written over.
+maintenance key, an EK of this run, and the state that SaveState kept. Nothing that exists is
+written over.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def maintainer() -> PubKey:
 
 def make(folder: Path) -> None:
     """Write the golden files into a folder that is not there yet."""
-    chip = make_chip(Profile(maintenance_commands=True), seed="golden")
+    chip = make_chip(Profile(maintenance_commands=True, has_parent=True), seed="golden")
     facts = _fill(chip)
     # SaveState comes last: the next command would drop what it kept.
     volatile = chip.engine.volatile_state()
@@ -117,6 +117,8 @@ def _fill(chip: Chip) -> dict[str, object]:
     chip.run(tss12.extend(10, MEASUREMENT))
     saved = chip.run(tss12.oiap())
     context = chip.run(tss12.save_context(saved.handle, ResourceType.AUTH))
+    deprecated = chip.run(tss12.oiap())
+    deprecated_context = chip.run(tss12.save_auth_context(deprecated.handle))
     oiap = chip.run(tss12.oiap())
     osap = chip.run(tss12.osap(EntityType.KEYHANDLE, loaded, KEY_AUTH, random=random))
     return _sections_of_1_1(chip) | {
@@ -145,6 +147,8 @@ def _fill(chip: Chip) -> dict[str, object]:
         "saved_session": saved.handle,
         "saved_session_nonce": saved.nonce_even.hex(),
         "saved_session_context": context.hex(),
+        "deprecated_session": deprecated.handle,
+        "deprecated_context": deprecated_context.hex(),
         "oiap_handle": oiap.handle,
         "oiap_nonce": oiap.nonce_even.hex(),
         "osap_handle": osap.handle,

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from daemons.runtime.config.folder import load_machine
+from daemons.runtime.config.options import Machine
 from tests.integration.machine import ROOT
 from tests.integration.suite_machine import suite_machine
 
@@ -103,6 +105,16 @@ def test_a_second_install_replaces_the_first_and_an_uninstall_takes_all(run_dir:
     again = make("uninstall", *options)
     assert again.returncode != 0
     assert "nothing is installed" in again.stderr
+
+
+def test_the_example_of_the_configuration_says_what_is_the_default_anyway(
+    installed: Path, run_dir: Path
+) -> None:
+    """Also where its comment signs are taken away."""
+    example = (installed / "etc/vtpm/vtpm.toml").read_text()
+    (run_dir / "vtpm.toml").write_text(re.sub("^# ([a-z_]+ = )", r"\1", example, flags=re.M))
+    assert (run_dir / "vtpm.toml").read_text().count(" = ") >= 5
+    assert load_machine(run_dir) == Machine()
 
 
 def test_a_prefix_with_other_things_in_it_is_left_alone(run_dir: Path) -> None:

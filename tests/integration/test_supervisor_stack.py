@@ -12,6 +12,7 @@ import signal
 import socket
 import stat
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -258,7 +259,7 @@ def test_a_guest_reset_clears_its_pcrs_and_no_others(run_dir: Path) -> None:
         stack.vtpmctl("guest", "reset", "g1")
         assert pcr_10(stack, "g1") == bytes(20)
         assert pcr_10(stack, "g2") == EXTENDED_ONCE
-        with pytest.raises(StackError, match="nobody answers"):
+        with pytest.raises(StackError, match="there is no guest other"):
             stack.vtpmctl("guest", "reset", "other")
 
 
@@ -278,7 +279,7 @@ def test_status_shows_every_daemon_with_its_guest(run_dir: Path) -> None:
     assert [row["daemon"] for row in rows] == ["hwtpm", "vtpmmgr", "vtpm-g1", "tpmfront-g1"]
     assert {row["state"] for row in rows} == {"ready"}
     assert len({row["pid"] for row in rows}) == 4
-    uuid = (run_dir / "state/guests/g1/uuid").read_text().strip()
+    uuid = tomllib.loads((run_dir / "state/etc/guests.d/g1.toml").read_text())["uuid"]
     assert [row["uuid"] for row in rows] == [None, None, uuid, uuid]
     assert all("error" not in row["detail"] for row in rows)
     assert len(table) == 5
@@ -296,6 +297,9 @@ def test_status_shows_every_daemon_with_its_guest(run_dir: Path) -> None:
         (["up", "--owner-auth", "hunter2"], 2, "well-known"),
         (["up", "--guest", "g" * 33], 2, "no guest name"),
         (["guest", "reset", "/"], 2, "no guest name"),
+        (["guest", "reset", "g1"], 1, "there is no guest g1"),
+        (["guest", "add", "g1"], 1, "has no stack yet: start it with vtpmctl up"),
+        (["guest", "remove", "g1", "--yes", "g1"], 1, "there is no guest g1"),
     ],
 )
 def test_what_cannot_be_done_is_said_and_makes_nothing(

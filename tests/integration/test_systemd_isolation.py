@@ -80,6 +80,7 @@ def test_a_hostile_vtpm_reaches_what_is_its_own_and_nothing_of_another_guest(
             **{f"tis-{n}": f"connect:/run/vtpm/hwtpm/locality{n}.sock" for n in range(5)},
             "chip-control": "connect:/run/vtpm/hwtpm/control.sock",
             "manager-control": "connect:/run/vtpm/vtpmmgr/control.sock",
+            "manager-admin": "connect:/run/vtpm/vtpmmgr/admin.sock",
             "other-vtpm": "connect:/run/vtpm/vtpms/b/tpmback.sock",
             "other-control": "connect:/run/vtpm/vtpms/b/control.sock",
             "other-front": "connect:/run/vtpm/guests/b/tpm.sock",

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import click
 import pytest
@@ -27,7 +28,7 @@ from daemons.vtpm.image import MAX_STATE_BYTES
 from daemons.vtpmmgr import envelope
 from daemons.vtpmmgr.freshness import NV_BYTES
 from daemons.vtpmmgr.records import RECORD_TYPES
-from daemons.vtpmmgr.sealing import RootSecret
+from daemons.vtpmmgr.sealing import RootSecret, encode_group_secret
 from daemons.vtpmmgr.store import APPLICATION_ID, SCHEMA_VERSION
 from docs.formatpages import FORMAT_PAGES
 from docs.manpages import FOLDER, PAGES, all_pages
@@ -114,6 +115,7 @@ def _sizes_in_the_code() -> dict[str, int]:
         "Slot header": SLOT_HEADER_BYTES,
         "Envelope head": len(envelope.wrap(key, b"row", b"")) - 16,
         "Root secret": len(RootSecret.new(DEFAULT_NV_INDEX).encode()),
+        "Secret of a group": len(encode_group_secret(uuid4(), uuid4(), key)),
         "Freshness area": NV_BYTES,
         "Half header": _half_header_bytes(),
         "Page header": HEADER_SIZE,

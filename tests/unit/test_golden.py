@@ -27,9 +27,11 @@ from protocol.tpm12.constants import (
     SetCapabilityArea,
     StartupType,
 )
+from protocol.tpm12.pcr import PcrSelection
 from tests.golden.make import maintainer
 from tests.unit.tpm12.world import Chip, FixedKeys, ManualTicks, SeededRandom
 from tpmcore import tss12
+from tpmcore.engine import Done, EffectResult, ParentQuote
 from tpmcore.tpm12.engine import Tpm12Engine
 from tpmcore.tpm12.stateformat import decode_permanent, encode_permanent
 from tpmcore.tpm12.world import Profile, World
@@ -41,7 +43,11 @@ FOLDERS = sorted(
     path.parent for path in (Path(__file__).parents[1] / "golden").glob("*/facts.json")
 )
 
-SECTIONS = {"1.0": (range(1, 10), range(1, 9)), "1.1": (range(1, 14), (*range(1, 11), 12))}
+SECTIONS = {
+    "1.0": (range(1, 10), range(1, 9)),
+    "1.1": (range(1, 14), (*range(1, 11), 12)),
+    "1.2": (range(1, 14), (*range(1, 11), 12, 13, 14)),
+}
 """Numbers of the sections of the permanent and the volatile state, by version."""
 
 
@@ -82,7 +88,7 @@ class Golden:
         """The TPM of the files: as it ran, or as after TPM_Init."""
         permanent = self.file("permanent")
         random, ticks, keys = SeededRandom("later"), ManualTicks(60_000_000), FixedKeys()
-        profile = Profile(maintenance_commands=True)
+        profile = Profile(maintenance_commands=True, has_parent=True)
         engine = Tpm12Engine.restore(
             World(random, ticks, keys),
             profile,
@@ -250,10 +256,11 @@ def test_the_files_have_something_in_every_section(golden: Golden) -> None:
     assert _sections(golden.file("volatile")) == list(volatile)
 
 
-@pytest.fixture
-def golden_1_1() -> Golden:
-    """The first version with auditing, delegation, transport sessions, DAA and maintenance."""
-    (folder,) = (path for path in FOLDERS if path.name == "1.1")
+@pytest.fixture(params=[folder for folder in FOLDERS if folder.name != "1.0"], ids=lambda f: f.name)
+def golden_1_1(request: pytest.FixtureRequest) -> Golden:
+    """From the first version on with auditing, delegation, transport sessions, DAA and
+    maintenance."""
+    folder: Path = request.param
     return Golden(folder, json.loads((folder / "facts.json").read_text()))
 
 
@@ -297,6 +304,45 @@ def test_the_manufacturers_maintenance_key_is_there(golden_1_1: Golden) -> None:
     chip = golden_1_1.chip(running=True)
     checksum = chip.run(tss12.read_manu_maint_pub(bytes(20)))
     assert checksum == hashlib.sha1(maintainer().encode() + bytes(20)).digest()
+
+
+def test_only_a_state_that_says_so_has_an_ek_of_its_run(golden: Golden) -> None:
+    asked: list[ParentQuote] = []
+
+    def parent(effect: ParentQuote) -> EffectResult:
+        asked.append(effect)
+        return Done(bytes(256))
+
+    codes = []
+    for running in (True, False):
+        chip = golden.chip(running=running)
+        chip.parent = parent
+        if not running:
+            chip.run(tss12.startup())
+        sign_ek = tss12.parent_sign_ek(
+            bytes(20),
+            PcrSelection(bytes(3)),
+            owner_auth=golden.data("owner_auth"),
+            random=chip.client_random,
+        )
+        codes.append(chip.code(sign_ek))
+    old = golden.folder.name in ("1.0", "1.1")
+    assert codes == [
+        ReturnCode.DISABLED_CMD if old else ReturnCode.SUCCESS,
+        ReturnCode.DISABLED_CMD,
+    ]
+    assert len(asked) == (0 if old else 1)
+
+
+def test_a_session_of_the_deprecated_command_goes_on_until_a_reset() -> None:
+    (folder,) = (folder for folder in FOLDERS if folder.name == "1.2")
+    golden = Golden(folder, json.loads((folder / "facts.json").read_text()))
+    blob = golden.data("deprecated_context")
+    chip = golden.chip(running=True)
+    assert chip.run(tss12.load_auth_context(blob)) == golden.number("deprecated_session")
+    chip = golden.chip(running=True)
+    chip.run(tss12.reset())
+    assert chip.code(tss12.load_auth_context(blob)) == ReturnCode.BADCONTEXT
 
 
 def _sections(state: bytes) -> list[int]:

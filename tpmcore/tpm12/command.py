@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from protocol.tpm12.constants import Ordinal
 from protocol.tpm12.wire import Structure
-from tpmcore.engine import Duration
+from tpmcore.engine import Duration, ParentQuote
 
 if TYPE_CHECKING:
     from tpmcore.tpm12.context import Context
+    from tpmcore.tpm12.state import PermanentState
 
 
 class Gate(enum.Enum):
@@ -30,6 +31,9 @@ class Gate(enum.Enum):
     HANDLER = "the handler checks for itself (NV, SetCapability)"
     STARTUP = "only before Startup"
 
+    # Each command asks three times whether its gate is in a set; enum's own hashes the name.
+    __hash__ = object.__hash__
+
 
 @dataclass(frozen=True, slots=True)
 class Nothing(Structure):
@@ -37,6 +41,19 @@ class Nothing(Structure):
 
 
 NOTHING = Nothing()
+
+
+@dataclass(frozen=True, slots=True)
+class Awaiting:
+    """What a handler returns that has checked everything and needs its parent's quote to go on.
+
+    Attributes:
+        effect: what the parent is asked.
+        finish: makes the response from what the parent gave; it may still raise TpmError.
+    """
+
+    effect: ParentQuote
+    finish: Callable[[bytes], Structure]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +66,12 @@ class Command:
         gate: when it is allowed.
         request: its parameters; the first `handles_in` bytes are outside the parameter digest.
         response: type of what the handler returns; the first `handles_out` bytes are not digested.
-        handler: gets the context and the request, returns the response or raises TpmError.
+        handler: gets the context and the request, returns the response (or `Awaiting`, if it is not
+            wrappable) or raises TpmError.
         duration: where it runs, see Duration. A private-key operation is SHORT: a thread's two
             switches cost 0.35 to 0.7 ms more, which is twice the operation itself.
         persists: may change the permanent state.
+        persists_in: of a command that persists only in some states: whether it may in this one.
         volatile: may change volatile state even without authorization blocks.
         owner_bit, key_bit: delegation bits that a DSAP session needs (Part 2, 20.2).
         audited: audited by default; None if it may never be.
@@ -66,17 +85,22 @@ class Command:
     gate: Gate
     request: type[Structure]
     response: type[Structure]
-    handler: Callable[[Context, Any], Structure]
+    handler: Callable[[Context, Any], Structure | Awaiting]
     handles_in: int = 0
     handles_out: int = 0
     duration: Duration = Duration.SHORT
     persists: bool = False
+    persists_in: Callable[[PermanentState], bool] | None = None
     volatile: bool = True
     owner_bit: int | None = None
     key_bit: int | None = None
     audited: bool | None = False
     wrappable: bool = True
     stops_for_lockout: bool = True
+
+    def may_persist(self, permanent: PermanentState) -> bool:
+        """Whether it may change this permanent state."""
+        return self.persists and (self.persists_in is None or self.persists_in(permanent))
 
 
 NO_AUTH = frozenset({0})

@@ -7,19 +7,21 @@ digest zeroed and sensitiveData in the clear, and is checked before anything ins
 
 A key may be loaded from its blob any number of times. A session's blob has a number, contextCount,
 and can be loaded while that number is in contextList.
+
+What the deprecated commands save is the same but for its integrity: the HMAC is also over a nonce
+of the TPM's, not in the blob, that TPM_Reset changes. So none of these blobs, and no other, dies
+with it. The nonce is lost without power, as TPM 1.1 wants of its key contexts.
 """
 
 from __future__ import annotations
 
 import hmac
-from dataclasses import replace
 from typing import Final
 
 from protocol.tpm12.constants import KeyFlags, ProtocolId, ReservedHandle, ResourceType, ReturnCode
 from protocol.tpm12.resources import ContextBlob, ContextSensitive
 from protocol.tpm12.wire import WireError
 from tpmcore.errors import TpmError
-from tpmcore.tpm12.context import aes128_ctr
 from tpmcore.tpm12.daa_session import DaaSession
 from tpmcore.tpm12.state import ZERO_DIGEST, EntityKind, LoadedKey, Session, TransportSession
 from tpmcore.tpm12.stateformat import (
@@ -38,22 +40,36 @@ MAX_CONTEXT_COUNT: Final = 0xFFFFFFFE
 _COUNTER_BYTES: Final = 16
 
 
-def save_key(tpm: Tpm, key: LoadedKey, label: bytes) -> bytes:
+NO_LABEL: Final = bytes(LABEL_BYTES)
+
+
+def forget_deprecated(tpm: Tpm) -> None:
+    """Make everything worthless that the deprecated commands have saved."""
+    stany = tpm.stany
+    stany.deprecated_nonce = ZERO_DIGEST
+    stany.context_list = {count: old for count, old in stany.context_list.items() if not old}
+
+
+def save_key(
+    tpm: Tpm, key: LoadedKey, label: bytes = NO_LABEL, *, deprecated: bool = False
+) -> bytes:
     """Return the blob of a loaded key, which stays loaded."""
     if tpm.stclear.context_nonce_key == ZERO_DIGEST:
         tpm.stclear.context_nonce_key = tpm.new_nonce()
     sensitive = ContextSensitive(tpm.stclear.context_nonce_key, encode_key(key))
-    return _seal(tpm, ResourceType.KEY, key.handle, label, 0, sensitive)
+    return _seal(tpm, ResourceType.KEY, key.handle, label, 0, sensitive, deprecated=deprecated)
 
 
-def save_session(tpm: Tpm, session: Session, label: bytes) -> bytes:
+def save_session(
+    tpm: Tpm, session: Session, label: bytes = NO_LABEL, *, deprecated: bool = False
+) -> bytes:
     """Return the blob of a session and take the session out of the TPM.
 
     Raises:
         TpmError: TOOMANYCONTEXTS, NOCONTEXTSPACE.
     """
     data = encode_session(session)
-    blob = _seal_session(tpm, ResourceType.AUTH, session.handle, data, label)
+    blob = _seal_session(tpm, ResourceType.AUTH, session.handle, data, label, deprecated=deprecated)
     del tpm.stany.sessions[session.handle]
     return blob
 
@@ -82,7 +98,13 @@ def save_transport(tpm: Tpm, transport: TransportSession, label: bytes) -> bytes
 
 
 def _seal_session(
-    tpm: Tpm, resource_type: ResourceType, handle: int, data: bytes, label: bytes
+    tpm: Tpm,
+    resource_type: ResourceType,
+    handle: int,
+    data: bytes,
+    label: bytes,
+    *,
+    deprecated: bool = False,
 ) -> bytes:
     """Return a blob that can be loaded once: it has a number, which contextList remembers."""
     stany = tpm.stany
@@ -93,9 +115,11 @@ def _seal_session(
     if stany.context_nonce_session == ZERO_DIGEST:
         stany.context_nonce_session = tpm.new_nonce()
     stany.context_count += 1
-    stany.context_list.append(stany.context_count)
+    stany.context_list[stany.context_count] = deprecated
     sensitive = ContextSensitive(stany.context_nonce_session, data)
-    return _seal(tpm, resource_type, handle, label, stany.context_count, sensitive)
+    return _seal(
+        tpm, resource_type, handle, label, stany.context_count, sensitive, deprecated=deprecated
+    )
 
 
 def _seal(
@@ -105,33 +129,51 @@ def _seal(
     label: bytes,
     count: int,
     sensitive: ContextSensitive,
+    *,
+    deprecated: bool,
 ) -> bytes:
-    counter = tpm.random(_COUNTER_BYTES)
-    clear = ContextBlob(
-        resource_type, handle, label, count, ZERO_DIGEST, counter, sensitive.encode()
+    nonce = b""
+    if deprecated:
+        if tpm.stany.deprecated_nonce == ZERO_DIGEST:
+            tpm.stany.deprecated_nonce = tpm.new_nonce()
+        nonce = tpm.stany.deprecated_nonce
+    counter, plain = tpm.random(_COUNTER_BYTES), sensitive.encode()
+    clear = ContextBlob(resource_type, handle, label, count, ZERO_DIGEST, counter, plain)
+    integrity = _integrity(tpm, clear, nonce)
+    data = tpm.blob_cipher.crypt(tpm.permanent.context_key, counter, plain)
+    return ContextBlob(resource_type, handle, label, count, integrity, counter, data).encode()
+
+
+def _integrity(tpm: Tpm, clear: ContextBlob, nonce: bytes) -> bytes:
+    return hmac.digest(tpm.permanent.tpm_proof, clear.encode() + nonce, "sha1")
+
+
+def _is_ours(tpm: Tpm, blob: ContextBlob, clear: ContextBlob) -> bool:
+    """Whether a blob was made by this TPM in this owner period and has not died since."""
+    nonces = [b""]
+    if tpm.stany.deprecated_nonce != ZERO_DIGEST:
+        nonces.append(tpm.stany.deprecated_nonce)
+    return any(
+        hmac.compare_digest(_integrity(tpm, clear, nonce), blob.integrity_digest)
+        for nonce in nonces
     )
-    return replace(
-        clear,
-        integrity_digest=_integrity(tpm, clear),
-        sensitive_data=aes128_ctr(tpm.permanent.context_key, counter, clear.sensitive_data),
-    ).encode()
-
-
-def _integrity(tpm: Tpm, clear: ContextBlob) -> bytes:
-    return hmac.digest(tpm.permanent.tpm_proof, clear.encode(), "sha1")
 
 
 def open_blob(tpm: Tpm, blob: ContextBlob) -> ContextSensitive:
     """Verify and decrypt a blob.
 
     Raises:
-        TpmError: BADCONTEXT if it was not made by this TPM in this owner period, or was changed.
+        TpmError: BADCONTEXT if it was not made by this TPM in this owner period, was changed, or
+            was ended by TPM_Reset.
     """
     if len(blob.additional_data) != _COUNTER_BYTES:
         raise TpmError(ReturnCode.BADCONTEXT)
-    data = aes128_ctr(tpm.permanent.context_key, blob.additional_data, blob.sensitive_data)
-    clear = replace(blob, integrity_digest=ZERO_DIGEST, sensitive_data=data)
-    if not hmac.compare_digest(_integrity(tpm, clear), blob.integrity_digest):
+    counter = blob.additional_data
+    data = tpm.blob_cipher.crypt(tpm.permanent.context_key, counter, blob.sensitive_data)
+    clear = ContextBlob(
+        blob.resource_type, blob.handle, blob.label, blob.context_count, ZERO_DIGEST, counter, data
+    )
+    if not _is_ours(tpm, blob, clear):
         raise TpmError(ReturnCode.BADCONTEXT)
     try:
         return ContextSensitive.decode(data)
@@ -305,7 +347,7 @@ def load_daa_session(tpm: Tpm, session: DaaSession, blob: ContextBlob) -> int:
     sessions = tpm.stany.daa_sessions
     if session.handle in sessions:
         session.handle = tpm.new_handle(sessions.__contains__)
-    tpm.stany.context_list.remove(blob.context_count)
+    del tpm.stany.context_list[blob.context_count]
     sessions[session.handle] = session
     return session.handle
 
@@ -314,7 +356,7 @@ def load_transport(tpm: Tpm, transport: TransportSession, blob: ContextBlob) -> 
     """Put a transport session into a slot, as load_session does; it is not the exclusive one."""
     if tpm.is_session(transport.handle):
         transport.handle = tpm.new_handle(tpm.is_session)
-    tpm.stany.context_list.remove(blob.context_count)
+    del tpm.stany.context_list[blob.context_count]
     tpm.stany.transports[transport.handle] = transport
     return transport.handle
 
@@ -323,6 +365,6 @@ def load_session(tpm: Tpm, session: Session, blob: ContextBlob) -> int:
     """Put a session into a slot, under its old handle if that is free; its blob is spent."""
     if tpm.is_session(session.handle):
         session.handle = tpm.new_handle(tpm.is_session)
-    tpm.stany.context_list.remove(blob.context_count)
+    del tpm.stany.context_list[blob.context_count]
     tpm.stany.sessions[session.handle] = session
     return session.handle

@@ -15,15 +15,17 @@ import hashlib
 import hmac
 import struct
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from protocol.tpm12.constants import Ordinal, ReturnCode, Tag
 from protocol.tpm12.framing import HEADER_BYTES, build_message, error_response
 from protocol.tpm12.transport import TransportAttributes
 from protocol.tpm12.wire import Reader, WireError
+from tpmcore.engine import Done, EffectResult
 from tpmcore.errors import EngineFault, GateError, TpmError
 from tpmcore.tpm12 import audit_trail, selftest
-from tpmcore.tpm12.command import Command, Gate
+from tpmcore.tpm12.command import Awaiting, Command, Gate
 from tpmcore.tpm12.context import AuthBlock, Context
 from tpmcore.tpm12.parsing import parse_code
 from tpmcore.tpm12.rsa import RsaError
@@ -75,6 +77,22 @@ _WRAPPED_ORDINAL_AT: Final = HEADER_BYTES + 4 + 6
 _WRAPPED_HEADER_END: Final = _WRAPPED_ORDINAL_AT + 4
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class Suspended:
+    """A command that everything was checked of and that waits for its parent TPM.
+
+    Attributes:
+        audited: whether its success goes into the audit digest.
+        max_response_bytes: longest response that it may have.
+    """
+
+    context: Context
+    command: bytes
+    awaiting: Awaiting
+    audited: bool
+    max_response_bytes: int
+
+
 class Dispatcher:
     """Judges commands against a table and runs their handlers on one TPM."""
 
@@ -118,14 +136,17 @@ class Dispatcher:
         """
         if audit_trail.is_audited(self._tpm, row):
             return True
+        if _HEADER(command)[2] == row.ordinal:
+            return False
         outer = self.row(command)
-        return outer is not None and outer is not row and audit_trail.is_audited(self._tpm, outer)
+        return outer is not None and audit_trail.is_audited(self._tpm, outer)
 
-    def run(self, command: bytes, locality: int) -> bytes:
+    def run(self, command: bytes, locality: int) -> bytes | Suspended:
         """Execute one command of any content.
 
         Returns:
-            The response. Effects are the engine's business: it compares the state before and after.
+            The response; or a command that has to wait for the parent TPM, see `finish`. Persisting
+            is the engine's business: it compares the state before and after.
 
         Raises:
             EngineFault: a broken invariant.
@@ -171,9 +192,32 @@ class Dispatcher:
         """
         if self._tpm.sha1_thread is not None:
             self._keep_or_drop_sha1_thread(row.ordinal, transport)
-        return self._judge(
+        response = self._judge(
             row, _HEADER(command)[0], command, locality, transport, max_response_bytes
         )
+        if isinstance(response, Suspended):
+            raise EngineFault(f"{row.ordinal.name} waits for the parent in a transport session")
+        return response
+
+    def finish(self, suspended: Suspended, result: EffectResult) -> bytes:
+        """Go on with a command once the parent TPM has answered; nothing ran in between.
+
+        A refusal of the parent is the command's own: same code, and its sessions end.
+
+        Raises:
+            EngineFault: a broken invariant.
+        """
+        context = suspended.context
+        try:
+            if not isinstance(result, Done):
+                # Nor may a code of 0 make a success of what was not done.
+                raise TpmError(result.code or ReturnCode.IOERROR)
+            body = suspended.awaiting.finish(result.data).encode()
+            self._admit(context, body, suspended.audited, suspended.max_response_bytes)
+        except TpmError as error:
+            self._end_named_sessions(context.auths, error.code)
+            return error_response(error.code)
+        return self._respond(context, body)
 
     def _keep_or_drop_sha1_thread(self, ordinal: int, transport: TransportSession | None) -> None:
         """Apply step 2b of the reference order: only the SHA-1 commands keep the thread, and only
@@ -190,7 +234,7 @@ class Dispatcher:
         locality: int,
         transport: TransportSession | None,
         max_response_bytes: int,
-    ) -> bytes:
+    ) -> bytes | Suspended:
         """Apply the reference order from step 4 on, and run the handler."""
         tpm = self._tpm
         reader = Reader(command, HEADER_BYTES)
@@ -219,11 +263,11 @@ class Dispatcher:
                 # In what is saved there can be nothing of the response (4.6).
                 audit_trail.record_input(tpm, in_param_digest)
                 audited = False
-            body = row.handler(context, request).encode()
-            if HEADER_BYTES + len(body) + 41 * len(auths) > max_response_bytes:
-                raise TpmError(ReturnCode.SIZE)
-            if audited:
-                _audit(context, in_param_digest, body)
+            answer = row.handler(context, request)
+            if isinstance(answer, Awaiting):
+                return Suspended(context, command, answer, audited, max_response_bytes)
+            body = answer.encode()
+            self._admit(context, body, audited, max_response_bytes)
         except GateError as error:
             return error_response(error.code)
         except TpmError as error:
@@ -234,6 +278,21 @@ class Dispatcher:
             self._end_named_sessions(auths, ReturnCode.BAD_KEY_PROPERTY)
             return error_response(ReturnCode.BAD_KEY_PROPERTY)
         return self._respond(context, body)
+
+    def _admit(self, context: Context, body: bytes, audited: bool, max_response_bytes: int) -> None:
+        """Let a response body pass if it fits, digest it, and audit the success.
+
+        Raises:
+            TpmError: SIZE, AUDITFAIL_SUCCESSFUL.
+        """
+        if HEADER_BYTES + len(body) + 41 * len(context.auths) > max_response_bytes:
+            raise TpmError(ReturnCode.SIZE)
+        if (context.auths or audited) and not context.out_param_digest:
+            row = context.command
+            answered = bytes(4) + _U32(row.ordinal) + body[row.handles_out :]
+            context.out_param_digest = hashlib.sha1(answered).digest()
+        if audited:
+            _audit(context)
 
     def _check_gate(self, row: Command, tag: int) -> None:
         """Apply step 5 of the reference order."""
@@ -267,10 +326,6 @@ class Dispatcher:
         tpm, row, auths = self._tpm, context.command, context.auths
         if not auths:
             return build_message(Tag.RSP_COMMAND, ReturnCode.SUCCESS, body)
-        out_param_digest = (
-            context.out_param_digest
-            or hashlib.sha1(bytes(4) + _U32(row.ordinal) + body[row.handles_out :]).digest()
-        )
         if len(auths) == 2 and auths[0].handle == auths[1].handle:
             # One session for both: it goes on only if both blocks say so, and with the last nonce.
             continues = auths[0].continue_session and auths[1].continue_session
@@ -282,7 +337,7 @@ class Dispatcher:
                 raise EngineFault(f"{row.ordinal.name} succeeded with an unchecked authorization")
             nonce_even = block.nonce_even or tpm.new_nonce()
             flag = b"\x01" if block.continue_session else b"\x00"
-            digest = out_param_digest + nonce_even + block.nonce_odd + flag
+            digest = context.out_param_digest + nonce_even + block.nonce_odd + flag
             parts += (nonce_even, flag, hmac.digest(block.hmac_key, digest, "sha1"))
             session.nonce_even = nonce_even
             if not block.continue_session:
@@ -294,23 +349,22 @@ class Dispatcher:
         )
 
 
-def _audit(context: Context, in_param_digest: bytes, body: bytes) -> None:
+def _audit(context: Context) -> None:
     """Put a success into the audit digest (4.6).
 
     Raises:
         TpmError: AUDITFAIL_SUCCESSFUL.
     """
-    tpm, row, transport = context.tpm, context.command, context.transport
-    ordinal = _U32(row.ordinal)
+    tpm, transport = context.tpm, context.transport
     if context.audited_as is not None:
         event_in, event_out = context.audited_as
     elif transport is not None and transport.has(TransportAttributes.ENCRYPT):
         # Parameters that were encrypted on their way do not get out by way of the digest.
+        ordinal = _U32(context.command.ordinal)
         event_in = hashlib.sha1(ordinal).digest()
         event_out = hashlib.sha1(bytes(4) + ordinal).digest()
     else:
-        event_in = in_param_digest
-        event_out = hashlib.sha1(bytes(4) + ordinal + body[row.handles_out :]).digest()
+        event_in, event_out = context.in_param_digest, context.out_param_digest
     audit_trail.record_input(tpm, event_in)
     audit_trail.record_output(tpm, event_out)
 

@@ -49,18 +49,24 @@ def _make_ek(tpm: Tpm, key_info: KeyParms) -> PubKey:
     ek = EndorsementKey(private, replace(key_info, sig_scheme=SigScheme.NONE))
     permanent.ek = ek
     permanent.ek_reset = ZERO_DIGEST
+    tpm.fresh_ek = ek.fingerprint()
     tpm.renew_daa_secrets()
     return ek.public_key()
 
 
-def _ek(tpm: Tpm) -> EndorsementKey:
+def existing_ek(tpm: Tpm) -> EndorsementKey:
+    """Return the endorsement key.
+
+    Raises:
+        TpmError: NO_ENDORSEMENT.
+    """
     ek = tpm.permanent.ek
     if ek is None:
         raise TpmError(ReturnCode.NO_ENDORSEMENT)
     return ek
 
 
-def _checksum(key: PubKey, anti_replay: bytes) -> bytes:
+def checksum(key: PubKey, anti_replay: bytes) -> bytes:
     """Return what ties the answer to the question: SHA-1 of TPM_PUBKEY and the nonce."""
     return hashlib.sha1(key.encode() + anti_replay).digest()
 
@@ -89,7 +95,7 @@ def create_endorsement_key_pair(
     flags = ctx.tpm.permanent.flags
     flags.cekp_used = True
     flags.enable_revoke_ek = False
-    return PubekResponse(key, _checksum(key, request.anti_replay))
+    return PubekResponse(key, checksum(key, request.anti_replay))
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -122,7 +128,7 @@ def create_revocable_ek(
     permanent.ek_reset = secret
     permanent.flags.cekp_used = True
     permanent.flags.enable_revoke_ek = True
-    return CreateRevocableEkResponse(key, _checksum(key, request.anti_replay), secret)
+    return CreateRevocableEkResponse(key, checksum(key, request.anti_replay), secret)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -143,6 +149,7 @@ def revoke_trust(ctx: Context, request: RevokeTrustRequest) -> Nothing:
     clear(ctx.tpm, d_bit_areas=True)
     permanent.flags.nv_locked = False
     permanent.ek = None
+    ctx.tpm.fresh_ek = b""
     permanent.ek_reset = ZERO_DIGEST
     permanent.flags.cekp_used = False
     ctx.tpm.renew_daa_secrets()
@@ -160,8 +167,8 @@ def read_pubek(ctx: Context, request: ReadPubekRequest) -> PubekResponse:
     """Give the public endorsement key to anybody, while that is allowed (14.4)."""
     if not ctx.tpm.permanent.flags.read_pubek:
         raise TpmError(ReturnCode.DISABLED_CMD)
-    key = _ek(ctx.tpm).public_key()
-    return PubekResponse(key, _checksum(key, request.anti_replay))
+    key = existing_ek(ctx.tpm).public_key()
+    return PubekResponse(key, checksum(key, request.anti_replay))
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,14 +192,14 @@ def owner_read_internal_pub(ctx: Context, request: OwnerReadInternalPubRequest) 
     if request.key_handle == ReservedHandle.SRK and srk is not None:
         return PubKeyResponse(srk.public.public_key)
     if request.key_handle == ReservedHandle.EK:
-        return PubKeyResponse(_ek(ctx.tpm).public_key())
+        return PubKeyResponse(existing_ek(ctx.tpm).public_key())
     raise TpmError(ReturnCode.BAD_PARAMETER)
 
 
 def owner_read_pubek(ctx: Context, _request: Nothing) -> PubKeyResponse:
     """Give the public endorsement key to the owner (27.6)."""
     ctx.authorize_owner()
-    return PubKeyResponse(_ek(ctx.tpm).public_key())
+    return PubKeyResponse(existing_ek(ctx.tpm).public_key())
 
 
 def disable_pubek_read(ctx: Context, _request: Nothing) -> Nothing:

@@ -21,6 +21,7 @@ from tpmcore.engine import (
     HashData,
     HashEnd,
     HashStart,
+    ParentQuote,
     Persist,
     PhysicalPresence,
     PowerOn,
@@ -29,7 +30,7 @@ from tpmcore.engine import (
 )
 from tpmcore.errors import EngineFault, TpmError
 from tpmcore.tpm12 import endorsement, pcrs, startup
-from tpmcore.tpm12.dispatch import Dispatcher
+from tpmcore.tpm12.dispatch import Dispatcher, Suspended
 from tpmcore.tpm12.state import ZERO_DIGEST, Counter, PermanentFlags, PermanentState, SelfTest
 from tpmcore.tpm12.stateformat import (
     VolatileState,
@@ -54,13 +55,13 @@ class _Pending:
     Attributes:
         permanent: the state that is being persisted.
         volatile_before: volatile state to go back to if that fails.
-        session_handles: sessions that the command named; an error ends them.
+        command: the command, whose sessions end with an error; empty for an event.
     """
 
     answer: bytes | EventDone
     permanent: bytes
     volatile_before: bytes
-    session_handles: tuple[int, ...]
+    command: bytes
 
 
 class Tpm12Engine:
@@ -74,8 +75,10 @@ class Tpm12Engine:
         self._tpm = tpm
         self._dispatcher = Dispatcher(tpm, table_for(tpm.profile))
         self._durable = durable
-        self._pending: _Pending | None = None
+        self._pending: _Pending | Suspended | None = None
         self._volatile_version = 0
+        # What was encoded last, and of which version that is.
+        self._encoded_volatile: tuple[int, bytes] | None = None
         self.fault: Exception | None = None
 
     @classmethod
@@ -121,7 +124,7 @@ class Tpm12Engine:
         tested, exclusive = tpm.self_test, tpm.stany.transport_exclusive
         digest = tpm.stany.audit_digest
         persists = row is not None and (
-            row.persists
+            row.may_persist(tpm.permanent)
             # The first event of an audit chain advances the persistent counter.
             or (digest == ZERO_DIGEST and self._dispatcher.audits(command, row))
         )
@@ -130,6 +133,8 @@ class Tpm12Engine:
                 response = self._dispatcher.run(command, locality)
             except Exception as fault:
                 return self._fail(fault)
+            if isinstance(response, Suspended):
+                return self._suspend(response)
             changes = row is not None and (row.volatile or command[1] != Tag.RQU_COMMAND & 0xFF)
             if (
                 changes
@@ -139,12 +144,12 @@ class Tpm12Engine:
             ):
                 self._volatile_version += 1
             return response
-        return self._step(lambda: self._dispatcher.run(command, locality), _named_sessions(command))
+        return self._step(lambda: self._dispatcher.run(command, locality), command)
 
     def handle(self, event: Event) -> Step:
         """Take an event; see `tpmcore.engine.Engine.handle`."""
         self._refuse_overlap()
-        step = self._step(lambda: self._run_event(event), ())
+        step = self._step(lambda: self._run_event(event), b"")
         return EventDone(ReturnCode.FAILEDSELFTEST) if isinstance(step, bytes) else step
 
     def resume(self, result: EffectResult) -> Step:
@@ -153,6 +158,8 @@ class Tpm12Engine:
         if pending is None:
             raise EngineFault("no effect is pending")
         self._pending = None
+        if isinstance(pending, Suspended):
+            return self._step(lambda: self._dispatcher.finish(pending, result), pending.command)
         match result:
             case Done():
                 self._durable = pending.permanent
@@ -182,8 +189,20 @@ class Tpm12Engine:
     def volatile_state(self) -> bytes:
         """Return the volatile state; see `tpmcore.tpm12.stateformat`."""
         tpm = self._tpm
-        state = VolatileState(tpm.stclear, tpm.stany, tpm.self_test, tpm.hardware_presence)
-        return encode_volatile(state, tpm.permanent, tpm.world.ticks.ticks_us())
+        state = VolatileState(
+            tpm.stclear, tpm.stany, tpm.self_test, tpm.hardware_presence, tpm.fresh_ek
+        )
+        encoded = encode_volatile(state, tpm.permanent, tpm.world.ticks.ticks_us())
+        self._encoded_volatile = (self._volatile_version, encoded)
+        return encoded
+
+    def _volatile_before(self) -> bytes:
+        """Return the volatile state to go back to: what the daemon asked for after the last change,
+        if it did."""
+        encoded = self._encoded_volatile
+        if encoded is not None and encoded[0] == self._volatile_version:
+            return encoded[1]
+        return self.volatile_state()
 
     @property
     def volatile_version(self) -> int:
@@ -199,18 +218,24 @@ class Tpm12Engine:
         if self._pending is not None:
             raise EngineFault("a step is pending")
 
-    def _step(self, run: Callable[[], bytes | EventDone], sessions: tuple[int, ...]) -> Step:
+    def _suspend(self, suspended: Suspended) -> ParentQuote:
+        self._pending = suspended
+        return suspended.awaiting.effect
+
+    def _step(self, run: Callable[[], bytes | EventDone | Suspended], command: bytes) -> Step:
         """Run something that may change the permanent state, and ask for it to be made durable."""
-        before = self.volatile_state()
+        before = self._volatile_before()
         self._volatile_version += 1
         try:
             answer = run()
+            if isinstance(answer, Suspended):
+                return self._suspend(answer)
             permanent = encode_permanent(self._tpm.permanent)
         except Exception as fault:
             return self._fail(fault)
         if permanent == self._durable:
             return answer
-        self._pending = _Pending(answer, permanent, before, sessions)
+        self._pending = _Pending(answer, permanent, before, command)
         return Persist(permanent)
 
     def _roll_back(self, pending: _Pending) -> None:
@@ -220,7 +245,7 @@ class Tpm12Engine:
         _adopt(tpm, decode_volatile(pending.volatile_before, tpm.permanent, now_us))
         tpm.sha1_thread = None
         tpm.hash_sequence = None
-        for handle in pending.session_handles:
+        for handle in _named_sessions(pending.command):
             tpm.stany.sessions.pop(handle, None)
             tpm.end_transport(handle)
         self._volatile_version += 1
@@ -269,6 +294,7 @@ def _adopt(tpm: Tpm, state: VolatileState) -> None:
     tpm.stany = state.stany
     tpm.self_test = state.self_test
     tpm.hardware_presence = state.hardware_presence
+    tpm.fresh_ek = state.fresh_ek
 
 
 def _named_sessions(command: bytes) -> tuple[int, ...]:

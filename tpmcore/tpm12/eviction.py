@@ -9,6 +9,7 @@ from typing import Annotated
 from protocol.tpm12.constants import Ordinal, ResourceType, ReturnCode
 from protocol.tpm12.wire import U32, Structure
 from tpmcore.errors import TpmError
+from tpmcore.tpm12 import context_blobs
 from tpmcore.tpm12.command import NO_AUTH, NOTHING, Command, Gate, Nothing
 from tpmcore.tpm12.context import Context
 from tpmcore.tpm12.state import LoadedKey
@@ -42,9 +43,8 @@ def flush_specific(ctx: Context, request: FlushSpecificRequest) -> Nothing:
             if tpm.stany.daa_sessions.pop(handle, None) is None:
                 raise TpmError(ReturnCode.BAD_PARAMETER)
         case ResourceType.CONTEXT:
-            if handle not in tpm.stany.context_list:
+            if tpm.stany.context_list.pop(handle, None) is None:
                 raise TpmError(ReturnCode.BAD_PARAMETER)
-            tpm.stany.context_list.remove(handle)
         case _:
             raise TpmError(ReturnCode.INVALID_RESOURCE)
     return NOTHING
@@ -81,8 +81,10 @@ def terminate_handle(ctx: Context, request: HandleRequest) -> Nothing:
 
 
 def reset(ctx: Context, _request: Nothing) -> Nothing:
-    """End all authorization sessions; saved contexts stay good (27.9)."""
+    """End all authorization sessions, and with them what the deprecated commands have saved; the
+    contexts of SaveContext stay good (27.9)."""
     ctx.tpm.stany.sessions.clear()
+    context_blobs.forget_deprecated(ctx.tpm)
     return NOTHING
 
 

@@ -199,14 +199,11 @@ class LoadOneRequest(Structure):
     context_blob: Annotated[bytes, SIZED]
 
 
-_NO_LABEL: Final = bytes(context_blobs.LABEL_BYTES)
-
-
 def save_key_context(ctx: Context, request: SaveOneRequest) -> BlobResponse:
     """Move a key out of the TPM; its sessions stay (27.8.1)."""
     key = ctx.find_loaded(request.handle)
     _require_evictable(key)
-    blob = context_blobs.save_key(ctx.tpm, key, _NO_LABEL)
+    blob = context_blobs.save_key(ctx.tpm, key, deprecated=True)
     del ctx.tpm.stclear.keys[key.handle]
     return BlobResponse(blob)
 
@@ -228,7 +225,7 @@ def save_auth_context(ctx: Context, request: SaveOneRequest) -> BlobResponse:
     session = ctx.tpm.stany.sessions.get(request.handle)
     if session is None:
         raise TpmError(ReturnCode.INVALID_AUTHHANDLE)
-    return BlobResponse(context_blobs.save_session(ctx.tpm, session, _NO_LABEL))
+    return BlobResponse(context_blobs.save_session(ctx.tpm, session, deprecated=True))
 
 
 def load_auth_context(ctx: Context, request: LoadOneRequest) -> HandleResponse:

@@ -9,6 +9,7 @@ is in the command modules, how they become bytes in `tpmcore.tpm12.stateformat`.
 from __future__ import annotations
 
 import enum
+import hashlib
 from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar
 
@@ -94,6 +95,10 @@ class EndorsementKey:
     def public_key(self) -> PubKey:
         """Return TPM_PUBKEY."""
         return PubKey(self.parms, self.private.modulus)
+
+    def fingerprint(self) -> bytes:
+        """Return 32 bytes that no other key has."""
+        return hashlib.sha256(self.private.modulus).digest()
 
 
 @dataclass(slots=True, repr=False)
@@ -354,7 +359,9 @@ class StanyState:
     Attributes:
         transport_exclusive: handle of the transport session that any other command ends, or 0.
         transports: open transport sessions by handle; no handle is in `sessions` too.
-        context_list: counts of saved session contexts that may still be loaded, oldest first.
+        context_list: saved session contexts that may still be loaded, oldest first: their counts,
+            and whether a deprecated command saved them.
+        deprecated_nonce: identifies what the deprecated commands save until it is zeroed.
         tick_nonce: identity of the tick session; tick_base_us is the tick at which it began.
     """
 
@@ -364,7 +371,8 @@ class StanyState:
     tos_present: bool = False
     context_nonce_session: bytes = ZERO_DIGEST
     context_count: int = 0
-    context_list: list[int] = field(default_factory=list)
+    context_list: dict[int, bool] = field(default_factory=dict)
+    deprecated_nonce: bytes = ZERO_DIGEST
     audit_digest: bytes = ZERO_DIGEST
     sessions: dict[int, Session] = field(default_factory=dict)
     transports: dict[int, TransportSession] = field(default_factory=dict)

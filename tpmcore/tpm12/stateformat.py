@@ -32,6 +32,7 @@ from protocol.tpm12.transport import TransportPublic
 from protocol.tpm12.wire import (
     BOOL,
     DIGEST,
+    DIGEST_BYTES,
     SIZED,
     U8,
     U16,
@@ -67,7 +68,7 @@ from tpmcore.tpm12.state import (
 PERMANENT_MAGIC: Final = b"VTPM12PS"
 VOLATILE_MAGIC: Final = b"VTPM12VS"
 MAJOR: Final = 1
-MINOR: Final = 1
+MINOR: Final = 2
 
 _SECTION = struct.Struct(">HI")
 _VERSION = struct.Struct(">HH")
@@ -77,9 +78,14 @@ _SESSION = struct.Struct(">IBB20s20s20sB")
 _PACK_STCLEAR = struct.Struct(">H5?20sI?IIQ").pack
 _PACK_STANY = struct.Struct(">??20sI20s20sQ").pack
 _PACK_CLOCK = struct.Struct(">Q8sB?").pack
+# So are these, at every change of the permanent state.
+_PACK_SECRETS = struct.Struct(">20s16s16s").pack
+_PACK_DATA = struct.Struct(">20s20sII").pack
 _PACK_COUNTER = struct.Struct(">?4sI20s20s").pack
+_PACK_AUDIT_STATUS = struct.Struct(">I?").pack
 _MAX_LIST = 1 << 16
 _U64_MASK = (1 << 64) - 1
+_FINGERPRINT_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -305,13 +311,12 @@ _V_STCLEAR, _V_STANY, _V_CLOCK, _V_PCRS, _V_SESSIONS = 1, 2, 3, 4, 5
 _V_CONTEXTS, _V_KEYS, _V_NV_LOCKS, _V_TRANSPORTS = 6, 7, 8, 9
 _V_DAA_SESSIONS = 10  # since 1.1
 _V_DELEGATED = 12  # since 1.1
+_V_FRESH_EK, _V_DEPRECATED = 13, 14  # since 1.2
 
 
 def _assemble(magic: bytes, sections: list[tuple[int, bytes]]) -> bytes:
-    parts = [magic, _VERSION.pack(MAJOR, MINOR)]
-    for number, data in sections:
-        parts += (_SECTION.pack(number, len(data)), data)
-    return b"".join(parts)
+    head = magic + _VERSION.pack(MAJOR, MINOR)
+    return head + b"".join([_SECTION.pack(number, len(data)) + data for number, data in sections])
 
 
 def _sections(magic: bytes, data: bytes, known: frozenset[int]) -> tuple[int, dict[int, bytes]]:
@@ -503,64 +508,81 @@ def encode_permanent(state: PermanentState) -> bytes:
     """Return the permanent state, secrets in the clear."""
     sections = [
         (_P_FLAGS, state.flags.encode()),
-        (
-            _P_SECRETS,
-            _SecretsRecord(state.tpm_proof, state.context_key, state.delegate_key).encode(),
-        ),
+        (_P_SECRETS, _PACK_SECRETS(state.tpm_proof, state.context_key, state.delegate_key)),
     ]
     if state.owner_auth is not None and state.srk is not None:
         sections.append((_P_OWNER, state.owner_auth + _key_bytes(state.srk)))
     if state.ek is not None:
         sections.append((_P_EK, _ek_bytes(state.ek) + state.ek_reset))
-    data = _DataRecord(
+    data = _PACK_DATA(
         state.operator_auth, state.auth_dir, state.restrict_delegate, state.no_owner_nv_write
     )
-    sections.append((_P_DATA, data.encode()))
-    counters = [_counter_bytes(c) for c in state.counters]
-    sections.append((_P_COUNTERS, U16.write(len(counters)) + b"".join(counters)))
-    areas = tuple(
-        [
-            _NvRecord(a.public, a.auth_value, a.entity_digest, a.write_define_locked, a.data)
-            for a in state.nv.values()
-        ]
+    sections += (
+        (_P_DATA, data),
+        (_P_COUNTERS, _list_bytes([_counter_bytes(c) for c in state.counters])),
+        (_P_NV, _list_bytes([_area_bytes(area) for area in state.nv.values()])),
     )
-    sections.append((_P_NV, _NV_AREAS.write(areas)))
     if state.owner_evict_keys:
         sections.append((_P_OWNER_EVICT, _write_keys(list(state.owner_evict_keys.values()))))
     if state.saved_state:
         sections.append((_P_SAVED, state.saved_state))
     if state.daa is not None:
-        sections.append((_P_DAA, state.daa.encode()))
+        sections.append((_P_DAA, state.daa.encode_once()))
     if state.manu_maint_pub is not None:
-        sections.append((_P_MAINTENANCE, state.manu_maint_pub.encode()))
-    status = [_AuditStatusRecord(*item) for item in sorted(state.audit_status.items())]
-    sections.append((_P_AUDIT, _AuditRecord(state.audit_counter, tuple(status)).encode()))
-    sections.append((_P_DELEGATION, _delegation_record(state).encode()))
+        sections.append((_P_MAINTENANCE, state.manu_maint_pub.encode_once()))
+    sections += ((_P_AUDIT, _audit_bytes(state)), (_P_DELEGATION, _delegation_bytes(state)))
     return _assemble(PERMANENT_MAGIC, sections)
 
 
+# What is written at every change of the permanent state, in the layout of the records that read it:
+# parts that never change while they are there are encoded once.
+
+
+def _list_bytes(elements: list[bytes]) -> bytes:
+    return U16.write(len(elements)) + b"".join(elements)
+
+
 def _counter_bytes(counter: Counter) -> bytes:
-    """Return a _CounterRecord; there are several in each state, which is written at each change."""
+    """Return a _CounterRecord."""
     return _PACK_COUNTER(
         counter.valid, counter.label, counter.value, counter.auth, counter.entity_digest
     )
 
 
-def _delegation_record(state: PermanentState) -> _DelegationRecord:
-    return _DelegationRecord(
-        state.last_family_id,
-        tuple([_FamilyRecord(*item) for item in sorted(state.families.items())]),
-        tuple(
-            [
-                _DelegateRecord(number, row.public, row.auth_value)
-                for number, row in sorted(state.delegate_rows.items())
-            ]
-        ),
+def _area_bytes(area: NvArea) -> bytes:
+    """Return an _NvRecord."""
+    return b"".join(
+        (
+            area.public.encode_once(),
+            area.auth_value,
+            area.entity_digest,
+            BOOL.write(area.write_define_locked),
+            SIZED.write(area.data),
+        )
     )
 
 
+def _audit_bytes(state: PermanentState) -> bytes:
+    """Return an _AuditRecord."""
+    status = [_PACK_AUDIT_STATUS(*item) for item in sorted(state.audit_status.items())]
+    return U32.write(state.audit_counter) + _list_bytes(status)
+
+
+def _delegation_bytes(state: PermanentState) -> bytes:
+    """Return a _DelegationRecord."""
+    families = [
+        U32.write(number) + family.encode_once()
+        for number, family in sorted(state.families.items())
+    ]
+    rows = [
+        U32.write(number) + row.public.encode_once() + row.auth_value
+        for number, row in sorted(state.delegate_rows.items())
+    ]
+    return U32.write(state.last_family_id) + _list_bytes(families) + _list_bytes(rows)
+
+
 def _write_keys(keys: list[LoadedKey]) -> bytes:
-    return U16.write(len(keys)) + b"".join([encode_key(key) for key in keys])
+    return _list_bytes([encode_key(key) for key in keys])
 
 
 def _read_keys(data: bytes, *, owner_evict: bool) -> dict[int, LoadedKey]:
@@ -689,12 +711,17 @@ def _read_areas(data: bytes) -> dict[int, NvArea]:
 
 @dataclass(slots=True, repr=False)
 class VolatileState:
-    """Everything that a restart of the daemon must not lose."""
+    """Everything that a restart of the daemon must not lose.
+
+    Attributes:
+        fresh_ek: see `Tpm.fresh_ek`; what SaveState keeps has none, as it outlives the run.
+    """
 
     stclear: StclearState
     stany: StanyState
     self_test: SelfTest
     hardware_presence: bool
+    fresh_ek: bytes = b""
 
 
 def encode_volatile(state: VolatileState, permanent: PermanentState, now_us: int) -> bytes:
@@ -770,6 +797,11 @@ def encode_volatile(state: VolatileState, permanent: PermanentState, now_us: int
     delegated = [s for s in stany.sessions.values() if s.delegation is not None]
     if delegated or stclear.owner_reference != ReservedHandle.OWNER:
         sections.append((_V_DELEGATED, _delegated_record(stclear, delegated).encode()))
+    if state.fresh_ek:
+        sections.append((_V_FRESH_EK, state.fresh_ek))
+    if stany.deprecated_nonce != ZERO_DIGEST:
+        old = [count for count, deprecated in stany.context_list.items() if deprecated]
+        sections.append((_V_DEPRECATED, stany.deprecated_nonce + _CONTEXTS.write(tuple(old))))
     return _assemble(VOLATILE_MAGIC, sections)
 
 
@@ -795,6 +827,8 @@ _VOLATILE_SECTIONS: Final = frozenset(
         _V_DELEGATED,
         _V_TRANSPORTS,
         _V_DAA_SESSIONS,
+        _V_FRESH_EK,
+        _V_DEPRECATED,
     }
 )
 
@@ -845,6 +879,8 @@ def decode_volatile(data: bytes, permanent: PermanentState, now_us: int) -> Vola
     if _V_TRANSPORTS in sections:
         _read_transports(sections[_V_TRANSPORTS], stany)
     _read_delegated(sections.get(_V_DELEGATED), stclear, stany)
+    if _V_DEPRECATED in sections:
+        _read_deprecated(sections[_V_DEPRECATED], stany)
     if clock.owner_period != _owner_period(permanent):
         _forget_owner_period(stclear, stany)
     _catch_up(stclear, stany, permanent)
@@ -853,7 +889,18 @@ def decode_volatile(data: bytes, permanent: PermanentState, now_us: int) -> Vola
         self_test = SelfTest(clock.self_test)
     except ValueError as error:
         raise WireError("selfTest", 0, str(error)) from error
-    return VolatileState(stclear, stany, self_test, clock.hardware_presence)
+    fresh_ek = _read_fresh_ek(sections.get(_V_FRESH_EK), permanent)
+    return VolatileState(stclear, stany, self_test, clock.hardware_presence, fresh_ek)
+
+
+def _read_fresh_ek(data: bytes | None, permanent: PermanentState) -> bytes:
+    """Return the fingerprint of an EK made in this run; empty if it is not the EK that is there."""
+    if data is None:
+        return b""
+    if len(data) != _FINGERPRINT_BYTES:
+        raise WireError("freshEk", 0, f"{len(data)} bytes, must be {_FINGERPRINT_BYTES}")
+    ek = permanent.ek
+    return data if ek is not None and ek.fingerprint() == data else b""
 
 
 def _forget_owner_period(stclear: StclearState, stany: StanyState) -> None:
@@ -870,7 +917,7 @@ def _forget_owner_period(stclear: StclearState, stany: StanyState) -> None:
     stany.transports.clear()
     stany.transport_exclusive = 0
     stany.context_list.clear()
-    stany.context_nonce_session = ZERO_DIGEST
+    stany.context_nonce_session = stany.deprecated_nonce = ZERO_DIGEST
     stany.audit_digest = ZERO_DIGEST
 
 
@@ -895,13 +942,25 @@ def _signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
-def _read_contexts(data: bytes | None) -> list[int]:
+def _read_contexts(data: bytes | None) -> dict[int, bool]:
     if data is None:
-        return []
+        return {}
     reader = Reader(data)
     contexts = _CONTEXTS.read(reader, "contexts")
     reader.finish("contexts")
-    return list(contexts)
+    if len(set(contexts)) != len(contexts):
+        raise WireError("contexts", 0, "a count stands twice")
+    return dict.fromkeys(contexts, False)
+
+
+def _read_deprecated(data: bytes, stany: StanyState) -> None:
+    reader = Reader(data)
+    stany.deprecated_nonce = reader.take(DIGEST_BYTES, "deprecatedNonce")
+    old = _CONTEXTS.read(reader, "deprecated")
+    reader.finish("deprecated")
+    if not stany.context_list.keys() >= set(old):
+        raise WireError("deprecated", 0, "a context is not among the saved ones")
+    stany.context_list |= dict.fromkeys(old, True)
 
 
 def _read_sessions(data: bytes) -> dict[int, Session]:

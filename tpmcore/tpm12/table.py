@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Final
 
@@ -29,6 +30,7 @@ from tpmcore.tpm12 import (
     nv,
     optin,
     ownership,
+    parent,
     pcrs,
     quotes,
     session_management,
@@ -79,12 +81,19 @@ TABLE: Final[Mapping[int, Command]] = build_table(
 )
 """What every TPM answers, whatever its profile."""
 
-_WITH_MAINTENANCE: Final[Mapping[int, Command]] = {
-    **TABLE,
-    **build_table((maintenance.COMMANDS,)),
-}
+_MAINTENANCE: Final[Mapping[int, Command]] = build_table((maintenance.COMMANDS,))
+_PARENT: Final[Mapping[int, Command]] = build_table((parent.COMMANDS,))
 
 
+@functools.cache
 def table_for(profile: Profile) -> Mapping[int, Command]:
     """Return the table of a TPM with this profile."""
-    return _WITH_MAINTENANCE if profile.maintenance_commands else TABLE
+    return {
+        **TABLE,
+        **(_MAINTENANCE if profile.maintenance_commands else {}),
+        **(_PARENT if profile.has_parent else {}),
+    }
+
+
+EVERYTHING: Final[Mapping[int, Command]] = {**TABLE, **_MAINTENANCE, **_PARENT}
+"""What a TPM of some profile answers."""

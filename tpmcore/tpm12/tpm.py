@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 from collections.abc import Callable
 
 from protocol.tpm12.constants import ProtocolId, ReturnCode
 from tpmcore.errors import TpmError
+from tpmcore.tpm12.blob_cipher import BlobCipher
 from tpmcore.tpm12.context import Entity
 from tpmcore.tpm12.daa_session import BLOB_KEY_BYTES, DaaSecrets
 from tpmcore.tpm12.lockout import Lockout
@@ -37,6 +39,11 @@ class Tpm:
             saved state: after a restart the client is told SHA_THREAD and begins anew.
         sha1_transport: the transport session in which that hash was started, or None.
         hash_sequence: the open hash of the hash sequence of locality 4, or None.
+        fresh_ek: fingerprint of the endorsement key if it was made in this run of the TPM, else
+            empty. A run is what one manufacture or restore from the permanent state alone begins: a
+            reset of the platform does not end it, nor does a restart that takes up the volatile
+            state.
+        blob_cipher: encrypts what is kept outside.
     """
 
     def __init__(self, world: World, profile: Profile, permanent: PermanentState) -> None:
@@ -50,7 +57,9 @@ class Tpm:
         self.sha1_thread: hashlib._Hash | None = None
         self.sha1_transport: TransportSession | None = None
         self.hash_sequence: hashlib._Hash | None = None
+        self.fresh_ek = b""
         self.lockout = Lockout(self)
+        self.blob_cipher = BlobCipher()
 
     def random(self, size_bytes: int) -> bytes:
         """Return random bytes of the TPM's generator."""
@@ -175,7 +184,7 @@ class Tpm:
             if (
                 session.protocol != ProtocolId.OIAP
                 and session.entity_kind == kind
-                and (digest is None or session.entity_digest == digest)
+                and (digest is None or hmac.compare_digest(session.entity_digest, digest))
             ):
                 del sessions[handle]
 
@@ -186,5 +195,5 @@ class Tpm:
         stany.daa_sessions.clear()
         stany.transports.clear()
         stany.context_list.clear()
-        stany.context_nonce_session = ZERO_DIGEST
+        stany.context_nonce_session = stany.deprecated_nonce = ZERO_DIGEST
         stany.transport_exclusive = 0

@@ -25,6 +25,8 @@ class Profile:
         input_buffer_bytes: largest command and response; PROP_INPUT_BUFFER.
         make_ek: whether manufacture creates the endorsement key.
         maintenance_commands: whether the five optional maintenance ordinals answer.
+        has_parent: whether there is a TPM below this one that can quote: the two ordinals of Xen's
+            vTPM answer.
         manufacturer: PROP_MANUFACTURER, 4 bytes.
         firmware: revMajor and revMinor of TPM_VERSION.
         timeouts_us: A, B, C, D of PROP_TIS_TIMEOUT. The values are those of Xen's vTPM: smaller
@@ -44,6 +46,7 @@ class Profile:
     input_buffer_bytes: int = 4096
     make_ek: bool = True
     maintenance_commands: bool = False
+    has_parent: bool = False
     manufacturer: bytes = b"VTPM"
     firmware: tuple[int, int] = (1, 0)
     timeouts_us: tuple[int, int, int, int] = (750_000, 2_000_000, 750_000, 750_000)

@@ -164,6 +164,7 @@ from tpmcore.tss12.integrity import (
     pcr_reset,
     quote,
     quote2,
+    release_info,
 )
 from tpmcore.tss12.maintenance import (
     MaintenanceArchive,
@@ -197,6 +198,7 @@ from tpmcore.tss12.ownership import (
     srk_template,
     take_ownership,
 )
+from tpmcore.tss12.parent import ParentEvidence, deep_quote, parent_sign_ek
 from tpmcore.tss12.publickey import (
     bind,
     encrypt_oaep,
@@ -261,6 +263,7 @@ __all__ = [
     "MigrationBlob",
     "NewCounter",
     "OwnerCapability",
+    "ParentEvidence",
     "PcrComposite",
     "PermanentFlagsInfo",
     "Quote",
@@ -306,6 +309,7 @@ __all__ = [
     "create_wrap_key",
     "daa_join",
     "daa_sign",
+    "deep_quote",
     "delegate_manage",
     "dir_read",
     "dir_write_auth",
@@ -369,6 +373,7 @@ __all__ = [
     "owner_read_internal_pub",
     "owner_read_pubek",
     "owner_set_disable",
+    "parent_sign_ek",
     "pcr_count",
     "pcr_info",
     "pcr_info_long",
@@ -388,6 +393,7 @@ __all__ = [
     "read_pubek",
     "release_counter",
     "release_counter_owner",
+    "release_info",
     "release_transport_signed",
     "reset",
     "reset_lock_value",

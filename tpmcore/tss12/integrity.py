@@ -77,13 +77,20 @@ def pcr_info_long(release: Mapping[int, bytes], *, localities: int = LOCALITY_AL
         localities: bit n admits locality n.
     """
     composite = PcrComposite.of(release)
+    return release_info(composite.selection, composite.digest(), localities=localities)
+
+
+def release_info(
+    selection: PcrSelection, composite: bytes, *, localities: int = LOCALITY_ALL
+) -> PcrInfoLong:
+    """Describe what must hold at release where only the composite hash is known, 20 bytes."""
     return PcrInfoLong(
         _ANY_CREATION_LOCALITY,
         localities,
-        composite.selection,
-        composite.selection,
+        selection,
+        selection,
         bytes(DIGEST_BYTES),
-        composite.digest(),
+        composite,
     )
 
 

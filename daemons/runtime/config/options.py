@@ -34,6 +34,7 @@ from daemons.runtime.config.values import (
     DEFAULT_NV_INDEX,
     ChipStartup,
     EndorsementKey,
+    FreshnessMode,
     LocalityRule,
     StartupKind,
 )
@@ -94,6 +95,19 @@ class ManagerOptions:
     )
     srk_auth: str = key(
         AUTH, default=WELL_KNOWN, help="Secret of its storage root key, in the same forms."
+    )
+    freshness: FreshnessMode = key(
+        choice(FreshnessMode),
+        default=FreshnessMode.NV,
+        help='How an older copy of the database is noticed: "nv" binds every commit to the '
+        'hardware TPM before it is acknowledged; "counter" binds at start, at stop and every few '
+        'seconds, and notices only what is older than the last binding; "none" notices nothing.',
+    )
+    xen_lists: bool = key(
+        BOOL,
+        default=False,
+        help="Whether configuration lists that are signed as in Xen are taken: SHA-1, and no group "
+        "named in them.",
     )
     shared_uid: bool = key(
         BOOL,

@@ -34,6 +34,14 @@ _MODE: Final = re.compile(r"[0-7]{3,4}", re.ASCII)
 _MODE_LAST: Final = 0o777
 
 
+class FreshnessMode(enum.Enum):
+    """How the manager notices an older copy of its database."""
+
+    NV = "nv"
+    COUNTER = "counter"
+    NONE = "none"
+
+
 class ChipStartup(enum.Enum):
     """What the platform's firmware sends the hardware TPM after power-on (TPM Main Part 2, 4.5), or
     that it sends no TPM_Startup at all."""

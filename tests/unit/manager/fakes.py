@@ -16,20 +16,27 @@ import random as seeded  # noqa: TID251 - repeatable choices of a test, no secre
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import apsw
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA1
 
 from daemons.runtime.log import Level, Log
 from daemons.runtime.secret import Secret
-from daemons.vtpmmgr.hardware import HardwareLost, NvArea
+from daemons.vtpmmgr.hardware import HardwareLost, NewIdentity, NvArea, SignedQuote
 from daemons.vtpmmgr.sealing import PcrValues
+from protocol.manager.quotes import Identification
 from protocol.tpm12 import ReturnCode
+from protocol.tpm12.pcr import PcrSelection, composite_hash
 from tpmcore.errors import TpmError
 
 WELL_KNOWN = Secret(20)
+_BOUND_BYTES = 24  # selection 3, composite hash 20, locality 1
 
 
 class Died(Exception):
@@ -239,6 +246,12 @@ def faulty_disk(power: Power) -> Iterator[FaultyDisk]:
         disk.unregister()
 
 
+@cache
+def rsa_key(number: int) -> RSAPrivateKey:
+    """Return one of a few RSA-2048 keys, made once for all tests of the process."""
+    return generate_private_key(public_exponent=65537, key_size=2048)
+
+
 # --- the chip ------------------------------------------------------------------------------------
 
 
@@ -262,6 +275,10 @@ class Chip:
     srk: bytes = field(default_factory=lambda: os.urandom(32))
     pcrs: dict[int, bytes] = field(default_factory=lambda: {i: bytes(20) for i in range(24)})
     areas: dict[int, Area] = field(default_factory=dict)
+    identities: dict[bytes, bytes] = field(default_factory=dict)
+    counters: dict[int, tuple[bytes, int]] = field(default_factory=dict)
+    active_counter: int | None = None
+    highest: int = 0
 
     @property
     def ek_digest(self) -> bytes:
@@ -272,10 +289,9 @@ class Chip:
         """Change a PCR."""
         self.pcrs[index] = hashlib.sha1(self.pcrs[index] + digest).digest()
 
-    def composite(self, indices: Sequence[int], locality: int) -> bytes:
-        """What a seal is bound to."""
-        chosen = b"".join(bytes([index]) + self.pcrs[index] for index in indices)
-        return bytes([locality]) + chosen
+    def composite(self, selection: PcrSelection) -> bytes:
+        """What a seal is bound to, beside the locality."""
+        return composite_hash(selection, [self.pcrs[index] for index in range(24)])
 
 
 class FakeHardware:
@@ -343,15 +359,18 @@ class FakeHardware:
         with self.operation():
             return tuple((index, self.chip.pcrs[index]) for index in sorted(indices))
 
-    async def seal(self, secret: bytes, pcr_values: PcrValues) -> bytes:
+    async def seal(self, secret: bytes, selection: PcrSelection, composite: bytes) -> bytes:
         with self.operation():
             if self.chip.srk_auth != self._srk_auth:
                 raise TpmError(ReturnCode.AUTHFAIL)
-            indices = [index for index, _ in pcr_values]
             nonce = os.urandom(12)
-            bound = self.chip.composite(indices, self._locality)
-            box = AESGCM(self.chip.srk).encrypt(nonce, secret, bound)
-            return bytes([len(indices), *indices]) + bound + nonce + box
+            bound = selection.select + composite + bytes([self._locality])
+            return bound + nonce + AESGCM(self.chip.srk).encrypt(nonce, secret, bound)
+
+    def sealed_to(self, blob: bytes) -> tuple[PcrSelection, bytes]:
+        if len(blob) < _BOUND_BYTES:
+            raise TpmError(ReturnCode.NOTSEALED_BLOB)
+        return PcrSelection(blob[:3]), blob[3:23]
 
     async def unseal(self, blob: bytes) -> Secret:
         with self.operation():
@@ -359,21 +378,71 @@ class FakeHardware:
                 raise TpmError(ReturnCode.NOSRK)
             if self.chip.srk_auth != self._srk_auth:
                 raise TpmError(ReturnCode.AUTHFAIL)
-            indices = list(blob[1 : 1 + blob[0]])
-            if any(index > 23 for index in indices):
-                raise TpmError(ReturnCode.NOTSEALED_BLOB)
-            start = 1 + len(indices)
-            bound = blob[start : start + 1 + 21 * len(indices)]
-            nonce = blob[start + len(bound) : start + len(bound) + 12]
+            selection, composite = self.sealed_to(blob)
+            bound, box = blob[:_BOUND_BYTES], blob[_BOUND_BYTES:]
             try:
-                secret = AESGCM(self.chip.srk).decrypt(
-                    nonce, blob[start + len(bound) + 12 :], bound
-                )
+                secret = AESGCM(self.chip.srk).decrypt(box[:12], box[12:], bound)
             except (InvalidTag, ValueError):
                 raise TpmError(ReturnCode.DECRYPT_ERROR) from None
-            if bound != self.chip.composite(indices, self._locality):
+            if bound[23] != self._locality or composite != self.chip.composite(selection):
                 raise TpmError(ReturnCode.WRONGPCRVAL)
             return Secret(secret)
+
+    async def read_pubek(self) -> bytes:
+        with self.operation():
+            return b"public endorsement key of " + self.chip.name
+
+    async def make_identity(self, label_digest: bytes, auth: Secret) -> NewIdentity:
+        with self.operation():
+            if self.chip.owner != self._owner_auth:
+                raise TpmError(ReturnCode.AUTHFAIL)
+            key = rsa_key(len(self.chip.identities))
+            name = b"identity %d" % len(self.chip.identities)
+            self.chip.identities[name] = bytes(auth)
+            modulus = key.public_key().public_numbers().n.to_bytes(256, "big")
+            return NewIdentity(name, modulus, key.sign(label_digest, PKCS1v15(), SHA1()))
+
+    async def activate_identity(
+        self,
+        key: bytes,
+        auth: Secret,
+        blob: bytes,
+        *,
+        identification: Identification | None = None,
+    ) -> bytes:
+        with self.operation():
+            self._check_identity(key, auth)
+            self._identify(identification)
+            if blob != b"for " + key:
+                raise TpmError(ReturnCode.DECRYPT_ERROR)
+            return b"symmetric key of " + key
+
+    async def quote(
+        self,
+        key: bytes,
+        auth: Secret,
+        *,
+        external_data: bytes,
+        selection: PcrSelection,
+        identification: Identification | None = None,
+    ) -> SignedQuote:
+        with self.operation():
+            self._check_identity(key, auth)
+            self._identify(identification)
+            info = b"\x01\x01\0\0QUOT" + self.chip.composite(selection) + external_data
+            signer = rsa_key(list(self.chip.identities).index(key))
+            values = tuple((index, self.chip.pcrs[index]) for index in selection.indices)
+            return SignedQuote(signer.sign(info, PKCS1v15(), SHA1()), values)
+
+    def _identify(self, identification: Identification | None) -> None:
+        for index, digests in (identification or {}).items():
+            self.chip.pcrs[index] = b"\xff" * 20 if index < 23 else bytes(20)
+            for digest in digests:
+                self.chip.extend(index, digest)
+
+    def _check_identity(self, key: bytes, auth: Secret) -> None:
+        if self.chip.identities.get(key) != bytes(auth):
+            raise TpmError(ReturnCode.AUTHFAIL)
 
     async def nv_area_size(self, index: int) -> int | None:
         with self.operation():
@@ -385,6 +454,60 @@ class FakeHardware:
             if self.chip.owner != self._owner_auth:
                 raise TpmError(ReturnCode.AUTHFAIL)
             self.chip.areas[index] = Area(size_bytes, bytes(auth), b"\xff" * size_bytes)
+
+    async def nv_delete(self, index: int) -> None:
+        with self.operation():
+            if self.chip.owner != self._owner_auth:
+                raise TpmError(ReturnCode.AUTHFAIL)
+            if self.chip.areas.pop(index, None) is None:
+                raise TpmError(ReturnCode.BADINDEX)
+
+    async def nv_read(self, index: int, offset: int, size_bytes: int, auth: Secret) -> bytes:
+        data = await _FakeArea(self, index, auth).read()
+        if offset + size_bytes > len(data):
+            raise TpmError(ReturnCode.NOSPACE)
+        return data[offset : offset + size_bytes]
+
+    async def nv_write(self, index: int, offset: int, data: bytes, auth: Secret) -> None:
+        area = _FakeArea(self, index, auth)
+        old = await area.read()
+        if offset + len(data) > len(old):
+            raise TpmError(ReturnCode.NOSPACE)
+        await area.write(old[:offset] + data + old[offset + len(data) :])
+
+    async def create_counter(self, auth: Secret) -> tuple[int, int]:
+        with self.operation():
+            if self.chip.owner != self._owner_auth:
+                raise TpmError(ReturnCode.AUTHFAIL)
+            self.chip.highest += 1
+            self.chip.counters = {0: (bytes(auth), self.chip.highest)}
+            return 0, self.chip.highest
+
+    async def read_counter(self, count_id: int) -> int | None:
+        with self.operation():
+            found = self.chip.counters.get(count_id)
+            return None if found is None else found[1]
+
+    async def increment_counter(self, count_id: int, auth: Secret) -> None:
+        with self.operation():
+            if self.chip.active_counter not in (None, count_id):
+                raise TpmError(ReturnCode.BAD_COUNTER)
+            known, value = self.chip.counters[count_id]
+            if known != bytes(auth):
+                raise TpmError(ReturnCode.AUTHFAIL)
+            self.chip.counters[count_id] = (known, value + 1)
+            self.chip.highest = max(self.chip.highest, value + 1)
+            self.chip.active_counter = count_id
+
+    async def active_counter(self) -> int | None:
+        with self.operation():
+            return self.chip.active_counter
+
+    async def release_counter(self, count_id: int, auth: Secret) -> None:
+        with self.operation():
+            if self.chip.counters[count_id][0] != bytes(auth):
+                raise TpmError(ReturnCode.AUTHFAIL)
+            del self.chip.counters[count_id]
 
     def nv_area(self, index: int, size_bytes: int, auth: Secret) -> NvArea:
         return _FakeArea(self, index, auth)

@@ -13,9 +13,12 @@ from uuid import UUID
 
 import trio
 
+from daemons.runtime.config.values import FreshnessMode
+from daemons.runtime.secret import Secret
 from daemons.vtpmmgr.commits import Committer
 from daemons.vtpmmgr.hardware import Hardware
 from daemons.vtpmmgr.identity import Client, ClientTable
+from daemons.vtpmmgr.manager import ManagementOptions, Manager
 from daemons.vtpmmgr.service import ManagerService
 from daemons.vtpmmgr.startup import Started, StartOptions, start
 from protocol.manager.messages import (
@@ -30,6 +33,9 @@ from tests.unit.manager.fakes import Lines
 UID = 1000
 NV_INDEX = 0x15654
 A, B, C = (UUID(int=n) for n in (0xA, 0xB, 0xC))
+
+BOOT = bytes(range(16))
+OPTIONS = ManagementOptions(Secret(b"secret of identities"), BOOT)
 
 _serials = count(1)
 
@@ -80,13 +86,20 @@ class Guest:
 
 
 @dataclass
-class Manager:
+class Managed:
     """A manager that serves."""
 
     started: Started
-    committer: Committer
-    service: ManagerService
+    parts: Manager
     lines: Lines
+
+    @property
+    def committer(self) -> Committer:
+        return self.parts.committer
+
+    @property
+    def service(self) -> ManagerService:
+        return self.parts.service
 
     async def guest(self, uuid: UUID, *, uid: int = UID) -> Guest:
         peer = PeerCredentials(1, uid, uid, "")
@@ -94,9 +107,14 @@ class Manager:
 
 
 def options(
-    folder: Path, *, vfs: str | None = None, pcrs: Iterable[int] = range(8), nv: int = NV_INDEX
+    folder: Path,
+    *,
+    vfs: str | None = None,
+    pcrs: Iterable[int] = range(8),
+    nv: int = NV_INDEX,
+    freshness: FreshnessMode = FreshnessMode.NV,
 ) -> StartOptions:
-    return StartOptions(folder / "manager.db", tuple(pcrs), nv, vfs)
+    return StartOptions(folder / "manager.db", tuple(pcrs), nv, freshness, vfs)
 
 
 @asynccontextmanager
@@ -104,16 +122,18 @@ async def managed(
     start_options: StartOptions,
     hardware: Hardware,
     clients: Iterable[Client] = (client(A), client(B), client(C)),
-) -> AsyncIterator[Manager]:
+    management_options: ManagementOptions = OPTIONS,
+    *,
+    recovered: Secret | None = None,
+) -> AsyncIterator[Managed]:
     """Start a manager; at the end its files stay as they are, as if it had been killed."""
     lines = Lines()
-    started = await start(start_options, hardware, lines.log)
+    started = await start(start_options, hardware, lines.log, recovered=recovered)
     try:
-        committer = Committer(started.ledger, started.freshness, hardware, lines.log)
-        service = ManagerService(ClientTable(clients), committer, hardware, lines.log)
+        parts = Manager(started, ClientTable(clients), hardware, management_options, lines.log)
         async with trio.open_nursery() as nursery:
-            await nursery.start(committer.run)
-            yield Manager(started, committer, service, lines)
+            await nursery.start(parts.committer.run)
+            yield Managed(started, parts, lines)
             nursery.cancel_scope.cancel()
     finally:
         started.ledger.abandon()

@@ -21,7 +21,7 @@ from tests.unit.manager.harness import (
     A,
     B,
     Guest,
-    Manager,
+    Managed,
     client,
     managed,
     options,
@@ -63,7 +63,7 @@ class SlowArea:
         await self._area.write(data)
 
 
-async def save_all(manager: Manager, guests: list[Guest]) -> None:
+async def save_all(manager: Managed, guests: list[Guest]) -> None:
     async with trio.open_nursery() as nursery:
         for guest in guests:
             nursery.start_soon(guest.save, NEW)

@@ -21,6 +21,10 @@ A, B, MANAGER = (UUID(int=n) for n in (1, 2, 3))
 DATA = b"d" * 64
 
 
+def ring_of(manager: UUID, key: Secret) -> KeyRing:
+    return KeyRing(RootSecret(manager, key, 5, Secret(20)))
+
+
 @given(st.binary(max_size=200), st.binary(max_size=40))
 def test_an_envelope_gives_back_what_was_put_in(plaintext: bytes, identity: bytes) -> None:
     sealed = envelope.wrap(KEY, identity, plaintext)
@@ -41,7 +45,7 @@ def test_any_changed_bit_or_other_length_is_not_authentic() -> None:
 
 
 def test_data_opens_only_for_its_vtpm_its_group_and_its_manager() -> None:
-    ring = KeyRing(MANAGER, KEY)
+    ring = ring_of(MANAGER, KEY)
     group, other_group = ring.new_group(0), ring.new_group(1)
     record = VtpmRecord(A, group.uuid, 0, ring.wrap_data(group, A, DATA))
     assert ring.unwrap_data(group, record) == DATA
@@ -49,17 +53,17 @@ def test_data_opens_only_for_its_vtpm_its_group_and_its_manager() -> None:
         ring.unwrap_data(group, dataclasses.replace(record, uuid=B))
     with pytest.raises(envelope.NotAuthentic):
         ring.unwrap_data(other_group, record)
-    for stranger in (KeyRing(B, KEY), KeyRing(MANAGER, Secret(b"x" * 32))):
+    for stranger in (ring_of(B, KEY), ring_of(MANAGER, Secret(b"x" * 32))):
         with pytest.raises(envelope.NotAuthentic):
             stranger.unwrap_data(group, record)
     moved = GroupRecord(other_group.uuid, 0, group.wrapped_key)
     with pytest.raises(envelope.NotAuthentic):
-        KeyRing(MANAGER, KEY).unwrap_data(moved, record)
+        ring_of(MANAGER, KEY).unwrap_data(moved, record)
 
 
 def test_no_key_shows_itself() -> None:
     root = RootSecret.new(5)
-    ring = KeyRing(root.manager, root.manager_key)
+    ring = KeyRing(root)
     text = repr(root) + repr(ring) + repr(root.encode()) + str(root.manager_key)
     for secret in (root.manager_key, root.nv_auth, ring.row_key, ring.commit_key):
         assert bytes(secret).hex() not in text

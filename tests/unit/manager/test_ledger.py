@@ -15,6 +15,7 @@ from daemons.vtpmmgr.hashtree import EMPTY_ROOT
 from daemons.vtpmmgr.keyring import KeyRing
 from daemons.vtpmmgr.ledger import Ledger
 from daemons.vtpmmgr.records import GroupRecord, VtpmRecord
+from daemons.vtpmmgr.sealing import RootSecret
 from daemons.vtpmmgr.store import Store
 
 A, B, MANAGER = (UUID(int=n) for n in (1, 2, 3))
@@ -22,7 +23,7 @@ A, B, MANAGER = (UUID(int=n) for n in (1, 2, 3))
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    keys = KeyRing(MANAGER, Secret(32))
+    keys = KeyRing(RootSecret(MANAGER, Secret(32), 5, Secret(20)))
     store = Store.create(tmp_path / "manager.db")
     yield Ledger.found(store, keys, [keys.new_group(0)])
     store.close()

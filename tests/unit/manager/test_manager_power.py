@@ -9,10 +9,13 @@ from uuid import UUID
 import pytest
 import trio
 
+from daemons.runtime.config.values import FreshnessMode
 from daemons.vtpmmgr.store import CommitUncertain
 from protocol.manager.framing import ManagerRefused
 from tests.unit.manager.fakes import Chip, Died, FakeHardware, Loss, Power, faulty_disk
-from tests.unit.manager.harness import A, B, C, Manager, managed, options
+from tests.unit.manager.harness import A, B, C, Managed, managed, options
+
+NV, COUNTER, NONE = FreshnessMode.NV, FreshnessMode.COUNTER, FreshnessMode.NONE
 
 
 class Witness:
@@ -22,7 +25,7 @@ class Witness:
         self.told: dict[UUID, bytes] = {}
         self.tried: dict[UUID, list[bytes]] = {}
 
-    async def save(self, manager: Manager, uuid: UUID, mark: bytes) -> None:
+    async def save(self, manager: Managed, uuid: UUID, mark: bytes) -> None:
         data = mark.ljust(64, b".")
         guest = await manager.guest(uuid)
         try:
@@ -34,11 +37,25 @@ class Witness:
             await guest.close()
 
 
-async def life(folder: Path, chip: Chip, power: Power, witness: Witness) -> None:
-    """First start, single saves, saves together, a copy of the log, and one more save."""
+async def life(
+    folder: Path,
+    chip: Chip,
+    power: Power,
+    witness: Witness,
+    modes: tuple[FreshnessMode, ...] = (NV,),
+) -> None:
+    """First start, single saves, saves together, a copy of the log, and one more save.
+
+    In the last of the modes; one save in each before it.
+    """
     with faulty_disk(power) as disk:
         hardware = FakeHardware(chip, power)
-        async with managed(options(folder, vfs=disk.name), hardware) as manager:
+        *earlier, mode = modes
+        for each in earlier:
+            async with managed(options(folder, vfs=disk.name, freshness=each), hardware) as manager:
+                await witness.save(manager, A, each.value.encode())
+        last = options(folder, vfs=disk.name, freshness=mode)
+        async with managed(last, hardware) as manager:
             await witness.save(manager, A, b"A1")
             await witness.save(manager, A, b"A2")
             async with trio.open_nursery() as nursery:
@@ -48,18 +65,18 @@ async def life(folder: Path, chip: Chip, power: Power, witness: Witness) -> None
             await witness.save(manager, B, b"B2")
 
 
-async def steps_of_a_life(folder: Path) -> int:
+async def steps_of_a_life(folder: Path, modes: tuple[FreshnessMode, ...] = (NV,)) -> int:
     folder.mkdir()
     power = Power()
     witness = Witness()
-    await life(folder, Chip(), power, witness)
+    await life(folder, Chip(), power, witness, modes)
     assert not any(witness.tried.values())
     return power.steps
 
 
-async def check_after(folder: Path, chip: Chip, witness: Witness) -> None:
+async def check_after(folder: Path, chip: Chip, witness: Witness, mode: FreshnessMode = NV) -> None:
     """Start again on what is left and compare with what guests were told."""
-    async with managed(options(folder), FakeHardware(chip)) as manager:
+    async with managed(options(folder, freshness=mode), FakeHardware(chip)) as manager:
         for uuid in (A, B, C):
             guest = await manager.guest(uuid)
             try:
@@ -87,6 +104,35 @@ async def test_whenever_the_power_goes_every_acknowledged_save_is_there(
         with pytest.RaisesGroup(Died, allow_unwrapped=True, flatten_subgroups=True):
             await life(folder, chip, Power(limit, loss, seed * 1000 + limit), witness)
         await check_after(folder, chip, witness)
+
+
+@pytest.mark.parametrize(
+    "modes",
+    [
+        (COUNTER,),
+        (NONE,),
+        (NV, COUNTER),
+        (COUNTER, NV),
+        (COUNTER, NONE, COUNTER),
+        (NONE, NV),
+    ],
+    ids=lambda modes: "-".join(mode.value for mode in modes),
+)
+async def test_in_every_mode_and_change_of_mode_too(
+    tmp_path: Path, modes: tuple[FreshnessMode, ...]
+) -> None:
+    total = await steps_of_a_life(tmp_path / "whole", modes)
+    for limit in range(1, total + 1):
+        folder = tmp_path / f"cut{limit}"
+        folder.mkdir()
+        chip, witness = Chip(), Witness()
+        died = False
+        try:
+            await life(folder, chip, Power(limit, Loss.SOME, limit), witness, modes)
+        except* Died:  # several, where the last binding fails too
+            died = True
+        assert died
+        await check_after(folder, chip, witness, modes[-1])
 
 
 async def test_a_second_cut_while_coming_up_loses_nothing_either(tmp_path: Path) -> None:

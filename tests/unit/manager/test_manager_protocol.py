@@ -144,7 +144,8 @@ def test_any_bytes_parse_or_are_a_wire_error(message: bytes) -> None:
 def test_only_random_bytes_and_pcr_values_of_the_hardware_may_be_asked(
     hex_request: str, code: ManagerCode
 ) -> None:
-    assert passthrough.judge(framing.parse_request(bytes.fromhex(hex_request))) == code
+    request = framing.parse_request(bytes.fromhex(hex_request))
+    assert passthrough.judge(request, admin=False) == code
 
 
 def test_a_request_shows_no_body_in_its_repr() -> None:
@@ -153,4 +154,52 @@ def test_a_request_shows_no_body_in_its_repr() -> None:
 
 def test_ordinals_of_the_two_tags_do_not_overlap() -> None:
     assert not {o.value for o in VtpmOrdinal} & {o.value for o in ManagementOrdinal}
-    assert len(ManagementOrdinal) == 21
+    assert sum(o < 0x02000400 for o in ManagementOrdinal) == 21, "Xen's, all of them"
+
+
+QUOTE = messages.GetQuote(bytes(range(20)), bytes.fromhex("0003 010002"), 9)
+
+
+def test_a_quote_request_is_data_selection_and_flags() -> None:
+    assert QUOTE.encode() == (
+        bytes.fromhex("01c1 00000027 00000004")  # REQ, 39 bytes, GET_QUOTE
+        + bytes(range(20))  # externData
+        + bytes.fromhex("0003 010002")  # PCRs 0 and 17
+        + bytes.fromhex("00000009")  # HASH_UUID, GROUP_PUBKEY
+    )
+
+
+@given(st.binary(min_size=20, max_size=20), st.binary(max_size=300), st.integers(0, 0xFFFFFFFF))
+def test_a_quote_request_is_read_as_it_was_written(data: bytes, select: bytes, flags: int) -> None:
+    quote = messages.GetQuote(data, len(select).to_bytes(2, "big") + select, flags)
+    request = framing.parse_request(quote.encode())
+    assert (request.tag, request.ordinal) == (ManagerTag.REQ, VtpmOrdinal.GET_QUOTE)
+    assert messages.GetQuote.decode(request.body) == quote
+
+
+@pytest.mark.parametrize("size_bytes", range(29))
+def test_a_cut_quote_request_is_refused(size_bytes: int) -> None:
+    with pytest.raises(WireError, match="body"):
+        messages.GetQuote.decode(QUOTE.encode()[10 : 10 + size_bytes])
+
+
+def test_a_quote_request_with_a_tail_or_a_lying_selection_is_refused() -> None:
+    body = QUOTE.encode()[10:]
+    for wrong in (body + b"\0", body[:20] + b"\xff\xff" + body[22:]):
+        with pytest.raises(WireError, match="body"):
+            messages.GetQuote.decode(wrong)
+
+
+def test_an_answer_is_a_signature_two_hashes_and_two_pcrs() -> None:
+    body = bytes(256 + 4 * 20)
+    assert QUOTE.decode_response(framing.success_response(body)) == body
+    for wrong in (b"", body[:-20], body[:-1], body + bytes(20)):
+        with pytest.raises(WireError, match="336"):
+            QUOTE.decode_response(framing.success_response(wrong))
+    with pytest.raises(framing.ManagerRefused, match="BAD_ORDINAL"):
+        QUOTE.decode_response(framing.error_response(ManagerCode.BAD_ORDINAL))
+
+
+def test_an_answer_without_hashes_and_pcrs_is_a_signature() -> None:
+    quote = messages.GetQuote(bytes(20), bytes(2), 0)
+    assert quote.decode_response(framing.success_response(bytes(256))) == bytes(256)

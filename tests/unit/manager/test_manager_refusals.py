@@ -11,12 +11,16 @@ import apsw
 import pytest
 import trio
 
+from daemons.runtime.config.values import FreshnessMode
 from daemons.runtime.errors import DaemonError, RefusedToStart
 from daemons.runtime.secret import Secret
 from daemons.vtpmmgr.records import RECORD_TYPES
 from daemons.vtpmmgr.startup import StartOptions
 from daemons.vtpmmgr.store import Store
+from protocol.manager.constants import ManagementOrdinal
 from protocol.tpm12 import ReturnCode
+from protocol.tpm12.pcr import PcrSelection
+from tests.unit.manager.agent import Agent, Operator, composite
 from tests.unit.manager.fakes import Area, Chip, FakeHardware
 from tests.unit.manager.harness import NV_INDEX, A, B, managed, options
 from tpmcore.errors import TpmError
@@ -278,21 +282,30 @@ TABLES = [(kind.TABLE.name, column) for kind in RECORD_TYPES for column, _ in ki
 async def test_a_changed_value_in_any_column_is_refused(
     tmp_path: Path, table: str, column: str
 ) -> None:
-    chip = Chip()
+    chip, agent = Chip(), Agent()
     await served(tmp_path, chip, ONE)
+    counted = options(tmp_path, freshness=FreshnessMode.COUNTER)
+    async with managed(counted, FakeHardware(chip)) as manager:
+        op = Operator(manager.parts.management)
+        made = await op.new_group(agent)
+        selection = PcrSelection.of(range(8))
+        approved = [(selection, composite(selection, chip.pcrs))]
+        await op.send(ManagementOrdinal.GROUP_UPDATE, agent.sign_list(made.uuid, approved))
     changed = f"{column} + 1"
-    blob = f"SELECT typeof({column}), {column} FROM {table} LIMIT 1"
+    blob = f"SELECT typeof({column}), {column} FROM {table} WHERE length({column}) LIMIT 1"
     connection = apsw.Connection(str(tmp_path / "manager.db"))
     kind, value = next(iter(connection.execute(blob)))
     connection.close()
+    found = str(value)
     if kind == "blob":
         flipped = bytes([value[0] ^ 1]) + value[1:]
-        changed = f"x'{flipped.hex()}'"
-    execute(tmp_path, f"UPDATE {table} SET {column} = {changed}")
+        changed, found = f"x'{flipped.hex()}'", f"x'{value.hex()}'"
+    execute(tmp_path, f"UPDATE {table} SET {column} = {changed} WHERE {column} = {found}")
     named = {
         ("manager", "uuid"): "sealed root secret is missing",
-        ("seals", "scope"): "sealed root secret is missing",
-        ("seals", "blob"): "the seal was changed|sealed root secret",
+        # whichever comes first: that of the root secret or that of a group
+        ("seals", "scope"): "sealed root secret is missing|changed: row",
+        ("seals", "blob"): "the seal was changed|sealed root secret|changed: row",
         ("seals", "pcr_values"): "changed: row|no list of PCR values",
     }
     await expect_refusal(
@@ -315,7 +328,8 @@ async def test_a_changed_value_in_any_column_is_refused(
         "CREATE TABLE other (a)",
         "CREATE TRIGGER t AFTER UPDATE ON vtpms BEGIN DELETE FROM vtpms; END",
         "DROP TABLE groups",
-        "PRAGMA user_version = 2",
+        "PRAGMA user_version = 1",
+        "PRAGMA user_version = 3",
         "PRAGMA application_id = 1",
         "PRAGMA journal_mode = DELETE",
     ],
@@ -453,9 +467,9 @@ async def test_no_secret_lies_in_the_files_in_the_clear(tmp_path: Path) -> None:
     seen: list[bytes] = []
 
     class Watching(FakeHardware):
-        async def seal(self, secret: bytes, pcr_values: object) -> bytes:
+        async def seal(self, secret: bytes, selection: PcrSelection, composite: bytes) -> bytes:
             seen.append(bytes(secret))
-            return await super().seal(secret, pcr_values)  # type: ignore[arg-type]
+            return await super().seal(secret, selection, composite)
 
     async with managed(options(tmp_path), Watching(chip)) as manager:
         await (await manager.guest(A)).save(b"key of A that nobody may see".ljust(64, b"!"))

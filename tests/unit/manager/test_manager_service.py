@@ -85,7 +85,7 @@ async def test_key_data_of_another_length_changes_nothing(tmp_path: Path, size_b
         ("01c1 0000000b 00000002 00", "01c4 0000000a 00000003"),  # trailing byte
         ("01c1 0000000b 00000003 00", "01c4 0000000a 00000003"),
         ("01c1 0000000a 00000000", "01c4 0000000a 0000000a"),  # unknown ordinal
-        ("01c1 0000000a 00000004", "01c4 0000000a 0000000a"),
+        ("01c1 0000000a 00000004", "01c4 0000000a 00000003"),  # a quote of nothing
         ("01c3 0000000a 00000001", "01c6 0000000a 0000001e"),  # unknown tag
         ("00c4 0000000a 00000000", "00c7 0000000a 0000001e"),
         ("00c1 0000000a 00000046", "00c4 0000000a 00000003"),  # GetRandom of another length
@@ -113,7 +113,7 @@ async def test_management_takes_the_right_and_a_bound_vtpm(tmp_path: Path) -> No
         assert await plain.send(request) == no_right
         assert await admin.send(request) == no_right
         await admin.save(KEY)
-        assert await admin.send(request) == bytes.fromhex("01c5 0000000a 0000000a")
+        assert await admin.send(request) == bytes.fromhex("01c4 0000000e 00000000 00000001")
 
 
 async def test_a_uuid_that_is_not_the_peers_is_not_admitted(tmp_path: Path) -> None:

@@ -262,6 +262,81 @@ async def test_what_the_parent_says_reaches_the_engine() -> None:
     assert await Lab().host.execute(b"q", 0) == b"0:failed00"
 
 
+class SlowParent:
+    """Answers when it may, and knows whether it was waited for."""
+
+    def __init__(self) -> None:
+        self.asked = trio.Event()
+        self.may_answer = trio.Event()
+        self.withdrawn = False
+
+    async def __call__(self, _quote: ParentQuote) -> EffectResult:
+        self.asked.set()
+        try:
+            await self.may_answer.wait()
+        except trio.Cancelled:
+            self.withdrawn = True
+            raise
+        return Done(b"!")
+
+
+@pytest.mark.parametrize("command", [b"q+", b"tq+"])
+@pytest.mark.parametrize("give_up", [EngineHost.cancel, EngineHost.give_up_quotes])
+async def test_a_quote_that_nobody_wants_any_more_fails_and_the_engine_goes_on(
+    command: bytes, give_up: Callable[[EngineHost], None]
+) -> None:
+    parent = SlowParent()
+    lab = Lab(parent=parent)
+    responses = []
+    async with trio.open_nursery() as nursery:
+
+        async def client() -> None:
+            responses.append(await lab.host.execute(command, 0))
+
+        nursery.start_soon(client)
+        await parent.asked.wait()
+        give_up(lab.host)
+    assert responses == [b"0:failed01"]
+    assert parent.withdrawn
+    assert lab.memory.load() == b"1"
+    assert await lab.host.execute(b"+", 0) == b"0:2"
+
+
+async def test_after_quotes_were_given_up_the_parent_is_not_asked() -> None:
+    parent = SlowParent()
+    lab = Lab(parent=parent)
+    lab.host.give_up_quotes()
+    assert await lab.host.execute(b"q", 0) == b"0:failed00"
+    assert not parent.asked.is_set()
+
+
+async def test_a_cancel_before_a_quote_does_not_concern_it() -> None:
+    parent = SlowParent()
+    parent.may_answer.set()
+    lab = Lab(parent=parent)
+    lab.host.cancel()
+    assert await lab.host.execute(b"q", 0) == b"0:done!0"
+
+
+async def test_a_save_is_waited_for_whoever_cancels() -> None:
+    lab = Lab(parent=SlowParent())
+    lab.may_save = trio.Event()
+    responses = []
+    async with trio.open_nursery() as nursery:
+
+        async def client() -> None:
+            responses.append(await lab.host.execute(b"p", 0))
+
+        nursery.start_soon(client)
+        await lab.saving.wait()
+        lab.host.cancel()
+        lab.host.give_up_quotes()
+        await trio.testing.wait_all_tasks_blocked()
+        assert responses == []
+        lab.may_save.set()
+    assert responses == [b"0:done0"]
+
+
 async def test_an_event_is_durable_before_it_is_over() -> None:
     lab = Lab()
     assert await lab.host.handle(PowerOn()) == EventDone(0)

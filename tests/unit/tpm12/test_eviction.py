@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from protocol.tpm12.constants import (
+    CapabilityProperty,
     EncScheme,
     EntityType,
     KeyUsage,
@@ -160,8 +161,63 @@ class TestReset:
         assert chip.run(tss12.handles(ResourceType.KEY)) == [handle]
         assert chip.run(tss12.pcr_read(10)) == pcr
 
-    def test_saved_contexts_stay_good(self, chip: Chip) -> None:
+    def test_contexts_of_save_context_stay_good(self, chip: Chip) -> None:
         session = chip.run(tss12.oiap())
         blob = chip.run(tss12.save_context(session.handle, ResourceType.AUTH))
+        key = load(chip, make_key(chip))
+        key_blob = chip.run(tss12.save_context(key, ResourceType.KEY))
+        chip.run(tss12.flush_specific(key, ResourceType.KEY))
         chip.run(tss12.reset())
         assert chip.run(tss12.load_context(blob)) == session.handle
+        assert chip.run(tss12.load_context(key_blob)) == key
+
+    @pytest.mark.parametrize("restarted", [False, True])
+    def test_sessions_of_the_deprecated_command_are_lost(self, chip: Chip, restarted: bool) -> None:
+        before = chip.run(tss12.get_property(CapabilityProperty.CONTEXT))
+        sessions = [chip.run(tss12.oiap()) for _ in range(3)]
+        old = [chip.run(tss12.save_auth_context(session.handle)) for session in sessions[:2]]
+        new = chip.run(tss12.save_context(sessions[2].handle, ResourceType.AUTH))
+        if restarted:
+            chip.restart()
+        assert chip.run(tss12.load_auth_context(old[1])) == sessions[1].handle
+        old[1] = chip.run(tss12.save_auth_context(sessions[1].handle))
+        chip.run(tss12.reset())
+        if restarted:
+            chip.restart()
+        # Their places in the list of saved contexts are free again.
+        assert chip.run(tss12.get_property(CapabilityProperty.CONTEXT)) == before - 1
+        for blob in old:
+            assert chip.code(tss12.load_auth_context(blob)) == ReturnCode.BADCONTEXT
+            assert chip.code(tss12.load_context(blob)) == ReturnCode.BADCONTEXT
+        assert chip.run(tss12.load_context(new)) == sessions[2].handle
+
+    @pytest.mark.parametrize("restarted", [False, True])
+    def test_keys_of_the_deprecated_command_are_lost(self, chip: Chip, restarted: bool) -> None:
+        key = load(chip, make_key(chip))
+        old = chip.run(tss12.save_key_context(key))
+        assert chip.run(tss12.load_key_context(old)) == key
+        chip.run(tss12.reset())
+        if restarted:
+            chip.restart()
+        assert chip.run(tss12.handles(ResourceType.KEY)) == [key]
+        for _ in range(2):
+            assert chip.code(tss12.load_key_context(old)) == ReturnCode.BADCONTEXT
+            assert chip.code(tss12.load_context(old)) == ReturnCode.BADCONTEXT
+            # A blob that is made now does not bring the older ones back.
+            again = chip.run(tss12.save_key_context(key))
+            assert chip.run(tss12.load_key_context(again)) == key
+
+    def test_keys_of_the_deprecated_command_are_lost_without_power(self, chip: Chip) -> None:
+        key = load(chip, make_key(chip))
+        old = chip.run(tss12.save_key_context(key))
+        chip.power_cycle()
+        assert chip.code(tss12.load_key_context(old)) == ReturnCode.BADCONTEXT
+
+    def test_either_command_loads_what_the_other_has_saved(self, chip: Chip) -> None:
+        session, key = chip.run(tss12.oiap()), load(chip, make_key(chip))
+        old = chip.run(tss12.save_auth_context(session.handle))
+        assert chip.run(tss12.load_context(old)) == session.handle
+        new = chip.run(tss12.save_context(session.handle, ResourceType.AUTH))
+        assert chip.run(tss12.load_auth_context(new)) == session.handle
+        old_key = chip.run(tss12.save_key_context(key))
+        assert chip.run(tss12.load_context(old_key)) == key

@@ -147,6 +147,22 @@ class TestDefining:
         assert session.handle not in chip.run(tss12.handles(ResourceType.AUTH))
 
     @pytest.mark.parametrize(
+        ("attributes", "size", "code"),
+        [
+            (NvAttributes.OWNERWRITE | NvAttributes.AUTHWRITE, 8, ReturnCode.AUTH_CONFLICT),
+            (NvAttributes.OWNERREAD, 8, ReturnCode.PER_NOWRITE),
+            (OWNED, 0x100000, ReturnCode.NOSPACE),
+        ],
+    )
+    def test_a_new_definition_that_is_refused_has_deleted_the_old_area(
+        self, chip: Chip, attributes: int, size: int, code: ReturnCode
+    ) -> None:
+        chip.run(define(chip, OWNED))
+        assert chip.code(define(chip, attributes, size)) == code
+        assert chip.run(tss12.nv_list()) == []
+        assert chip.code(read(chip, 1)) == ReturnCode.BADINDEX
+
+    @pytest.mark.parametrize(
         "attributes",
         [
             NvAttributes.OWNERWRITE | NvAttributes.AUTHWRITE,

@@ -53,8 +53,8 @@ def test_the_permanent_state_is_canonical() -> None:
 
 
 def test_the_permanent_state_begins_with_magic_and_version() -> None:
-    assert make_chip().engine.permanent_state()[:12] == b"VTPM12PS" + bytes.fromhex("0001 0001")
-    assert make_chip().engine.volatile_state()[:12] == b"VTPM12VS" + bytes.fromhex("0001 0001")
+    assert make_chip().engine.permanent_state()[:12] == b"VTPM12PS" + bytes.fromhex("0001 0002")
+    assert make_chip().engine.volatile_state()[:12] == b"VTPM12VS" + bytes.fromhex("0001 0002")
 
 
 @pytest.mark.parametrize("stride", [1, 7])
@@ -77,13 +77,14 @@ def test_every_truncation_of_a_volatile_state_is_refused_or_lacks_a_whole_sectio
             continue
         accepted.append(length)
     # Only behind PCRs, where the optional sections begin, a cut can fall between two sections.
-    sessions_bytes = 6 + 67
-    assert accepted == [len(state) - sessions_bytes]
+    sessions_bytes, fresh_ek_bytes = 6 + 67, 6 + 32
+    before_ek = len(state) - fresh_ek_bytes
+    assert accepted == [before_ek - sessions_bytes, before_ek]
 
 
 @pytest.mark.parametrize(
     ("offset", "value"),
-    [(0, b"X"), (8, b"\x00\x02"), (10, b"\x00\x02"), (12, b"\x00\x63"), (12, b"\x00\x00")],
+    [(0, b"X"), (8, b"\x00\x02"), (10, b"\x00\x03"), (12, b"\x00\x63"), (12, b"\x00\x00")],
 )
 def test_wrong_magic_version_or_section_is_refused(offset: int, value: bytes) -> None:
     state = _full_chip().engine.permanent_state()

@@ -11,14 +11,25 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 import gmpy2  # type: ignore[import-untyped]
 
 from protocol.tpm12.constants import PhysicalPresenceFlags, ReturnCode, StartupType
+from tests.unit.tpm12.plain_state import plain_permanent
 from tpmcore import tss12
-from tpmcore.engine import Done, EffectResult, Event, EventDone, Failed, Persist, Step
+from tpmcore.engine import (
+    Done,
+    EffectResult,
+    Event,
+    EventDone,
+    Failed,
+    ParentQuote,
+    Persist,
+    Step,
+)
 from tpmcore.errors import TpmError
 from tpmcore.tpm12.engine import Tpm12Engine
 from tpmcore.tpm12.world import Profile, World
@@ -109,6 +120,7 @@ class Chip:
         durable: what was persisted last.
         persist_result: what the next Persist effects end in.
         persisted: number of successful Persist effects.
+        parent: answers ParentQuote effects.
         log: every command and response, in order.
     """
 
@@ -120,6 +132,7 @@ class Chip:
     durable: bytes
     persist_result: EffectResult = field(default_factory=Done)
     persisted: int = 0
+    parent: Callable[[ParentQuote], EffectResult] = lambda _: Failed()
     locality: int = 0
     log: list[tuple[bytes, bytes]] = field(default_factory=list)
     client_random: SeededRandom = field(default_factory=lambda: SeededRandom("client"))
@@ -132,10 +145,14 @@ class Chip:
         """
         version, volatile = self.engine.volatile_version, self.engine.volatile_state()
         step = self.engine.execute(command, self.locality)
-        while isinstance(step, Persist):
-            step = self._persist(step)
+        while isinstance(step, Persist | ParentQuote):
+            if isinstance(step, Persist):
+                step = self._persist(step)
+            else:
+                step = self.engine.resume(self.parent(step))
         assert isinstance(step, bytes)
         assert self.engine.permanent_state() == self.durable
+        assert plain_permanent(self.engine._tpm.permanent) == self.durable
         if self.engine.volatile_version == version:
             assert self.engine.volatile_state() == volatile
         self.log.append((command, step))
@@ -182,8 +199,11 @@ class Chip:
 
     def restart(self) -> None:
         """Kill and restart the daemon: permanent and volatile state are taken up again."""
-        volatile = self.engine.volatile_state()
-        self.engine = Tpm12Engine.restore(self._world(), self.profile, self.durable, volatile)
+        self.engine = self.restored(self.engine.volatile_state())
+
+    def restored(self, volatile: bytes) -> Tpm12Engine:
+        """Return the engine of what was persisted and of a volatile state."""
+        return Tpm12Engine.restore(self._world(), self.profile, self.durable, volatile)
 
     def assert_presence(self) -> None:
         """Enable physical presence by command, and assert it."""

@@ -47,6 +47,8 @@ case "$*" in
 "start "*)
     echo active > "$unit.active"
     echo active > "tpmfront@$name.service.active"
+    mkdir -p "../var/vtpm/guests/$name"
+    echo image > "../var/vtpm/guests/$name/slot0"
     state "../fails/vtpm@$name.service" state active > "vtpm@$name.service.active" ;;
 "stop "*)
     shift

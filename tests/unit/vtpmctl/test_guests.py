@@ -53,9 +53,9 @@ def guest_file(machine: StandIn, name: str = "g1") -> Path:
 
 
 def image(machine: StandIn, name: str = "g1") -> Path:
+    """What the guest's vTPM has made when it was started."""
     path = machine.places.state / "guests" / name / "slot0"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"image")
+    assert path.read_text() == "image\n"
     return path
 
 
@@ -170,6 +170,16 @@ async def test_a_name_that_its_user_could_not_have_is_refused_at_once(
     assert machine.calls() == []
 
 
+async def test_an_image_that_was_there_outlives_a_failure(machine: StandIn) -> None:
+    await add_guest(machine.host, "g1", {"uuid": UUID_TEXT})
+    await remove_guest(machine.host, "g1", delete_state=False)
+    before = machine.everything()
+    machine.fail("vtpm@g1.service.state", "failed\n")
+    with pytest.raises(DaemonError, match="is failed"):
+        await add_guest(machine.host, "g1", {"uuid": UUID_TEXT})
+    assert machine.everything() == before
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])
 async def test_what_a_crash_has_left_is_finished_by_the_same_command(
     machine: StandIn, steps: int
@@ -220,7 +230,7 @@ async def test_a_removed_guest_keeps_its_image_and_the_user_who_owns_it(machine:
     assert machine.calls() == DISCARDING
     assert machine.state(TARGET) == ("inactive", "disabled")
     assert not guest_file(machine).exists()
-    assert slot.read_bytes() == b"image"
+    assert slot.read_text() == "image\n"
     assert machine.users() == ["vtpm-g1"]
     assert machine.reloads == 2
     with pytest.raises(DaemonError, match="to take it up again say its --uuid"):

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""New keys while vTPMs run: what was saved is there, and what is old opens nothing."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+import trio
+
+from daemons.runtime.config.values import FreshnessMode
+from daemons.runtime.errors import RefusedToStart
+from daemons.vtpmmgr.records import COUNTER_KEY, CounterRecord, GroupRecord, VtpmRecord
+from daemons.vtpmmgr.sealing import RootSecret
+from protocol.manager.constants import ManagementOrdinal, ManagerCode
+from protocol.manager.framing import ManagerRefused
+from protocol.manager.management import GroupNumber, Nothing, VtpmNew
+from protocol.tpm12.pcr import PcrSelection
+from protocol.tpm12.wire import Structure
+from tests.unit.manager.agent import Agent, Operator, composite
+from tests.unit.manager.fakes import Chip, Died, FakeHardware, Loss, Power, faulty_disk
+from tests.unit.manager.harness import NV_INDEX, A, B, Managed, client, managed, options
+
+O = ManagementOrdinal  # noqa: E741 - the ordinals, once a line
+BOOT = PcrSelection.of(range(8))
+APPLICATION = PcrSelection.of([16])
+IN_ONE = UUID(int=0xE)
+CLIENTS = (client(A), client(B), client(IN_ONE, group=1))
+NV, COUNTER = FreshnessMode.NV, FreshnessMode.COUNTER
+ROTATIONS: tuple[tuple[ManagementOrdinal, Structure], ...] = (
+    (O.MANAGER_REKEY, Nothing()),
+    (O.GROUP_REKEY, GroupNumber(0)),
+    (O.GROUP_REKEY, GroupNumber(1)),
+    (O.NV_REKEY, Nothing()),
+)
+
+
+def data(mark: str) -> bytes:
+    return mark.encode().ljust(64, b".")
+
+
+async def furnish(manager: Managed, chip: Chip, agent: Agent) -> None:
+    """Give both groups an agent and a list, and each a vTPM that saved."""
+    op = Operator(manager.parts.management)
+    for number, selection in ((0, BOOT), (1, APPLICATION)):
+        group = (await op.new_group(agent)).uuid
+        if number:
+            await op.send(O.VTPM_NEW, VtpmNew(1, IN_ONE))
+        await op.register(agent, group, number)
+        approved = [(selection, composite(selection, chip.pcrs))]
+        update = agent.sign_list(group, approved, number=number)
+        await op.send(O.GROUP_UPDATE, update)
+    for uuid in (A, IN_ONE):
+        guest = await manager.guest(uuid)
+        if uuid == IN_ONE:
+            await guest.load()
+        await guest.save(data("saved"))
+        await guest.close()
+
+
+async def expect_saved(manager: Managed, mark: str = "saved") -> None:
+    for uuid in (A, IN_ONE):
+        guest = await manager.guest(uuid)
+        assert await guest.load() == data(mark)
+        await guest.close()
+
+
+def roots(manager: Managed) -> RootSecret:
+    return manager.started.ledger.keys.root
+
+
+@pytest.mark.parametrize("mode", [NV, COUNTER])
+@pytest.mark.parametrize(("ordinal", "request_body"), ROTATIONS)
+async def test_after_a_rotation_all_is_there_now_and_at_the_next_starts(
+    tmp_path: Path, mode: FreshnessMode, ordinal: ManagementOrdinal, request_body: Structure
+) -> None:
+    chip, agent = Chip(), Agent()
+    start_options = options(tmp_path, freshness=mode)
+    async with managed(start_options, FakeHardware(chip), CLIENTS) as manager:
+        await furnish(manager, chip, agent)
+        running = await manager.guest(B)
+        await running.save(data("running"))
+        for _ in range(2):
+            await Operator(manager.parts.management).send(ordinal, request_body)
+            await expect_saved(manager)
+        # one that was open all the time
+        await running.save(data("later"))
+        assert await running.load() == data("later")
+    for _ in range(2):
+        async with managed(start_options, FakeHardware(chip), CLIENTS) as manager:
+            await expect_saved(manager)
+            assert await (await manager.guest(B)).load() == data("later")
+    assert len(chip.areas) == 1
+
+
+async def test_each_rotation_changes_what_it_says(tmp_path: Path) -> None:
+    chip, agent = Chip(), Agent()
+    async with managed(options(tmp_path), FakeHardware(chip), CLIENTS) as manager:
+        await furnish(manager, chip, agent)
+        op, ledger = Operator(manager.parts.management), manager.started.ledger
+        before = roots(manager)
+
+        await op.send(O.MANAGER_REKEY, Nothing())
+        assert roots(manager).manager_key != before.manager_key
+        assert roots(manager).nv_auth == before.nv_auth
+
+        await op.send(O.NV_REKEY, Nothing())
+        assert roots(manager).nv_index == NV_INDEX ^ 1
+        assert roots(manager).nv_auth != before.nv_auth
+        assert set(chip.areas) == {NV_INDEX ^ 1}
+
+        group = ledger.group(0)
+        record = ledger.get(VtpmRecord, A.bytes)
+        assert group is not None
+        key = ledger.keys.group_key(group)
+        await op.send(O.GROUP_REKEY, GroupNumber(0))
+        renewed = ledger.get(GroupRecord, group.uuid.bytes)
+        assert renewed is not None
+        assert ledger.keys.group_key(renewed) != key
+        assert ledger.get(VtpmRecord, A.bytes) != record
+        # the agent's copy is of no use any more; it may register again
+        await op.register(agent, group.uuid)
+        assert agent.escrow[group.uuid] == ledger.keys.group_key(renewed)
+
+
+async def test_an_older_database_does_not_come_back_through_a_rotation(tmp_path: Path) -> None:
+    chip, agent = Chip(), Agent()
+    folder = tmp_path / "now"
+    folder.mkdir()
+    async with managed(options(folder), FakeHardware(chip), CLIENTS) as manager:
+        await furnish(manager, chip, agent)
+    for ordinal, request in ROTATIONS:
+        older = shutil.copytree(folder, tmp_path / f"before {ordinal.name} {request}")
+        async with managed(options(folder), FakeHardware(chip), CLIENTS) as manager:
+            await Operator(manager.parts.management).send(ordinal, request)
+        with pytest.raises(RefusedToStart):
+            async with managed(options(older), FakeHardware(chip), CLIENTS):
+                pass
+
+
+async def test_a_closed_group_survives_a_new_manager_key(tmp_path: Path) -> None:
+    chip, agent = Chip(), Agent()
+    async with managed(options(tmp_path), FakeHardware(chip), CLIENTS) as manager:
+        await furnish(manager, chip, agent)
+    before = dict(chip.pcrs)
+    chip.extend(16, b"closes group 1".ljust(20))
+    async with managed(options(tmp_path), FakeHardware(chip), CLIENTS) as manager:
+        op = Operator(manager.parts.management)
+        with pytest.raises(ManagerRefused, match="AUTHFAIL"):
+            await (await manager.guest(IN_ONE)).load()
+        assert await op.refused(O.GROUP_REKEY, GroupNumber(1)) == ManagerCode.AUTHFAIL
+        await op.send(O.MANAGER_REKEY, Nothing())
+    chip.pcrs = before
+    async with managed(options(tmp_path), FakeHardware(chip), CLIENTS) as manager:
+        await expect_saved(manager)
+
+
+async def test_saves_that_arrive_meanwhile_wait_and_succeed(tmp_path: Path) -> None:
+    chip, agent = Chip(), Agent()
+    async with managed(options(tmp_path), FakeHardware(chip), CLIENTS) as manager:
+        await furnish(manager, chip, agent)
+        op = Operator(manager.parts.management)
+        guest = await manager.guest(B)
+
+        async def save_many() -> None:
+            for n in range(10):
+                await guest.save(data(f"save {n}"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(save_many)
+            for ordinal, request in ROTATIONS:
+                nursery.start_soon(op.send, ordinal, request)
+        assert await guest.load() == data("save 9")
+    async with managed(options(tmp_path), FakeHardware(chip), CLIENTS) as manager:
+        assert await (await manager.guest(B)).load() == data("save 9")
+
+
+async def test_a_counter_is_replaced_after_a_start_of_the_chip(tmp_path: Path) -> None:
+    chip = Chip()
+    start_options = options(tmp_path, freshness=COUNTER)
+
+    def secret(manager: Managed) -> bytes:
+        ledger = manager.started.ledger
+        record = ledger.get(CounterRecord, COUNTER_KEY)
+        assert record is not None
+        return bytes(ledger.keys.unwrap_counter_auth(record))
+
+    async with managed(start_options, FakeHardware(chip)) as manager:
+        first = secret(manager)
+        await (await manager.guest(A)).save(data("saved"))
+        await Operator(manager.parts.management).send(O.COUNTER_REKEY, Nothing())
+    async with managed(start_options, FakeHardware(chip)) as manager:
+        assert secret(manager) == first  # the chip did not start anew
+    chip.active_counter = None
+    async with managed(start_options, FakeHardware(chip)) as manager:
+        assert secret(manager) != first
+        assert await (await manager.guest(A)).load() == data("saved")
+    async with managed(options(tmp_path), FakeHardware(chip)) as manager:
+        op = Operator(manager.parts.management)
+        assert await op.refused(O.COUNTER_REKEY, Nothing()) == ManagerCode.FAIL
+
+
+@pytest.mark.parametrize(("ordinal", "request_body"), ROTATIONS)
+async def test_whenever_the_power_goes_in_a_rotation_everything_is_there(
+    tmp_path: Path, ordinal: ManagementOrdinal, request_body: Structure
+) -> None:
+    agent = Agent()
+    start = tmp_path / "start"
+    start.mkdir()
+    first = Chip()
+    async with managed(options(start), FakeHardware(first), CLIENTS) as manager:
+        await furnish(manager, first, agent)
+
+    async def rotate(folder: Path, chip: Chip, power: Power) -> None:
+        with faulty_disk(power) as disk:
+            start_options = options(folder, vfs=disk.name)
+            async with managed(start_options, FakeHardware(chip, power), CLIENTS) as manager:
+                await Operator(manager.parts.management).send(ordinal, request_body)
+
+    power = Power()
+    await rotate(shutil.copytree(start, tmp_path / "whole"), copied(first), power)
+    for limit in range(1, power.steps + 1):
+        folder = shutil.copytree(start, tmp_path / f"cut{limit}")
+        chip = copied(first)
+        died = False
+        try:
+            await rotate(folder, chip, Power(limit, Loss.SOME, limit))
+        except* Died:
+            died = True
+        assert died
+        async with managed(options(folder), FakeHardware(chip), CLIENTS) as manager:
+            await expect_saved(manager)
+        assert len(chip.areas) == 1
+
+
+def copied(chip: Chip) -> Chip:
+    """Return another chip with the same contents."""
+    other = Chip(**{name: getattr(chip, name) for name in Chip.__dataclass_fields__})
+    other.pcrs, other.identities = dict(chip.pcrs), dict(chip.identities)
+    other.areas = {
+        index: type(area)(area.size, area.auth, area.data) for index, area in chip.areas.items()
+    }
+    return other
