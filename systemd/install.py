@@ -39,6 +39,8 @@ SOURCE = Path(__file__).resolve().parents[1]
 PACKAGES = ("protocol", "tpmcore", "daemons")
 PROJECT = "vtpm-suite"
 MANIFEST = "installed-files"
+HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
+"""What ProtectHome= hides."""
 UNIT_KINDS = (".service", ".socket", ".target")
 CONFIG = Path("/etc/vtpm/vtpm.toml")
 _REQUIREMENT = re.compile(r"[A-Za-z0-9._-]+")
@@ -124,6 +126,7 @@ def install(target: Target) -> None:
         _remove_files(target)
     if place.is_dir() and any(place.iterdir()):
         sys.exit(f"{place} has other things in it: PREFIX must be a folder of the suite's own")
+    _check_interpreter()
     recorder = Recorder(target)
     recorder.folder(target.prefix)
     _make_environment(target)
@@ -139,6 +142,18 @@ def install(target: Target) -> None:
         _run("systemd-sysusers", str(target.local / "lib/sysusers.d/vtpm.conf"))
         _run("systemd-tmpfiles", "--create", str(target.local / "lib/tmpfiles.d/vtpm.conf"))
         _run("systemctl", "daemon-reload")
+
+
+def _check_interpreter() -> None:
+    """See that the daemons' users can run the interpreter, in units that hide home folders."""
+    path = _interpreter().resolve()
+    closed = [folder for folder in path.parents if not folder.stat().st_mode & 0o001]
+    hidden = [folder for folder in HOMES if path.is_relative_to(folder)]
+    for folder in (*closed, *hidden):
+        sys.exit(
+            f"{path} is of no use to the daemons, {folder} is closed to them: run `make setup` "
+            "anew with another PYTHON="
+        )
 
 
 def _make_environment(target: Target) -> None:
@@ -294,7 +309,9 @@ def uninstall(target: Target) -> None:
     if not (target.at(target.prefix) / MANIFEST).exists():
         sys.exit(f"{target.at(target.prefix)}: nothing is installed there")
     if target.is_live:
-        # All by name: a target is gone before what belongs to it.
+        # The chip by name, as it goes last: a target is gone before what belongs to it. Then what
+        # somebody may have started without the target.
+        _run("systemctl", "stop", "vtpm.target", "hwtpm.service")
         _run("systemctl", "stop", *(unit.replace("@.", "@*.") for unit in _units()))
         # A template stands for all of its instances.
         _run("systemctl", "disable", "--quiet", *_units())

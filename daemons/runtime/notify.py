@@ -81,11 +81,16 @@ class Notifier:
         """An orderly stop has begun."""
         self._send("STOPPING=1")
 
-    def store_fd(self, name: str, fd: int) -> None:
+    def store_fd(self, name: str, fd: int, *, poll: bool = False) -> None:
         """Have the supervisor keep a duplicate of `fd` and pass it to the next start under this
-        name."""
-        # FDPOLL=0: a memfd cannot be polled, so there is nothing to watch it for.
-        self._send(f"FDSTORE=1\nFDNAME={_fd_name(name)}\nFDPOLL=0", fd)
+        name.
+
+        Args:
+            name: letters, digits, dots, dashes.
+            fd: stays the caller's.
+            poll: whether it drops the duplicate when the peer hangs up; a memfd has none.
+        """
+        self._send(f"FDSTORE=1\nFDNAME={_fd_name(name)}\nFDPOLL={int(poll)}", fd)
 
     def remove_fd(self, name: str) -> None:
         """Have the supervisor drop what it keeps under this name."""

@@ -25,7 +25,6 @@ from daemons.runtime.inherited import inherited_fds
 from daemons.runtime.log import Log
 from daemons.runtime.notify import Notifier
 from daemons.runtime.reload import Reloads
-from daemons.runtime.sockets import Listeners
 from daemons.tpmfront.daemon import serve
 from daemons.tpmfront.options import Config, parse_front_socket
 
@@ -125,7 +124,7 @@ def main(
     notifier = Notifier.from_environ()
     reloads = None if config_folder is None else Reloads(resolve, notifier, log)
     run_daemon(
-        partial(serve, config, Listeners(inherited), notifier, log, reloads),
+        partial(serve, config, inherited, notifier, log, reloads),
         log=log,
         notifier=notifier,
         inherited=inherited,

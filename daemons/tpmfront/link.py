@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 from uuid import UUID
 
 import trio
@@ -25,6 +25,12 @@ RECONNECT_WAIT_S: Final = 60.0
 """How long a command waits for a vTPM that is away; a restarted one is back in two seconds."""
 COMMAND_DEADLINE_S: Final = 900.0
 """Above the longest duration that the vTPM reports (600 s), so that only a stuck one meets it."""
+
+
+class Submission(Protocol):
+    """How far a command has come."""
+
+    is_submitted: bool
 
 
 class VtpmLink:
@@ -99,11 +105,17 @@ class VtpmLink:
             self._lost.set()
             self.on_change()
 
-    async def transact(self, command: bytes, locality: int) -> bytes:
+    async def transact(self, command: bytes, locality: int, submission: Submission) -> bytes:
         """Return the vTPM's response to a whole command, in turn with other callers.
 
         A vTPM that is away, or that gave the command up, makes it a TPM error, never an exception.
         Does not suspend if the link is idle and the vTPM answers at once.
+
+        Args:
+            command: at most 4088 bytes.
+            locality: 0 to 255.
+            submission: is told whether the vTPM may have the command; false at the start. A caller
+                that is cancelled before can give the same command again.
         """
         try:
             self._turn.acquire_nowait()
@@ -111,7 +123,7 @@ class VtpmLink:
             await self._turn.acquire()
         try:
             with trio.move_on_after(COMMAND_DEADLINE_S):
-                return await self._transact(command, locality)
+                return await self._transact(command, locality, submission)
             self._log.error("vtpm did not answer", seconds=COMMAND_DEADLINE_S)
             if self._device is not None:
                 self._drop(self._device)
@@ -119,8 +131,9 @@ class VtpmLink:
         finally:
             self._turn.release()
 
-    async def _transact(self, command: bytes, locality: int) -> bytes:
+    async def _transact(self, command: bytes, locality: int, submission: Submission) -> bytes:
         while True:
+            submission.is_submitted = False
             device = self._device
             if device is None:
                 with trio.move_on_after(RECONNECT_WAIT_S):
@@ -128,6 +141,7 @@ class VtpmLink:
                 device = self._device
                 if device is None:
                     return error_response(ReturnCode.RETRY)
+            submission.is_submitted = True
             try:
                 return await device.transact(command, locality)
             except RequestCancelled:

@@ -25,10 +25,12 @@ from daemons.runtime.daemon import SUPERVISOR
 from daemons.runtime.errors import ExitCode
 from daemons.runtime.inherited import VOLATILE
 from daemons.runtime.log import Log
+from daemons.vtpmctl.fdstore import FdStore
 from daemons.vtpmctl.plan import ChildSpec
 from daemons.vtpmctl.process import ChildProcess, ForkServer
 
 _NOTIFICATION_LIMIT_BYTES = 4096
+_FDS_PER_NOTIFICATION = 4
 
 
 class ChildState(enum.Enum):
@@ -106,6 +108,7 @@ class Child:
         self._log = log.bind(daemon=spec.name)
         self._policy = policy
         self._notify_path = notify / spec.name
+        self._store = FdStore()
         self._fds: dict[str, int] = {SUPERVISOR: supervisor_fd}
         if spec.volatile:
             # Empty: the daemon's first start is a power-on. What a later start finds in it is what
@@ -116,7 +119,7 @@ class Child:
     @property
     def fds(self) -> Mapping[str, int]:
         """What the daemon inherits, by name."""
-        return self._fds
+        return {**self._store.fds(), **self._fds}
 
     def stop(self) -> None:
         """Ask for an orderly end; `ended` is set when it is over."""
@@ -166,6 +169,7 @@ class Child:
                 self.restarts += 1
             self._enter(ChildState.STOPPED)
         finally:
+            self._store.close()
             self.ended.set()
 
     async def _run_once(self) -> int:
@@ -177,7 +181,7 @@ class Child:
                 name=self.spec.name,
                 module=self.spec.module,
                 args=self.spec.args,
-                fds=self._fds,
+                fds=self.fds,
                 notify=self._notify_path,
                 watchdog_s=self._policy.watchdog_s,
             )
@@ -210,10 +214,14 @@ class Child:
     def _take(self, notifications: socket.socket) -> bool:
         """Take all that was sent; whether a sign of life was among it."""
         alive = False
-        # recv drops descriptors that come along (FDSTORE=1): this supervisor holds the memory.
         with contextlib.suppress(BlockingIOError):
-            while message := notifications.recv(_NOTIFICATION_LIMIT_BYTES):
-                for line in message.decode("utf-8", "replace").splitlines():
+            while True:
+                message, fds, _flags, _address = socket.recv_fds(
+                    notifications, _NOTIFICATION_LIMIT_BYTES, _FDS_PER_NOTIFICATION
+                )
+                lines = message.decode("utf-8", "replace").splitlines()
+                self._store.take(dict(line.partition("=")[::2] for line in lines), fds)
+                for line in lines:
                     if line == "READY=1" and self.state is ChildState.STARTING:
                         self._enter(ChildState.READY)
                         self.ready.set()

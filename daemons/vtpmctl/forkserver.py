@@ -38,7 +38,8 @@ from typing import NoReturn, Self
 from daemons.runtime.inherited import FIRST_FD
 
 MESSAGE_LIMIT_BYTES = 64 * 1024
-FD_LIMIT = 16
+FD_LIMIT = 253
+"""What one message carries (unix(7))."""
 
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _HIGH_FD = 256

@@ -29,7 +29,7 @@ class Machine:
 
     pid: int
 
-    def run(self, *command: str, check: bool = True) -> str:
+    def run(self, *command: str, check: bool = True, limit_s: float = COMMAND_LIMIT_S) -> str:
         """Run a command inside and return what it wrote to standard output.
 
         Raises:
@@ -40,7 +40,7 @@ class Machine:
             capture_output=True,
             text=True,
             errors="replace",  # tpm-tools write a stray byte now and then
-            timeout=COMMAND_LIMIT_S,
+            timeout=limit_s,
             stdin=subprocess.DEVNULL,
         )
         if check and done.returncode:

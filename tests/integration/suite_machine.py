@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID, uuid4
 
-from tests.integration.machine import Machine, booted
+from tests.integration.machine import COMMAND_LIMIT_S, Machine, booted
 
 ANSWER_LIMIT_S = 60.0
 BINDIR = "/opt/vtpm-suite/bin"
@@ -50,23 +50,26 @@ class SuiteMachine:
         """All daemons, in the order in which they are started."""
         return (*SHARED, *(unit for guest in self.uuids for unit in pair(guest)))
 
-    def start(self) -> None:
-        """Enable and start everything by its target, and return when all are ready."""
+    def enable(self) -> None:
+        """Have everything started with its target."""
         targets = [guest_target(guest) for guest in self.uuids]
         self.run("systemctl", "enable", "--quiet", *SHARED, "vtpm.target", *targets)
+
+    def start(self) -> None:
+        """Enable and start everything by its target, and return when all are ready."""
+        self.enable()
         self.run("systemctl", "start", "vtpm.target")
 
-    def stop(self, *guests: str) -> None:
+    def stop(self, *guests: str, limit_s: float = COMMAND_LIMIT_S) -> None:
         """Stop guests by their targets, or everything, and return when all has ended."""
-        targets = [guest_target(guest) for guest in guests] or ["vtpm.target"]
-        self.run("systemctl", "stop", *targets)
-        # A target is gone before what belongs to it; this waits for the stops that are under way.
-        units = [unit for guest in guests for unit in pair(guest)] or self.services
-        self.run("systemctl", "stop", *units)
+        # A target is gone before what belongs to it; so wait for what goes last.
+        units = [unit for guest in guests for unit in (guest_target(guest), pair(guest)[0])]
+        units = units or ["vtpm.target", SHARED[0]]
+        self.run("systemctl", "stop", *units, limit_s=limit_s)
 
-    def run(self, *command: str, check: bool = True) -> str:
+    def run(self, *command: str, check: bool = True, limit_s: float = COMMAND_LIMIT_S) -> str:
         """Run a command in the machine; see `Machine.run`."""
-        return self.machine.run(*command, check=check)
+        return self.machine.run(*command, check=check, limit_s=limit_s)
 
     def path(self, inside: str) -> Path:
         """Return where the host finds a path of the machine."""

@@ -14,10 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from daemons.runtime.config.folder import load_machine
+from daemons.runtime.config.options import Machine
 from tests.integration.machine import ROOT
 from tests.integration.suite_machine import suite_machine
 
 COMMANDS = ("hwtpm", "vtpmmgr", "vtpm", "tpmfront", "vtpmctl")
+READ_PUBEK = bytes.fromhex("00c1 0000001e 0000007c") + bytes(20)
 PACKAGES = {"protocol", "tpmcore", "daemons"}
 
 
@@ -104,6 +107,16 @@ def test_a_second_install_replaces_the_first_and_an_uninstall_takes_all(run_dir:
     assert "nothing is installed" in again.stderr
 
 
+def test_the_example_of_the_configuration_says_what_is_the_default_anyway(
+    installed: Path, run_dir: Path
+) -> None:
+    """Also where its comment signs are taken away."""
+    example = (installed / "etc/vtpm/vtpm.toml").read_text()
+    (run_dir / "vtpm.toml").write_text(re.sub("^# ([a-z_]+ = )", r"\1", example, flags=re.M))
+    assert (run_dir / "vtpm.toml").read_text().count(" = ") >= 5
+    assert load_machine(run_dir) == Machine()
+
+
 def test_a_prefix_with_other_things_in_it_is_left_alone(run_dir: Path) -> None:
     (run_dir / "usr/local/bin").mkdir(parents=True)
     (run_dir / "usr/local/bin/mine").touch()
@@ -114,7 +127,9 @@ def test_a_prefix_with_other_things_in_it_is_left_alone(run_dir: Path) -> None:
     assert listing(run_dir) == before
 
 
-def test_an_uninstall_of_a_running_suite_leaves_state_alone(run_dir: Path, installed: Path) -> None:
+def test_an_uninstall_of_a_running_suite_leaves_state_for_the_next_install(
+    run_dir: Path, installed: Path
+) -> None:
     """In a machine where it was used: guests, credentials, enabled units."""
     places = ("/opt", "/usr/local", "/etc", "/var/lib", "/run/vtpm")
     secret = "text:an uninstalled owner"
@@ -127,6 +142,8 @@ def test_an_uninstall_of_a_running_suite_leaves_state_alone(run_dir: Path, insta
 
         state = {path for path in files() if path.startswith(("/etc/vtpm", "/var/lib/vtpm"))}
         suite.start()
+        key = suite.exchange("g1", READ_PUBEK)
+        assert key[6:10] == bytes(4)
         used = {path for path in files() if path.startswith(("/etc/vtpm", "/var/lib/vtpm"))}
         assert state < used
 
@@ -144,6 +161,10 @@ def test_an_uninstall_of_a_running_suite_leaves_state_alone(run_dir: Path, insta
         kinds = "--type=service,socket,target"
         listed = suite.run("systemctl", "list-units", "--all", "--no-legend", kinds, "*tpm*")
         assert [line for line in listed.splitlines() if "not-found" not in line] == []
+
+        suite.run("make", "-s", "-C", "/mnt/source", "install")
+        suite.start()
+        assert suite.exchange("g1", READ_PUBEK) == key
 
 
 @pytest.fixture(scope="module")

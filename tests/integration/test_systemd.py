@@ -173,6 +173,7 @@ def test_only_who_is_to_reach_a_socket_or_a_folder_can(suite: SuiteMachine) -> N
         "/run/vtpm/vtpmmgr": ("root", "vtpm", 0o750),
         "/run/vtpm/vtpmmgr/vtpmmgr.sock": ("vtpm-manager", "vtpm", 0o660),
         "/run/vtpm/vtpmmgr/control.sock": ("vtpm-manager", "vtpm", 0o600),
+        "/run/vtpm/vtpmmgr/admin.sock": ("vtpm-manager", "vtpm", 0o600),
         "/run/vtpm/vtpms/g1/tpmback.sock": ("vtpm-g1", "vtpm-g1", 0o600),
         "/run/vtpm/vtpms/g1/control.sock": ("vtpm-g1", "vtpm-g1", 0o600),
         "/run/vtpm/guests/g1/tpm.sock": ("vtpm-g1", "vtpm-g1", 0o666),

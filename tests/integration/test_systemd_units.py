@@ -87,7 +87,7 @@ def test_every_listener_of_a_daemon_is_made_for_it(installed: Path, run_dir: Pat
     """And by the name under which the daemon looks for it."""
     wanted = {
         "hwtpm": {*(f"locality{number}" for number in range(5)), "control"},
-        "vtpmmgr": {"backend", "control"},
+        "vtpmmgr": {"backend", "control", "admin"},
         "vtpm": {"backend", "control"},
         "tpmfront": {"tpm", "control"},
     }

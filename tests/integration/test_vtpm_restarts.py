@@ -11,6 +11,7 @@ import trio
 
 from daemons.vtpm.volatility import CAP_DIGEST
 from protocol.tpm12.constants import NvAttributes, ResourceType
+from tests.integration.log_search import SEARCH
 from tests.integration.vtpm_lab import Vtpm, kept_memory, open_lab
 from tests.unit.tpm12.world import SeededRandom
 from tpmcore import tss12
@@ -18,7 +19,7 @@ from tpmcore import tss12
 DIGEST = b"\x11" * 20
 NV_INDEX = 0x10000
 ZEROS = bytes(20)
-OWNER_AUTH = b"owner-secret-of-test"
+OWNER_AUTH = SEARCH.secret(b"owner-secret-of-test")
 
 
 async def _define(vtpm: Vtpm, size_bytes: int = 32, owner_auth: bytes | None = None) -> None:
