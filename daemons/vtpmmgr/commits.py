@@ -32,7 +32,7 @@ from daemons.runtime.errors import DaemonError
 from daemons.runtime.log import Log
 from daemons.vtpmmgr.freshness import Freshness, Mark
 from daemons.vtpmmgr.hardware import PASSING, Hardware, HardwareLost
-from daemons.vtpmmgr.keyring import KeyRing
+from daemons.vtpmmgr.keyring import GroupClosed, KeyRing
 from daemons.vtpmmgr.ledger import Ledger, Transaction
 from daemons.vtpmmgr.store import DiskFull
 from protocol.manager.constants import ManagerCode
@@ -81,6 +81,7 @@ class Mutation(Protocol):
 
         Raises:
             CommandRefused: not possible; whatever it changed so far is forgotten.
+            GroupClosed: likewise; told as TPM_AUTHFAIL.
         """
 
 
@@ -327,6 +328,8 @@ class Committer:
                     pending.outcome = pending.mutation.apply(transaction)
             except CommandRefused as refusal:
                 pending.outcome = refusal
+            except GroupClosed:
+                pending.outcome = CommandRefused(ManagerCode.AUTHFAIL)
         if transaction:
             with transaction.attempt():
                 self._freshness.stamp(transaction)

@@ -440,6 +440,15 @@ async def test_a_closed_group_is_there_and_of_no_use_until_its_agent_opens_it(
 # --- vTPMs ---------------------------------------------------------------------------------------
 
 
+async def test_a_save_into_a_closed_group_is_refused_and_others_go_on(tmp_path: Path) -> None:
+    chip = Chip()
+    await closed_group(tmp_path, chip, Agent())
+    async with managed(options(tmp_path), FakeHardware(chip), CLIENTS) as manager:
+        with pytest.raises(ManagerRefused, match="AUTHFAIL"):
+            await (await manager.guest(IN_ONE)).save(OTHER)
+        await (await manager.guest(A)).save(KEY)
+
+
 async def test_vtpms_are_registered_listed_shown_and_removed(tmp_path: Path) -> None:
     chip = Chip()
     async with managed(options(tmp_path), FakeHardware(chip), CLIENTS) as manager:
