@@ -140,6 +140,26 @@ async def test_an_older_database_does_not_come_back_through_a_rotation(tmp_path:
                 pass
 
 
+async def test_the_first_state_of_all_does_not_come_back_once_the_area_moved(
+    tmp_path: Path,
+) -> None:
+    """With sequence 1 and no area a first start goes on; but here another area is in force."""
+    chip = Chip()
+    folder = tmp_path / "now"
+    folder.mkdir()
+    async with managed(options(folder), FakeHardware(chip), CLIENTS):
+        pass
+    first = shutil.copytree(folder, tmp_path / "first")
+    async with managed(options(folder), FakeHardware(chip), CLIENTS) as manager:
+        await Operator(manager.parts.management).send(O.NV_REKEY, Nothing())
+        await (await manager.guest(A)).save(data("saved"))
+    with pytest.raises(RefusedToStart, match="is gone"):
+        async with managed(options(first), FakeHardware(chip), CLIENTS):
+            pass
+    async with managed(options(folder), FakeHardware(chip), CLIENTS) as manager:
+        assert await (await manager.guest(A)).load() == data("saved")
+
+
 async def test_a_closed_group_survives_a_new_manager_key(tmp_path: Path) -> None:
     chip, agent = Chip(), Agent()
     async with managed(options(tmp_path), FakeHardware(chip), CLIENTS) as manager:
