@@ -150,6 +150,18 @@ class Exclusive:
         """
         await self._committer.commit_now(change, keys, freshness)
 
+    async def insist(self, what: str, action: Callable[[], Awaitable[None]]) -> None:
+        """Do in the hardware TPM what belongs to a commit that was made, until it is done.
+
+        Args:
+            what: it is, for messages.
+            action: may be begun again after any failure.
+
+        Raises:
+            DaemonError: the chip refuses for good.
+        """
+        await self._committer.insist(what, action)
+
 
 class Committer:
     """The one task that changes the ledger.
@@ -397,28 +409,28 @@ class Committer:
             pause_s = min(2 * pause_s, _RETRY_LONGEST_S)
 
     async def _bind(self) -> None:
-        """Write the mark until it is written.
+        mark = Mark.of(self._ledger.newest)
+        await self.insist(f"mark of sequence {mark.sequence}", partial(self._freshness.bind, mark))
+
+    async def insist(self, what: str, action: Callable[[], Awaitable[None]]) -> None:
+        """Have the chip do what belongs to a commit until it is done; see `Exclusive.insist`.
 
         An attempt is not torn apart by the end of the daemon; between two it may end, unanswered.
         """
-        mark = Mark.of(self._ledger.newest)
         pause_s = _RETRY_FIRST_S
         while True:
             reason: Exception = HardwareLost(f"no answer within {_ATTEMPT_S:g} s")
             try:
                 with trio.move_on_after(_ATTEMPT_S, shield=True):
-                    await self._freshness.bind(mark)
+                    await action()
                     return
             except HardwareLost as error:
                 reason = error
             except TpmError as error:
                 if error.code not in PASSING:
-                    raise DaemonError(
-                        f"the hardware TPM does not take the mark of sequence {mark.sequence}: "
-                        f"{error}"
-                    ) from error
+                    raise DaemonError(f"the hardware TPM refuses: {what}: {error}") from error
                 reason = error
-            self._log.warning("mark not written yet", sequence=mark.sequence, reason=reason)
+            self._log.warning("not in the hardware TPM yet", what=what, reason=reason)
             await trio.sleep(pause_s)
             pause_s = min(2 * pause_s, _RETRY_LONGEST_S)
 

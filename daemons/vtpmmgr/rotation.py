@@ -120,8 +120,14 @@ class RotationCommands:
             keys=keys,
             freshness=NvFreshness(area) if in_nv else None,
         )
-        with refused_by_hardware():
-            await self._hardware.nv_delete(former)
+
+        async def remove_former() -> None:
+            # an attempt whose answer was lost may have removed it
+            if await self._hardware.nv_area_size(former) is not None:
+                await self._hardware.nv_delete(former)
+
+        # else an older copy of the database would go with it
+        await alone.insist("removal of the former NV area", remove_former)
 
     async def _check_root_open(self, alone: Exclusive) -> None:
         """See that the copy of the root secret under the key of group 0 can be renewed."""

@@ -9,19 +9,23 @@ from uuid import UUID
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from daemons.runtime.config.values import FreshnessMode
-from daemons.runtime.errors import RefusedToStart
+from daemons.runtime.errors import DaemonError, RefusedToStart
+from daemons.vtpmmgr.hardware import HardwareLost
 from daemons.vtpmmgr.records import COUNTER_KEY, CounterRecord, GroupRecord, VtpmRecord
 from daemons.vtpmmgr.sealing import RootSecret
 from protocol.manager.constants import ManagementOrdinal, ManagerCode
 from protocol.manager.framing import ManagerRefused
 from protocol.manager.management import GroupNumber, Nothing, VtpmNew
+from protocol.tpm12 import ReturnCode
 from protocol.tpm12.pcr import PcrSelection
 from protocol.tpm12.wire import Structure
 from tests.unit.manager.agent import Agent, Operator, composite
 from tests.unit.manager.fakes import Chip, Died, FakeHardware, Loss, Power, faulty_disk
 from tests.unit.manager.harness import NV_INDEX, A, B, Managed, client, managed, options
+from tpmcore.errors import TpmError
 
 O = ManagementOrdinal  # noqa: E741 - the ordinals, once a line
 BOOT = PcrSelection.of(range(8))
@@ -39,6 +43,26 @@ ROTATIONS: tuple[tuple[ManagementOrdinal, Structure], ...] = (
 
 def data(mark: str) -> bytes:
     return mark.encode().ljust(64, b".")
+
+
+class Stubborn(FakeHardware):
+    """A chip that does not say that it removed an area.
+
+    Attributes:
+        refusal: what it says the first time instead.
+    """
+
+    def __init__(self, chip: Chip, refusal: Exception, *, executed: bool) -> None:
+        super().__init__(chip)
+        self.refusal: Exception | None = refusal
+        self._executed = executed
+
+    async def nv_delete(self, index: int) -> None:
+        refusal, self.refusal = self.refusal, None
+        if refusal is None or self._executed:
+            await super().nv_delete(index)
+        if refusal is not None:
+            raise refusal
 
 
 async def furnish(manager: Managed, chip: Chip, agent: Agent) -> None:
@@ -158,6 +182,36 @@ async def test_the_first_state_of_all_does_not_come_back_once_the_area_moved(
             pass
     async with managed(options(folder), FakeHardware(chip), CLIENTS) as manager:
         assert await (await manager.guest(A)).load() == data("saved")
+
+
+@pytest.mark.parametrize(
+    ("refusal", "executed"),
+    [
+        (HardwareLost("no answer"), True),
+        (HardwareLost("no answer"), False),
+        (TpmError(ReturnCode.RETRY), False),
+    ],
+)
+async def test_no_error_is_told_once_a_new_area_is_in_force(
+    tmp_path: Path, refusal: Exception, executed: bool, autojump_clock: MockClock
+) -> None:
+    """A former area that stayed would vouch for the database as it was, however long ago."""
+    chip = Chip()
+    hardware = Stubborn(chip, refusal, executed=executed)
+    async with managed(options(tmp_path), hardware, CLIENTS) as manager:
+        await Operator(manager.parts.management).send(O.NV_REKEY, Nothing())
+        assert hardware.refusal is None
+        assert set(chip.areas) == {NV_INDEX ^ 1}
+
+
+async def test_a_chip_that_keeps_the_former_area_ends_the_manager(tmp_path: Path) -> None:
+    chip = Chip()
+    hardware = Stubborn(chip, TpmError(ReturnCode.AUTHFAIL), executed=False)
+    with pytest.RaisesGroup(DaemonError, flatten_subgroups=True):
+        async with managed(options(tmp_path), hardware, CLIENTS) as manager:
+            await Operator(manager.parts.management).send(O.NV_REKEY, Nothing())
+    async with managed(options(tmp_path), hardware, CLIENTS):
+        assert set(chip.areas) == {NV_INDEX ^ 1}
 
 
 async def test_a_closed_group_survives_a_new_manager_key(tmp_path: Path) -> None:
