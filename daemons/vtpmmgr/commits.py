@@ -115,11 +115,13 @@ class _Pending:
 
 
 class _Turn:
-    __slots__ = ("begun", "over")
+    __slots__ = ("begun", "over", "scope")
 
     def __init__(self) -> None:
         self.begun = trio.Event()
         self.over = trio.Event()
+        # Of the operation; it must not go on when nobody commits any more.
+        self.scope = trio.CancelScope()
 
 
 class Exclusive:
@@ -232,12 +234,12 @@ class Committer:
     async def exclusively(self, operation: Callable[[Exclusive], Awaitable[T]]) -> T:
         """Run an operation while nothing else is committed, and give what it gives.
 
-        So that what it reads, does in the hardware TPM and commits belongs together. It is not
-        cancelled.
+        So that what it reads, does in the hardware TPM and commits belongs together. If `run` ends,
+        so does the operation: before its commit, or after it, unanswered.
 
         Raises:
             CommandRefused: by the operation, which has committed nothing then.
-            DaemonError: `run` ended first.
+            DaemonError: `run` ended first; whether the change was made is not known.
         """
         if self._ended:
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -246,15 +248,13 @@ class Committer:
         self._turns.append(turn)
         self._arrived.set()
         try:
-            with trio.CancelScope(shield=True):
+            with turn.scope:
                 await turn.begun.wait()
-                if self._ended:
-                    raise DaemonError("the manager is ending")
-                result = await operation(Exclusive(self))
-            # the shield was never cancelled, so there is a result
-            return result
+                if not self._ended:
+                    return await operation(Exclusive(self))
         finally:
             turn.over.set()
+        raise DaemonError("the manager is ending")
 
     async def read(self, uuid: UUID, query: Callable[[Ledger], T]) -> T:
         """Return what `query` finds once no change of this vTPM is unsettled. Runs in a thread."""
@@ -289,9 +289,7 @@ class Committer:
                 if batch:
                     await self._commit(batch)
                 while self._turns:
-                    turn = self._turns.popleft()
-                    turn.begun.set()
-                    await turn.over.wait()
+                    await self._leave_to(self._turns.popleft())
                 if self._ledger.log_pages >= _CHECKPOINT_PAGES:
                     await self._checkpoint()
         except trio.Cancelled:
@@ -308,10 +306,19 @@ class Committer:
                     pending.outcome = None
                     pending.settled.set()
 
+    async def _leave_to(self, turn: _Turn) -> None:
+        """Let an operation be alone until it is over."""
+        turn.begun.set()
+        try:
+            await turn.over.wait()
+        except trio.Cancelled:
+            turn.scope.cancel()
+            with trio.CancelScope(shield=True):
+                await turn.over.wait()
+            raise
+
     async def _commit(self, batch: list[_Pending]) -> None:
-        with trio.move_on_after(REACHABLE_DEADLINE_S) as limit:
-            await self._wait_reachable()
-        if limit.cancelled_caught:
+        if not await self._is_reachable():
             self._log.warning("hardware TPM unreachable", refused=len(batch))
             self._refuse(batch, ManagerCode.IOERROR)
             return
@@ -367,6 +374,8 @@ class Committer:
                 (freshness or self._freshness).stamp(transaction)
             self._ledger.commit(transaction, keys)
 
+        if not await self._is_reachable():
+            raise CommandRefused(ManagerCode.IOERROR)
         try:
             await trio.to_thread.run_sync(write, limiter=self._limiter)
         except DiskFull as error:
@@ -396,17 +405,20 @@ class Committer:
             self._freshness.stamp(transaction, last=True)
         self._ledger.commit(transaction)
 
-    async def _wait_reachable(self) -> None:
+    async def _is_reachable(self) -> bool:
+        """Say whether the chip answers, within a deadline."""
         pause_s = _RETRY_FIRST_S
-        while True:
-            try:
-                await self._hardware.wait_reachable()
-            except (HardwareLost, TpmError) as error:
-                self._log.debug("hardware TPM not ready", reason=error)
-            else:
-                return
-            await trio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _RETRY_LONGEST_S)
+        with trio.move_on_after(REACHABLE_DEADLINE_S):
+            while True:
+                try:
+                    await self._hardware.wait_reachable()
+                except (HardwareLost, TpmError) as error:
+                    self._log.debug("hardware TPM not ready", reason=error)
+                else:
+                    return True
+                await trio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _RETRY_LONGEST_S)
+        return False
 
     async def _bind(self) -> None:
         mark = Mark.of(self._ledger.newest)

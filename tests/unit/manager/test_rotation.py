@@ -25,6 +25,7 @@ from protocol.tpm12.wire import Structure
 from tests.unit.manager.agent import Agent, Operator, composite
 from tests.unit.manager.fakes import Chip, Died, FakeHardware, Loss, Power, faulty_disk
 from tests.unit.manager.harness import NV_INDEX, A, B, Managed, client, managed, options
+from tests.unit.manager.test_commits import SlowHardware
 from tpmcore.errors import TpmError
 
 O = ManagementOrdinal  # noqa: E741 - the ordinals, once a line
@@ -249,6 +250,74 @@ async def test_saves_that_arrive_meanwhile_wait_and_succeed(tmp_path: Path) -> N
         assert await guest.load() == data("save 9")
     async with managed(options(tmp_path), FakeHardware(chip), CLIENTS) as manager:
         assert await (await manager.guest(B)).load() == data("save 9")
+
+
+async def test_the_end_of_the_daemon_does_not_wait_for_a_chip_that_went_after_a_rotation(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Its commit is made and not answered; the next start binds it."""
+    chip = Chip()
+    hardware = SlowHardware(chip)
+    told: list[bytes] = []
+    async with managed(options(tmp_path), hardware, CLIENTS) as manager:
+        hardware.gate = trio.Event()  # never opened
+        async with trio.open_nursery() as nursery:
+
+            async def rekey() -> None:
+                op = Operator(manager.parts.management)
+                told.append(await op.send(O.MANAGER_REKEY, Nothing()))
+
+            nursery.start_soon(rekey)
+            await hardware.at_gate.wait()
+            nursery.cancel_scope.cancel()
+    assert not told
+    async with managed(options(tmp_path), FakeHardware(chip), CLIENTS) as manager:
+        await (await manager.guest(A)).save(data("saved"))
+
+
+async def test_a_rotation_under_way_ends_with_the_manager(tmp_path: Path) -> None:
+    """Nothing is committed any more once the manager ended, and nothing waits for ever."""
+    chip = Chip()
+
+    class Waiting(FakeHardware):
+        def __init__(self, chip: Chip) -> None:
+            super().__init__(chip)
+            self.asked: trio.Event | None = None
+
+        async def seal(self, secret: bytes, selection: PcrSelection, composite: bytes) -> bytes:
+            if self.asked is not None:
+                self.asked.set()
+                await trio.sleep_forever()
+            return await super().seal(secret, selection, composite)
+
+    hardware = Waiting(chip)
+    ended: list[str] = []
+    async with trio.open_nursery() as outer:
+
+        async def rekey(operator: Operator) -> None:
+            try:
+                await operator.send(O.MANAGER_REKEY, Nothing())
+            except DaemonError as error:
+                ended.append(str(error))
+
+        async with managed(options(tmp_path), hardware, CLIENTS) as manager:
+            hardware.asked = trio.Event()
+            outer.start_soon(rekey, Operator(manager.parts.management))
+            await hardware.asked.wait()
+    assert ended == ["the manager is ending"]
+
+
+async def test_a_chip_that_is_away_refuses_a_change_before_it_is_made(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    hardware = FakeHardware(Chip())
+    start_options = options(tmp_path, freshness=COUNTER)
+    async with managed(start_options, hardware) as manager:
+        op, before = Operator(manager.parts.management), manager.started.ledger.newest
+        hardware.unreachable = True
+        assert await op.refused(O.COUNTER_REKEY, Nothing()) == ManagerCode.IOERROR
+        assert manager.started.ledger.newest == before
+        hardware.unreachable = False
 
 
 async def test_a_counter_is_replaced_after_a_start_of_the_chip(tmp_path: Path) -> None:
