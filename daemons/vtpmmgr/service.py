@@ -384,7 +384,10 @@ class ManagerService:
 
         def read(ledger: Ledger) -> tuple[Group, PolicyRecord, Secret]:
             group = read_group(ledger, client.group)
-            if group.policy is None:
+            record = ledger.get(VtpmRecord, client.uuid.bytes)
+            # the number may mean another group since this connection was bound
+            is_member = record is not None and record.group == group.record.uuid
+            if group.policy is None or not is_member:
                 raise CommandRefused(ManagerCode.FAIL)
             auth = ledger.keys.unwrap_aik_auth(group.record, group.policy)
             return group, group.policy, auth

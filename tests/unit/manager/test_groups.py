@@ -586,6 +586,23 @@ async def test_a_vtpms_quote_names_vtpm_label_and_group(tmp_path: Path) -> None:
             await quote(guest, unknown)
 
 
+async def test_no_other_group_vouches_for_a_vtpm_whose_groups_number_moved(tmp_path: Path) -> None:
+    """The configuration names groups by number; a deletion moves what a number means."""
+    clients = (*CLIENTS, client(C, group=2))
+    async with managed(options(tmp_path), FakeHardware(Chip()), clients) as manager:
+        op = operator(manager)
+        for number in range(4):
+            await op.new_group(Agent(number))
+        await op.send(O.VTPM_NEW, VtpmNew(2, C))
+        guest = await manager.guest(C)
+        await guest.load()
+        request = GetQuote(bytes(20), BOOT.encode(), 0)
+        await quote(guest, request)
+        await op.send(O.GROUP_DEL, GroupNumber(1))
+        with pytest.raises(ManagerRefused, match="FAIL"):
+            await quote(guest, request)
+
+
 async def test_a_group_without_an_aik_quotes_nothing(tmp_path: Path) -> None:
     async with managed(options(tmp_path), FakeHardware(Chip()), CLIENTS) as manager:
         guest = await manager.guest(A)
