@@ -163,15 +163,20 @@ class _DeleteGroup:
 
 @dataclass(frozen=True, slots=True)
 class _Registered:
-    """Note that the agent has a group's key."""
+    """Note that the agent has a group's key.
+
+    Attributes:
+        aik_auth: of the policy as it was; lies under the key that the agent has.
+    """
 
     group: UUID
+    aik_auth: bytes
     uuid: UUID = GROUPS
 
     def apply(self, transaction: Transaction) -> bytes:
         """Make the change."""
         policy = transaction.get(PolicyRecord, self.group.bytes)
-        if policy is None or policy.registered:
+        if policy is None or policy.registered or policy.aik_auth != self.aik_auth:
             raise CommandRefused(ManagerCode.FAIL)
         transaction.put(replace(policy, registered=1))
         return b""
@@ -331,9 +336,11 @@ class GroupCommands:
         group, policy = await self._with_policy(request.group)
         if policy.registered or policy.boot != self._boot:
             raise CommandRefused(ManagerCode.FAIL)
+        # now: the manager's keys may be other ones when the thread is done
+        key = self._keys.group_key(group.record)
+        auth = self._keys.unwrap_aik_auth(group.record, policy)
         try:
             approval.check_registration(policy.saa_modulus, request.proof, request.exchange)
-            key = self._keys.group_key(group.record)
             own, blob = await trio.to_thread.run_sync(_hide, request.exchange, key)
         except approval.BadSignature as error:
             raise CommandRefused(ManagerCode.FAIL) from error
@@ -343,12 +350,12 @@ class GroupCommands:
         with refused_by_hardware():
             quoted = await self._hardware.quote(
                 policy.aik,
-                self._keys.unwrap_aik_auth(group.record, policy),
+                auth,
                 external_data=quotes.external_data(QuoteFlags(0), data, ()),
                 selection=request.selection,
                 identification=self._identification(group),
             )
-        await self._committer.submit(_Registered(group.record.uuid))
+        await self._committer.submit(_Registered(group.record.uuid, policy.aik_auth))
         self._log.info("group registered", group=group.record.uuid)
         return GroupRegistered(own, blob, quoted.signature)
 

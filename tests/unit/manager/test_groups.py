@@ -9,12 +9,16 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+import trio
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
 from cryptography.hazmat.primitives.hashes import SHA1
 
 from daemons.runtime.secret import Secret
+from daemons.vtpmmgr import groups
+from daemons.vtpmmgr.commits import CommandRefused
+from daemons.vtpmmgr.hardware import SignedQuote
 from daemons.vtpmmgr.manager import ManagementOptions
 from daemons.vtpmmgr.unsealing import NotApproved
 from protocol.manager.constants import ManagementOrdinal, ManagerCode, QuoteFlags
@@ -40,6 +44,7 @@ from protocol.manager.management import (
     VtpmsListed,
 )
 from protocol.manager.messages import GetQuote
+from protocol.manager.quotes import Identification
 from protocol.tpm12.pcr import PcrSelection
 from tests.unit.manager.agent import LABEL, LABEL_DIGEST, Agent, Operator, composite
 from tests.unit.manager.fakes import Chip, FakeHardware
@@ -337,6 +342,66 @@ async def test_an_agent_gets_the_groups_key_once_and_a_quote_of_it(tmp_path: Pat
     assert chip.pcrs[23] == hashlib.sha1(bytes(20) + made.uuid.bytes + bytes(4)).digest()
     expected = hashlib.sha1(agent.modulus).digest()
     assert chip.pcrs[20] == hashlib.sha1(b"\xff" * 20 + expected).digest()
+
+
+async def test_a_key_that_was_replaced_meanwhile_does_not_count_as_registered(
+    tmp_path: Path,
+) -> None:
+    chip, agent = Chip(), Agent()
+
+    class Rekeying(FakeHardware):
+        """A chip that quotes so slowly that the group's key is replaced before."""
+
+        async def quote(
+            self,
+            key: bytes,
+            auth: Secret,
+            *,
+            external_data: bytes,
+            selection: PcrSelection,
+            identification: Identification | None = None,
+        ) -> SignedQuote:
+            await op.send(O.GROUP_REKEY, GroupNumber(0))
+            return await super().quote(
+                key,
+                auth,
+                external_data=external_data,
+                selection=selection,
+                identification=identification,
+            )
+
+    hardware = Rekeying(chip)
+    async with managed(options(tmp_path), hardware, CLIENTS) as manager:
+        op = operator(manager)
+        group = (await op.new_group(agent)).uuid
+        with pytest.raises(CommandRefused) as refused:
+            await op.register(agent, group)
+        assert refused.value.code == ManagerCode.FAIL
+    async with managed(options(tmp_path), FakeHardware(chip), CLIENTS) as manager:
+        await operator(manager).register(agent, group)
+        ledger = manager.started.ledger
+        record = ledger.group(0)
+        assert record is not None
+        assert agent.escrow[group] == ledger.keys.group_key(record)
+
+
+async def test_a_registration_goes_on_under_a_new_manager_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent, hide = Agent(), groups._hide
+    async with managed(options(tmp_path), FakeHardware(Chip()), CLIENTS) as manager:
+        op = operator(manager)
+        group = (await op.new_group(agent)).uuid
+
+        def hide_late(peer: bytes, key: Secret) -> tuple[bytes, bytes]:
+            trio.from_thread.run(op.send, O.MANAGER_REKEY, Nothing())
+            return hide(peer, key)
+
+        monkeypatch.setattr(groups, "_hide", hide_late)
+        await op.register(agent, group)
+        record = manager.started.ledger.group(0)
+        assert record is not None
+        assert agent.escrow[group] == manager.started.ledger.keys.group_key(record)
 
 
 async def test_a_group_is_registered_in_the_boot_in_which_it_was_made_only(tmp_path: Path) -> None:
