@@ -139,9 +139,14 @@ class _NewGroup:
 
 @dataclass(frozen=True, slots=True)
 class _DeleteGroup:
-    """Remove a group with all that is in it."""
+    """Remove a group with all that is in it.
+
+    Attributes:
+        vtpms: that were seen to be closed, and are kept so.
+    """
 
     group: UUID
+    vtpms: tuple[UUID, ...]
     uuid: UUID = GROUPS
 
     def apply(self, transaction: Transaction) -> bytes:
@@ -150,7 +155,9 @@ class _DeleteGroup:
         number = next((each.number for each in groups if each.uuid == self.group), None)
         if number is None:
             raise CommandRefused(ManagerCode.BADINDEX)
-        for vtpm in transaction.vtpms_of(self.group):
+        if transaction.vtpms_of(self.group) != list(self.vtpms):
+            raise CommandRefused(ManagerCode.FAIL)
+        for vtpm in self.vtpms:
             transaction.delete(VtpmRecord, vtpm.bytes)
         for seal in transaction.seals_of(self.group):
             transaction.delete(SealRecord, seal.identifier.bytes)
@@ -318,7 +325,7 @@ class GroupCommands:
         uuid = group.record.uuid
         vtpms = await self._committer.read(GROUPS, lambda ledger: ledger.vtpms_of(uuid))
         with self._openings.reserved(vtpms):
-            await self._committer.submit(_DeleteGroup(uuid))
+            await self._committer.submit(_DeleteGroup(uuid, tuple(vtpms)))
         self._log.info("group deleted", group=uuid, vtpms=len(vtpms))
         return Nothing()
 
