@@ -413,6 +413,7 @@ class ManagerService:
                     group.config_list,
                     vtpm=(client.uuid, session.kern_hash),
                 ),
+                source=session.device.serial,
             )
         values = b"".join([value for _, value in quoted.pcr_values])
         return quoted.signature + b"".join(hashes) + values

@@ -231,7 +231,7 @@ class Tpm12Hardware:
         identification: Identification | None = None,
     ) -> bytes:
         """Return the TPM_SYMMETRIC_KEY that a Privacy CA encrypted for this identity and chip."""
-        async with self._turns.hold() as transact, self._loaded(transact, key) as handle:
+        async with self._turns.hold(OWN) as transact, self._loaded(transact, key) as handle:
             await self._identify(transact, identification)
             conversation = tss12.activate_identity(
                 handle,
@@ -250,9 +250,11 @@ class Tpm12Hardware:
         external_data: bytes,
         selection: PcrSelection,
         identification: Identification | None = None,
+        source: Hashable | None = None,
     ) -> SignedQuote:
         """Have an identity key sign PCRs; nobody else's command comes in between."""
-        async with self._turns.hold() as transact, self._loaded(transact, key) as handle:
+        turn = self._turns.hold(OWN if source is None else source)
+        async with turn as transact, self._loaded(transact, key) as handle:
             await self._identify(transact, identification)
             quoted = await self._through(
                 transact,

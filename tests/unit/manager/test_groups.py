@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Hashable
 from pathlib import Path
 from uuid import UUID
 
@@ -360,6 +361,7 @@ async def test_a_key_that_was_replaced_meanwhile_does_not_count_as_registered(
             external_data: bytes,
             selection: PcrSelection,
             identification: Identification | None = None,
+            source: Hashable | None = None,
         ) -> SignedQuote:
             await op.send(O.GROUP_REKEY, GroupNumber(0))
             return await super().quote(
@@ -368,6 +370,7 @@ async def test_a_key_that_was_replaced_meanwhile_does_not_count_as_registered(
                 external_data=external_data,
                 selection=selection,
                 identification=identification,
+                source=source,
             )
 
     hardware = Rekeying(chip)
@@ -649,6 +652,17 @@ async def test_a_vtpms_quote_names_vtpm_label_and_group(tmp_path: Path) -> None:
         unknown = GetQuote(data, selection.encode(), 0x10)
         with pytest.raises(ManagerRefused, match="INVALID_REQUEST"):
             await quote(guest, unknown)
+
+
+async def test_a_vtpms_quote_waits_in_its_own_line_for_the_chip(tmp_path: Path) -> None:
+    """Guests that ask for quotes without pause must not keep the commits of all others waiting."""
+    hardware = FakeHardware(Chip())
+    async with managed(options(tmp_path), hardware, CLIENTS) as manager:
+        await operator(manager).new_group(Agent())
+        guest = await manager.guest(A)
+        await guest.save(KEY)
+        await quote(guest, GetQuote(bytes(20), BOOT.encode(), 0))
+        assert hardware.quotes_for == [guest.device.serial]
 
 
 async def test_no_other_group_vouches_for_a_vtpm_whose_groups_number_moved(tmp_path: Path) -> None:
