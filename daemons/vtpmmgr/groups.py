@@ -369,11 +369,12 @@ class GroupCommands:
     async def _update(self, request: GroupUpdate) -> Answer:
         group, policy = await self._with_policy(request.group)
         new = request.config_list
-        _check_sequence(policy, new)
-        # a list that approves nothing would close the group for good
-        if not new.configurations or len(request.selections) != len(new.configurations):
-            raise CommandRefused(ManagerCode.BAD_PARAMETER)
-        try:
+
+        def check() -> None:
+            _check_sequence(policy, new)
+            # a list that approves nothing would close the group for good
+            if not new.configurations or len(request.selections) != len(new.configurations):
+                raise CommandRefused(ManagerCode.BAD_PARAMETER)
             approval.check_config_list(
                 policy.saa_modulus,
                 request.signature,
@@ -382,6 +383,9 @@ class GroupCommands:
                 request.selections,
                 xen_form=self._xen_lists,
             )
+
+        try:
+            await trio.to_thread.run_sync(check)
         except approval.BadSignature as error:
             raise CommandRefused(error.code) from error
         secret = Secret(os.urandom(KEY_BYTES))

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Hashable
 from pathlib import Path
+from typing import Self
 from uuid import UUID
 
 import pytest
@@ -20,6 +22,7 @@ from daemons.runtime.secret import Secret
 from daemons.vtpmmgr import groups
 from daemons.vtpmmgr.commits import CommandRefused
 from daemons.vtpmmgr.hardware import SignedQuote
+from daemons.vtpmmgr.management import Command
 from daemons.vtpmmgr.manager import ManagementOptions
 from daemons.vtpmmgr.unsealing import NotApproved
 from protocol.manager.constants import ManagementOrdinal, ManagerCode, QuoteFlags
@@ -716,3 +719,23 @@ async def test_a_wrong_body_is_a_bad_parameter_and_an_unknown_ordinal_none(tmp_p
             assert await admin.send(message) == bytes.fromhex("01c4 0000000a 00000003"), ordinal
         unknown = bytes.fromhex("01c2 0000000a 02000999")
         assert await admin.send(unknown) == bytes.fromhex("01c5 0000000a 0000000a")
+
+
+@pytest.mark.parametrize(("size_bytes", "beside"), [(3800, False), (100_000, True)])
+async def test_what_no_page_carries_is_decoded_beside_the_event_loop(
+    size_bytes: int, beside: bool
+) -> None:
+    loop, decoding = threading.current_thread(), []
+
+    class Told(SignedPcrs):
+        @classmethod
+        def decode(cls, data: bytes) -> Self:
+            decoding.append(threading.current_thread())
+            return super().decode(data)
+
+    async def answer(request: Told) -> bytes:
+        return request.signature
+
+    body = b"s" * 256 + bytes(size_bytes // 20 * 20)
+    assert await Command(Told, answer).run(body) == b"s" * 256
+    assert [thread is not loop for thread in decoding] == [beside]
