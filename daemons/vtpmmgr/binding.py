@@ -323,7 +323,10 @@ async def _forget_counter(bound: _Bound, anchor: Anchor | None) -> None:
         record = await _in_thread(partial(bound.ledger.get, CounterRecord, COUNTER_KEY))
         if record is not None:
             auth = bound.ledger.keys.unwrap_counter_auth(record)
-            await bound.hardware.release_counter(anchor.count_id, auth)
+            try:
+                await bound.hardware.release_counter(anchor.count_id, auth)
+            except TpmError as error:
+                bound.log.warning("counter not given back", counter=anchor.count_id, reason=error)
 
 
 async def _in_thread(function: Callable[[], T]) -> T:
