@@ -375,6 +375,9 @@ class GroupCommands:
             # a list that approves nothing would close the group for good
             if not new.configurations or len(request.selections) != len(new.configurations):
                 raise CommandRefused(ManagerCode.BAD_PARAMETER)
+            # a chip compares no hash of nothing, so such an entry would approve every platform
+            if any(selection.is_empty for selection in request.selections):
+                raise CommandRefused(ManagerCode.BAD_PARAMETER)
             approval.check_config_list(
                 policy.saa_modulus,
                 request.signature,

@@ -258,6 +258,23 @@ async def test_a_list_signed_as_in_xen_is_taken_where_that_is_allowed(tmp_path: 
         assert (await op.show()).config_list == update.config_list
 
 
+@pytest.mark.parametrize("as_xen", [True, False])
+@pytest.mark.parametrize("select", [b"", bytes(1), bytes(3)])
+async def test_a_configuration_of_no_pcrs_is_refused(
+    tmp_path: Path, select: bytes, as_xen: bool
+) -> None:
+    """No chip looks at its hash. In Xen's form whoever passes a list on chooses the selections."""
+    chip, agent = Chip(), Agent()
+    allowing = ManagementOptions(OPTIONS.identity_auth, OPTIONS.boot, xen_lists=True)
+    async with managed(options(tmp_path), FakeHardware(chip), CLIENTS, allowing) as manager:
+        op = operator(manager)
+        group = (await op.new_group(agent)).uuid
+        entry = PcrSelection(select), present(chip)[1]
+        update = agent.sign_list(group, [present(chip), entry], as_xen=as_xen)
+        assert await op.refused(O.GROUP_UPDATE, update) == ManagerCode.BAD_PARAMETER
+        assert (await op.show()).config_list == ConfigList(0, (), ())
+
+
 async def test_a_long_list_is_in_force_though_no_page_can_show_it(tmp_path: Path) -> None:
     chip, agent = Chip(), Agent()
     async with managed(options(tmp_path), FakeHardware(chip), CLIENTS) as manager:
