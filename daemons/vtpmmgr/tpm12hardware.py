@@ -29,7 +29,8 @@ from daemons.vtpmmgr.turns import OWN, Turns
 from protocol.errors import WireError
 from protocol.manager.quotes import Identification
 from protocol.tis.driver import TisError
-from protocol.tpm12 import Ordinal, ReturnCode
+from protocol.tis.registers import BUFFER_SIZE
+from protocol.tpm12 import Ordinal, ReturnCode, error_response
 from protocol.tpm12.constants import NvAttributes, ReservedHandle, ResourceType
 from protocol.tpm12.keys import Key, PubKey
 from protocol.tpm12.pcr import PcrSelection, release_of
@@ -427,6 +428,10 @@ class Tpm12Hardware:
         return await self._turns.transact(command, OWN)
 
     async def _transact(self, command: bytes) -> bytes:
+        if len(command) > BUFFER_SIZE:
+            # Not sent, and no reason to take the chip for lost. An answer of the chip lets the
+            # conversation close the sessions that it opened for this command.
+            return error_response(ReturnCode.BAD_PARAM_SIZE)
         try:
             response = await self._transport.transact(command)
         except TisError as error:

@@ -226,6 +226,29 @@ async def test_a_response_that_does_not_authenticate_is_no_answer() -> None:
         await hardware_on(Forging(chip)).ek_digest()
 
 
+async def test_a_command_that_no_chip_takes_leaves_no_session_behind() -> None:
+    """Whoever may send blobs could use up the chip's sessions with it, a few at each call."""
+
+    class Bounded(Wire):
+        async def transact(self, command: bytes) -> bytes:
+            if len(command) > 4096:
+                raise TisError("longer than the buffer", certain=True)
+            return await super().transact(command)
+
+    chip = make_chip()
+    hardware = hardware_on(Bounded(chip))
+    await hardware.take_ownership()
+    auth = Secret(20)
+    made = await hardware.make_identity(bytes(20), auth)
+    before = sessions(chip)
+    for _ in range(2):
+        with pytest.raises(TpmError) as refused:
+            await hardware.activate_identity(made.key, auth, bytes(4050))
+        assert refused.value.code == ReturnCode.BAD_PARAM_SIZE
+    assert sessions(chip) == before
+    assert chip.run(tss12.handles(ResourceType.KEY)) == []
+
+
 async def test_the_area_opens_with_its_own_secret_only() -> None:
     chip = make_chip()
     hardware = hardware_on(Wire(chip))
