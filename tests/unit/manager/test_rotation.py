@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from trio.testing import MockClock
 
 from daemons.runtime.config.values import FreshnessMode
 from daemons.runtime.errors import DaemonError, RefusedToStart
+from daemons.runtime.secret import Secret
 from daemons.vtpmmgr.hardware import HardwareLost
 from daemons.vtpmmgr.records import COUNTER_KEY, CounterRecord, GroupRecord, VtpmRecord
 from daemons.vtpmmgr.sealing import RootSecret
@@ -64,6 +66,25 @@ class Stubborn(FakeHardware):
             await super().nv_delete(index)
         if refusal is not None:
             raise refusal
+
+
+class Sealing(FakeHardware):
+    """A chip that seals so slowly that something happens meanwhile.
+
+    Attributes:
+        meanwhile: what happens during the next seal.
+    """
+
+    def __init__(self, chip: Chip) -> None:
+        super().__init__(chip)
+        self.meanwhile: Callable[[], Awaitable[object]] | None = None
+
+    async def seal(self, secret: bytes, selection: PcrSelection, composite: bytes) -> bytes:
+        action, self.meanwhile = self.meanwhile, None
+        if action is not None:
+            with trio.fail_after(20):
+                await action()
+        return await super().seal(secret, selection, composite)
 
 
 async def furnish(manager: Managed, chip: Chip, agent: Agent) -> None:
@@ -252,6 +273,43 @@ async def test_saves_that_arrive_meanwhile_wait_and_succeed(tmp_path: Path) -> N
         assert await (await manager.guest(B)).load() == data("save 9")
 
 
+@pytest.mark.parametrize(("ordinal", "request_body"), ROTATIONS)
+async def test_saves_go_on_while_a_rotation_seals(
+    tmp_path: Path, ordinal: ManagementOrdinal, request_body: Structure
+) -> None:
+    """There is a seal for each approved configuration, and a chip takes a while for each."""
+    chip, agent = Chip(), Agent()
+    hardware = Sealing(chip)
+    async with managed(options(tmp_path), hardware, CLIENTS) as manager:
+        await furnish(manager, chip, agent)
+        guest = await manager.guest(B)
+        hardware.meanwhile = lambda: guest.save(data("meanwhile"))
+        await Operator(manager.parts.management).send(ordinal, request_body)
+        await expect_saved(manager)
+    async with managed(options(tmp_path), hardware, CLIENTS) as manager:
+        assert await (await manager.guest(B)).load() == data("meanwhile")
+
+
+@pytest.mark.parametrize(("ordinal", "request_body"), ROTATIONS)
+async def test_a_list_that_came_into_force_meanwhile_stays_and_the_rotation_is_refused(
+    tmp_path: Path, ordinal: ManagementOrdinal, request_body: Structure
+) -> None:
+    chip, agent = Chip(), Agent()
+    hardware = Sealing(chip)
+    number = request_body.group if isinstance(request_body, GroupNumber) else 0
+    async with managed(options(tmp_path), hardware, CLIENTS) as manager:
+        await furnish(manager, chip, agent)
+        op = Operator(manager.parts.management)
+        group = (await op.show(number)).uuid
+        approved = [(BOOT, composite(BOOT, chip.pcrs))]
+        update = agent.sign_list(group, approved, sequence=2, number=number)
+        hardware.meanwhile = lambda: op.send(O.GROUP_UPDATE, update)
+        assert await op.refused(ordinal, request_body) == ManagerCode.FAIL
+        assert (await op.show(number)).config_list == update.config_list
+    async with managed(options(tmp_path), hardware, CLIENTS) as manager:
+        await expect_saved(manager)
+
+
 async def test_the_end_of_the_daemon_does_not_wait_for_a_chip_that_went_after_a_rotation(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
@@ -284,11 +342,11 @@ async def test_a_rotation_under_way_ends_with_the_manager(tmp_path: Path) -> Non
             super().__init__(chip)
             self.asked: trio.Event | None = None
 
-        async def seal(self, secret: bytes, selection: PcrSelection, composite: bytes) -> bytes:
+        async def nv_define(self, index: int, size_bytes: int, auth: Secret) -> None:
             if self.asked is not None:
                 self.asked.set()
                 await trio.sleep_forever()
-            return await super().seal(secret, selection, composite)
+            await super().nv_define(index, size_bytes, auth)
 
     hardware = Waiting(chip)
     ended: list[str] = []
@@ -296,7 +354,7 @@ async def test_a_rotation_under_way_ends_with_the_manager(tmp_path: Path) -> Non
 
         async def rekey(operator: Operator) -> None:
             try:
-                await operator.send(O.MANAGER_REKEY, Nothing())
+                await operator.send(O.NV_REKEY, Nothing())
             except DaemonError as error:
                 ended.append(str(error))
 
