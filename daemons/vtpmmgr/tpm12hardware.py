@@ -27,6 +27,7 @@ from daemons.vtpmmgr.hardware import (
 from daemons.vtpmmgr.sealing import PcrValues
 from daemons.vtpmmgr.turns import OWN, Turns
 from protocol.errors import WireError
+from protocol.manager.passthrough import IDENTIFYING_PCRS
 from protocol.manager.quotes import Identification
 from protocol.tis.driver import TisError
 from protocol.tis.registers import BUFFER_SIZE
@@ -253,7 +254,14 @@ class Tpm12Hardware:
         identification: Identification | None = None,
         source: Hashable | None = None,
     ) -> SignedQuote:
-        """Have an identity key sign PCRs; nobody else's command comes in between."""
+        """Have an identity key sign PCRs; nobody else's command comes in between.
+
+        At another locality than 2 PCRs 20-23 are not ours to set, and are not quoted (BAD_LOCALITY)
+        as if they identified anybody.
+        """
+        wanted = selection.indices if identification is not None else ()
+        if self._locality != _IDENTIFYING_LOCALITY and any(i in IDENTIFYING_PCRS for i in wanted):
+            raise TpmError(ReturnCode.BAD_LOCALITY)
         turn = self._turns.hold(OWN if source is None else source)
         async with turn as transact, self._loaded(transact, key) as handle:
             await self._identify(transact, identification)
