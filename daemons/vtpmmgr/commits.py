@@ -23,12 +23,14 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from time import perf_counter_ns
 from typing import Final, Protocol, TypeVar
 from uuid import UUID
 
 import trio
 
 from daemons.runtime.errors import DaemonError
+from daemons.runtime.latency import Latencies, LatencyStatistics
 from daemons.runtime.log import Log
 from daemons.vtpmmgr.freshness import Freshness, Mark
 from daemons.vtpmmgr.hardware import PASSING, Hardware, HardwareLost
@@ -95,6 +97,8 @@ class CommitStatistics:
         mutations: that were part of them.
         largest: most mutations in one commit.
         waiting: mutations not settled.
+        bound: sequence that the hardware TPM is known to name.
+        latencies: of the last commits, from the first look at the chip to the answers.
     """
 
     sequence: int
@@ -102,6 +106,8 @@ class CommitStatistics:
     mutations: int
     largest: int
     waiting: int
+    bound: int
+    latencies: LatencyStatistics
 
 
 class _Pending:
@@ -194,6 +200,9 @@ class Committer:
         self._commits = 0
         self._mutations = 0
         self._largest = 0
+        self._latencies = Latencies()
+        # The ledger that we are given is bound to the chip.
+        self._bound = ledger.newest.sequence
 
     async def submit(self, mutation: Mutation) -> bytes:
         """Return the body of the response once the change is durable and bound to the chip.
@@ -270,6 +279,8 @@ class Committer:
             mutations=self._mutations,
             largest=self._largest,
             waiting=len(self._unsettled),
+            bound=self._bound,
+            latencies=self._latencies.statistics(),
         )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -318,6 +329,7 @@ class Committer:
             raise
 
     async def _commit(self, batch: list[_Pending]) -> None:
+        started_ns = perf_counter_ns()
         if not await self._is_reachable():
             self._log.warning("hardware TPM unreachable", refused=len(batch))
             self._refuse(batch, ManagerCode.IOERROR)
@@ -328,7 +340,7 @@ class Committer:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._write, batch, limiter=self._limiter)
         except DiskFull as error:
-            self._log.error(str(error), refused=len(batch))
+            self._log.error("database not written", reason=error, refused=len(batch))
             self._refuse(batch, ManagerCode.FAIL)
             return
         if self._ledger.newest != before:
@@ -336,6 +348,7 @@ class Committer:
             self._commits += 1
             self._mutations += len(batch)
             self._largest = max(self._largest, len(batch))
+            self._latencies.note(perf_counter_ns() - started_ns)
         self._settle(batch)
 
     def _write(self, batch: Iterable[_Pending]) -> None:
@@ -379,7 +392,7 @@ class Committer:
         try:
             await trio.to_thread.run_sync(write, limiter=self._limiter)
         except DiskFull as error:
-            self._log.error(str(error))
+            self._log.error("commit refused", reason=error)
             raise CommandRefused(ManagerCode.FAIL) from error
         if freshness is not None:
             self._freshness = freshness
@@ -423,6 +436,7 @@ class Committer:
     async def _bind(self) -> None:
         mark = Mark.of(self._ledger.newest)
         await self.insist(f"mark of sequence {mark.sequence}", partial(self._freshness.bind, mark))
+        self._bound = mark.sequence
 
     async def insist(self, what: str, action: Callable[[], Awaitable[None]]) -> None:
         """Have the chip do what belongs to a commit until it is done; see `Exclusive.insist`.
@@ -454,7 +468,7 @@ class Committer:
                 )
         except DaemonError as error:
             # The log keeps everything; the next commit tries again.
-            self._log.warning(str(error))
+            self._log.warning("log of the database not copied", reason=error)
 
     def _refuse(self, batch: Iterable[_Pending], code: ManagerCode) -> None:
         for pending in batch:
