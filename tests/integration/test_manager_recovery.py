@@ -11,6 +11,7 @@ from pathlib import Path
 
 from protocol.manager.constants import ManagementOrdinal, ManagerCode
 from protocol.manager.management import GroupNumber, Nothing, VtpmNew
+from protocol.tpm12.constants import NvAttributes
 from tests.integration.operators import Operator, configure, restart_manager
 from tests.integration.stack import Stack, running_stack
 from tpmcore import tss12
@@ -25,7 +26,7 @@ PCR_READ = bytes.fromhex("00c1 0000000e 00000015 00000005")
 
 def write_nv(stack: Stack, guest: str) -> None:
     """Have a guest's TPM keep something."""
-    define = tss12.nv_define_space(0x10000, 8, 1)
+    define = tss12.nv_define_space(0x10000, 8, NvAttributes.PPWRITE)
     for conversation in (define, tss12.nv_write_value(0x10000, b"to keep!")):
         tss12.run_sync(lambda command: stack.transact(guest, command), conversation)
 
