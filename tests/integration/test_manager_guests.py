@@ -132,6 +132,15 @@ def test_a_guest_reads_the_hardwares_pcrs_and_random_bytes_and_only_an_admin_ext
     assert operator.run("manager", "pcrs", "--pcrs", "16")["pcrs"]["16"] == extended[10:].hex()
 
 
+def test_what_changes_nothing_permanent_writes_nothing(stack: Stack, operator: Operator) -> None:
+    before = operator.control("status")["commits"]
+    for _ in range(20):
+        stack.transact("plain", bytes.fromhex("00c1 0000000e 00000015 00000005"))
+        stack.transact("plain", bytes.fromhex("00c1 00000022 00000014 00000010") + bytes(20))
+        stack.transact("plain", GET_RANDOM)
+    assert operator.control("status")["commits"] == before
+
+
 def test_no_other_command_reaches_the_hardware_or_the_keys(stack: Stack) -> None:
     identifying = EXTEND.replace(b"\x14\0\0\0\x10", b"\x14\0\0\0\x17")
     save = encode_request(ManagerTag.REQ, 1, bytes(64))

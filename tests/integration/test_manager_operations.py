@@ -29,7 +29,13 @@ from protocol.manager.management import (
 )
 from protocol.manager.messages import decode_load_hash_key_response, encode_load_hash_key
 from protocol.tpmif.unix import open_frontend
-from tests.integration.operators import AgentFiles, Operator, configure, uuid_of
+from tests.integration.operators import (
+    AgentFiles,
+    Operator,
+    configure,
+    restart_manager,
+    uuid_of,
+)
 from tests.integration.stack import Stack, running_stack
 
 O = ManagementOrdinal  # noqa: E741 - the ordinals, once a line
@@ -246,6 +252,29 @@ def test_a_groups_identity_is_activated_only_by_what_was_made_for_it(
             assert not out.exists()
 
 
+def test_more_groups_than_a_sector_of_xens_disk_holds_survive_a_restart(
+    operator: Operator, agent: AgentFiles, stack: Stack
+) -> None:
+    while len(operator.run("group", "list")["groups"]) < 18:
+        operator.provision(agent)
+    before = operator.run("group", "list")["groups"]
+    restart_manager(stack)
+    assert operator.run("group", "list")["groups"] == before
+    assert all(group["open"] for group in before)
+
+
+def test_identity_keys_leave_nothing_in_the_chips_few_slots(
+    operator: Operator, agent: AgentFiles
+) -> None:
+    number = new_group(operator, agent)
+    blob = operator.new_path("blob")
+    blob.write_bytes(b"\x01" * 256)
+    command = ("group", "activate", str(number), "--blob", blob)
+    for _ in range(12):
+        operator.refused(*command, "--out", operator.new_path("session.key"))
+        operator.run("group", "quote", str(number), "--nonce", "00" * 20, "--pcrs", "0")
+
+
 def test_vtpms_are_registered_shown_and_deleted(operator: Operator) -> None:
     uuid = uuid4()
     operator.run("vtpm", "new", "--uuid", str(uuid))
@@ -311,11 +340,7 @@ def test_keys_change_while_a_guest_is_served(operator: Operator, stack: Stack) -
         operator.run(*command)
     assert "not bound to a counter" in operator.refused("manager", "rekey-counter")
     assert stack.transact("g1", bytes.fromhex("00c10000000e0000001500000005")) == before
-    pid = stack.pid("vtpmmgr")
-    os.kill(pid, 15)
-    while stack.daemon("vtpmmgr")["pid"] in (pid, None):
-        pass
-    stack.wait_daemon_ready("vtpmmgr")
+    restart_manager(stack)
     assert operator.vtpm("g1")["saved"] is True
 
 
