@@ -135,7 +135,7 @@ def _told() -> Iterator[None]:
         raise click.UsageError(str(error)) from error
 
 
-KEYGEN_EXAMPLE = example("vtpmctl saa keygen --out agent.pem --passphrase file:/root/agent-pass")
+KEYGEN_EXAMPLE = example("vtpmctl saa keygen --out agent.pem --passphrase file:agent-pass")
 
 
 @saa_group.command("keygen", epilog=KEYGEN_EXAMPLE)
