@@ -31,6 +31,7 @@ from daemons.vtpmmgr.records import (
     RECORD_TYPES,
     BadRow,
     GroupRecord,
+    MoveRecord,
     Record,
     SealRecord,
     SqlValue,
@@ -153,6 +154,10 @@ class Ledger:
             UUID(bytes=key)
             for key in self._store.keys_where(VtpmRecord.TABLE, "group_uuid", group.bytes)
         ]
+
+    def moves(self) -> list[UUID]:
+        """Return the uuids of all vTPMs of which a move is noted, ascending."""
+        return sorted([UUID(bytes=_key(row)) for row, _ in self._store.scan(MoveRecord.TABLE)])
 
     @property
     def log_pages(self) -> int:
@@ -307,6 +312,12 @@ class Transaction:
                 if isinstance(record, VtpmRecord) and record.group == group:
                     found.add(record.uuid)
         return sorted(found)
+
+    def moves(self) -> list[MoveRecord]:
+        """Return the moves that are noted."""
+        found = dict.fromkeys(uuid.bytes for uuid in self._ledger.moves())
+        found.update((key, None) for (kind, key), _ in self.changes() if kind is MoveRecord)
+        return [move for key in found if (move := self.get(MoveRecord, key)) is not None]
 
     def put(self, record: Record) -> None:
         """Insert a record or replace the one with its key."""

@@ -15,6 +15,7 @@ from daemons.vtpmmgr.groups import Group, GroupCommands
 from daemons.vtpmmgr.hardware import Hardware
 from daemons.vtpmmgr.identity import ClientTable
 from daemons.vtpmmgr.management import Management
+from daemons.vtpmmgr.moving import MoveCommands
 from daemons.vtpmmgr.openings import Openings
 from daemons.vtpmmgr.platform import PlatformCommands
 from daemons.vtpmmgr.recovery import RecoveryCommands
@@ -46,7 +47,7 @@ class Manager:
 
     Attributes:
         committer: its `run` has to be kept running.
-        management: commands for who has the ADMIN right.
+        management: all commands, for the admin socket.
         service: handler of the split driver's backend.
     """
 
@@ -72,15 +73,18 @@ class Manager:
         recovery = RecoveryCommands(
             hardware, options.identity_auth, groups.read, self._open_recovered, log
         )
-        self.management = Management(
+        for_vtpms = (
             groups.commands,
             VtpmCommands(self.committer, self._gives_admin, openings, log).commands,
             platform.commands,
             RotationCommands(self.committer, hardware, options.boot, log).commands,
             recovery.commands,
         )
+        moves = MoveCommands(self.committer, hardware, openings, log)
+        self.management = Management(*for_vtpms, moves.commands)
+        # a vTPM, ADMIN or not, moves nobody
         self.service = ManagerService(
-            clients, self.committer, hardware, self.management, openings, log
+            clients, self.committer, hardware, Management(*for_vtpms), openings, log
         )
 
     def _gives_admin(self, uuid: UUID) -> bool:

@@ -18,8 +18,9 @@ from daemons.vtpmmgr.commits import CommandRefused, Committer
 from daemons.vtpmmgr.groups import GROUPS, read_group
 from daemons.vtpmmgr.ledger import Ledger, Transaction
 from daemons.vtpmmgr.management import Answer, Command, Commands
+from daemons.vtpmmgr.movestates import Event, NotNow, advance, standing_in
 from daemons.vtpmmgr.openings import Openings
-from daemons.vtpmmgr.records import ADMIN_SUSPENDED, GroupRecord, VtpmRecord
+from daemons.vtpmmgr.records import ADMIN_SUSPENDED, GroupRecord, MoveRecord, VtpmRecord
 from protocol.manager.constants import (
     DIGEST_BYTES,
     HEADER_BYTES,
@@ -57,8 +58,10 @@ class _NewVtpm:
         group = transaction.group(self.group)
         if group is None:
             raise CommandRefused(ManagerCode.BADINDEX)
-        if transaction.get(VtpmRecord, self.uuid.bytes) is not None:
-            raise CommandRefused(ManagerCode.FAIL)
+        try:
+            advance(standing_in(transaction, self.uuid), Event.CREATE)
+        except NotNow as error:
+            raise CommandRefused(ManagerCode.FAIL) from error
         data = transaction.keys.wrap_data(group, self.uuid, NO_IMAGE)
         transaction.put(VtpmRecord(self.uuid, group.uuid, 0, data))
         return b""
@@ -75,6 +78,7 @@ class _DeleteVtpm:
         if transaction.get(VtpmRecord, self.uuid.bytes) is None:
             raise CommandRefused(ManagerCode.FAIL)
         transaction.delete(VtpmRecord, self.uuid.bytes)
+        transaction.delete(MoveRecord, self.uuid.bytes)
         return b""
 
 
