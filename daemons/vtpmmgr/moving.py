@@ -25,7 +25,7 @@ from daemons.runtime.log import Log
 from daemons.runtime.secret import AUTH_BYTES, Secret
 from daemons.vtpmmgr.commits import CommandRefused, Committer, Exclusive
 from daemons.vtpmmgr.envelope import KEY_BYTES
-from daemons.vtpmmgr.groups import Group, read_group
+from daemons.vtpmmgr.groups import GROUPS, Group, read_group
 from daemons.vtpmmgr.hardware import BindingKey, Hardware
 from daemons.vtpmmgr.keyring import GroupClosed
 from daemons.vtpmmgr.ledger import Ledger, Transaction
@@ -503,10 +503,7 @@ class MoveCommands:
             ]
             return MovesListed(len(uuids), tuple(entries))
 
-        async def query(alone: Exclusive) -> MovesListed:
-            return await alone.read(read)
-
-        return await self._committer.exclusively(query)
+        return await self._committer.read(GROUPS, read)
 
     async def _advance(self, alone: Exclusive, vtpm: UUID, event: Event) -> tuple[_Found, Action]:
         """Return what is known of a vTPM and what this event asks to be done."""

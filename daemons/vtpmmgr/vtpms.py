@@ -131,15 +131,17 @@ class VtpmCommands:
 
     async def _list(self, request: VtpmList) -> Answer:
 
-        def query(ledger: Ledger) -> list[UUID]:
+        page = slice(request.offset, request.offset + _PAGE)
+
+        def query(ledger: Ledger) -> VtpmsListed:
             group = read_group(ledger, request.group)
             if not group.is_open:
                 raise CommandRefused(ManagerCode.AUTHFAIL)
-            return ledger.vtpms_of(group.record.uuid)
+            uuid = group.record.uuid
+            found = ledger.vtpms_of(uuid, page)
+            return VtpmsListed(ledger.number_of_vtpms(uuid), tuple(each.bytes for each in found))
 
-        uuids = await self._committer.read(GROUPS, query)
-        page = uuids[request.offset : request.offset + _PAGE]
-        return VtpmsListed(len(uuids), tuple(uuid.bytes for uuid in page))
+        return await self._committer.read(GROUPS, query)
 
     async def _show(self, request: VtpmName) -> Answer:
         uuid = request.uuid
