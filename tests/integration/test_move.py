@@ -34,7 +34,7 @@ from tpmcore.tss12 import Conversation
 
 T = TypeVar("T")
 
-ROUNDS = int(os.environ.get("VTPM_MOVE_ROUNDS", "3"))
+ROUNDS = int(os.environ.get("SOAK_ROUNDS", "3"))
 GUEST = "m1"
 OWNER = b"owner of a traveller"
 SRK = bytes(20)
