@@ -75,7 +75,8 @@ _MEANINGS: Final[Mapping[tuple[ManagementOrdinal, int], str]] = {
     },
     **{
         (ordinal, _C.DISABLED_CMD): "freshness is off here, so a copy could live a second time"
-        for ordinal in (_O.MOVE_EXPORT, _O.MOVE_IMPORT)
+        for ordinal in _O
+        if _O.MOVE_EXPORT <= ordinal <= _O.MOVE_ABANDON
     },
     (_O.MOVE_IMPORT, _C.FAIL): "there is a vTPM with this uuid, or it arrives by another move",
     (_O.MOVE_IMPORT, _C.BAD_PARAMETER): (

@@ -9,13 +9,15 @@ from uuid import UUID
 
 from daemons.runtime.log import Log
 from daemons.runtime.secret import Secret
+from daemons.vtpmmgr.arriving import ArrivingCommands
 from daemons.vtpmmgr.commits import CommandRefused, Committer
 from daemons.vtpmmgr.envelope import NotAuthentic
 from daemons.vtpmmgr.groups import Group, GroupCommands
 from daemons.vtpmmgr.hardware import Hardware
 from daemons.vtpmmgr.identity import ClientTable
+from daemons.vtpmmgr.leaving import LeavingCommands
 from daemons.vtpmmgr.management import Management
-from daemons.vtpmmgr.moving import MoveCommands
+from daemons.vtpmmgr.moves import Moves
 from daemons.vtpmmgr.openings import Openings
 from daemons.vtpmmgr.platform import PlatformCommands
 from daemons.vtpmmgr.recovery import RecoveryCommands
@@ -23,6 +25,7 @@ from daemons.vtpmmgr.rotation import RotationCommands
 from daemons.vtpmmgr.sealing import nv_indices
 from daemons.vtpmmgr.service import ManagerService
 from daemons.vtpmmgr.startup import Started
+from daemons.vtpmmgr.transportkeys import TransportKeyCommands
 from daemons.vtpmmgr.vtpms import VtpmCommands
 from protocol.manager.constants import ManagerCode
 
@@ -80,8 +83,14 @@ class Manager:
             RotationCommands(self.committer, hardware, options.boot, log).commands,
             recovery.commands,
         )
-        moves = MoveCommands(self.committer, hardware, openings, log)
-        self.management = Management(*for_vtpms, moves.commands)
+        moves = Moves(self.committer, log)
+        self.management = Management(
+            *for_vtpms,
+            TransportKeyCommands(self.committer, hardware, log).commands,
+            LeavingCommands(moves, hardware, openings).commands,
+            ArrivingCommands(moves, hardware).commands,
+            moves.commands,
+        )
         # a vTPM, ADMIN or not, moves nobody
         self.service = ManagerService(
             clients, self.committer, hardware, Management(*for_vtpms), openings, log

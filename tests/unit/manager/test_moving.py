@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
 
+import apsw
 import pytest
+import trio
 
 from daemons.runtime.config.values import FreshnessMode
 from daemons.vtpmmgr.commits import CommandRefused
@@ -20,6 +22,7 @@ from daemons.vtpmmgr.movestates import (
     advance,
     standing_of,
 )
+from daemons.vtpmmgr.records import RECORD_TYPES
 from protocol.manager.constants import ManagementOrdinal, ManagerCode, ManagerTag, VtpmFlag
 from protocol.manager.framing import Request
 from protocol.manager.management import (
@@ -480,6 +483,14 @@ async def test_without_freshness_nothing_moves(tmp_path: Path) -> None:
     pair.target.freshness = FreshnessMode.NONE
     async with pair.target.running() as target:
         assert await refused(target.take_in(package)) == ManagerCode.DISABLED_CMD
+    pair.target.freshness = FreshnessMode.NV
+    async with pair.target.running() as target:
+        receipt = await target.take_in(package)
+    pair.source.freshness = FreshnessMode.NONE
+    async with pair.source.running() as source:
+        assert await refused(source.release(receipt)) == ManagerCode.DISABLED_CMD
+        assert await refused(source.cancel(A)) == ManagerCode.DISABLED_CMD
+        assert await source.load(A) == DISABLED
 
 
 async def test_in_counter_mode_a_move_is_bound_at_once(tmp_path: Path) -> None:
@@ -490,6 +501,28 @@ async def test_in_counter_mode_a_move_is_bound_at_once(tmp_path: Path) -> None:
         assert not source.manager.committer.freshness.wants_last
         await target.activate(await source.release(await target.take_in(package)))
         assert not target.manager.committer.freshness.wants_last
+        assert await target.load(A) == KEY
+
+
+async def test_a_database_of_version_1_can_move_its_vtpms(tmp_path: Path) -> None:
+    pair = Pair.new(tmp_path)
+    async with pair.source.running() as source:
+        assert await source.save(A) == 0
+        await trio.to_thread.run_sync(source.manager.started.ledger.checkpoint)
+    connection = apsw.Connection(str(pair.source.folder / "manager.db"))
+    for kind in RECORD_TYPES:
+        if kind.TABLE.since > 1:
+            connection.execute(f"DROP TABLE {kind.TABLE.name}")
+    connection.execute("PRAGMA user_version = 1")
+    connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    connection.close()
+    async with pair.source.running() as source:
+        assert await source.load(A) == KEY
+        assert await source.moves() == {}
+    key, approval = await pair.provision(A)
+    async with pair.running() as (source, target):
+        package = await source.export(A, key, approval)
+        await target.activate(await source.release(await target.take_in(package)))
         assert await target.load(A) == KEY
 
 

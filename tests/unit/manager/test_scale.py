@@ -66,7 +66,6 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Chip]:
                 await alone.commit(registered(range(VTPMS)))
 
             await manager.committer.exclusively(fill)
-            await trio.to_thread.run_sync(manager.started.ledger.checkpoint)
 
     trio.run(make)
     return folder, chip
