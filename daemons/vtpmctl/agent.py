@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Final, Self, TypeVar
 from uuid import UUID
@@ -45,6 +45,7 @@ from protocol.manager.approval import EXPONENT, config_message, is_agent_modulus
 from protocol.manager.constants import QuoteFlags
 from protocol.manager.exchange import BadExchange, Exchange
 from protocol.manager.management import EXCHANGE_BYTES, MODULUS_BYTES, ConfigList
+from protocol.manager.moving import MoveApproval
 from protocol.tpm12.attestation import AsymCaContents, IdentityContents, QuoteInfo, SymmetricKey
 from protocol.tpm12.constants import Algorithm, EncScheme, Ordinal
 from protocol.tpm12.keys import PubKey
@@ -218,6 +219,11 @@ class Agent:
         message = config_message(group, ConfigList(sequence, composites, hashed), selections)
         signature = self._key.sign(message, padding.PKCS1v15(), hashes.SHA256())
         return SignedList(group, sequence, tuple(configurations), hashed, tuple(labels), signature)
+
+    def approve_move(self, approval: MoveApproval) -> MoveApproval:
+        """Sign an approval of a move."""
+        signature = self._key.sign(approval.message, padding.PKCS1v15(), hashes.SHA256())
+        return replace(approval, signature=signature)
 
     # --- registration ------------------------------------------------------------------------
 
