@@ -24,7 +24,7 @@ from daemons.runtime.errors import DaemonError
 from daemons.runtime.log import Log
 from daemons.runtime.secret import Secret
 from daemons.vtpmmgr.commits import CommandRefused, Committer
-from daemons.vtpmmgr.groups import Group, read_group
+from daemons.vtpmmgr.groups import read_group
 from daemons.vtpmmgr.hardware import Hardware, HardwareLost
 from daemons.vtpmmgr.identity import (
     Client,
@@ -125,6 +125,23 @@ def _approved(policy: PolicyRecord | None, label: str) -> bytes:
     if found is None:
         raise CommandRefused(ManagerCode.DISABLED)
     return found
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _Question:
+    """What a quote for a vTPM takes, of its group.
+
+    Attributes:
+        aik: of the group, as the hardware TPM wrapped it.
+        auth: secret to use it.
+        hashes: what the quote names, 20 bytes each.
+        identification: for PCRs 20-23.
+    """
+
+    aik: bytes
+    auth: Secret
+    hashes: list[bytes]
+    identification: quotes.Identification
 
 
 @dataclass(slots=True, eq=False)
@@ -411,37 +428,45 @@ class ManagerService:
             raise CommandRefused(ManagerCode.INVALID_REQUEST)
         client = session.client
 
-        def read(ledger: Ledger) -> tuple[Group, PolicyRecord, Secret]:
-            group = read_group(ledger, client.group)
-            if group.policy is None:
-                raise CommandRefused(ManagerCode.FAIL)
-            auth = ledger.keys.unwrap_aik_auth(group.record, group.policy)
-            return group, group.policy, auth
-
-        group, policy, auth = await self._committer.read(client.uuid, read)
         flags = QuoteFlags(asked.flags)
-        hashes = quotes.quoted_hashes(
-            flags,
-            uuid=client.uuid,
-            kern_hash=session.kern_hash,
-            saa_modulus=group.saa_modulus,
-            config_list=group.config_list,
-        )
+        kern_hash = session.kern_hash
+
+        def read(ledger: Ledger) -> _Question:
+            group = read_group(ledger, client.group)
+            record = ledger.get(VtpmRecord, client.uuid.bytes)
+            # the number may mean another group since this connection was bound
+            is_member = record is not None and record.group == group.record.uuid
+            if group.policy is None or not is_member:
+                raise CommandRefused(ManagerCode.FAIL)
+            config_list = group.config_list
+            hashes = quotes.quoted_hashes(
+                flags,
+                uuid=client.uuid,
+                kern_hash=kern_hash,
+                saa_modulus=group.saa_modulus,
+                config_list=config_list,
+            )
+            identification = quotes.identification(
+                group.record.uuid,
+                group.saa_modulus,
+                config_list,
+                vtpm=(client.uuid, kern_hash),
+            )
+            auth = ledger.keys.unwrap_aik_auth(group.record, group.policy)
+            return _Question(group.policy.aik, auth, hashes, identification)
+
+        question = await self._committer.read(client.uuid, read)
         with refused_by_hardware():
             quoted = await self._hardware.quote(
-                policy.aik,
-                auth,
-                external_data=quotes.external_data(flags, asked.extern_data, hashes),
+                question.aik,
+                question.auth,
+                external_data=quotes.external_data(flags, asked.extern_data, question.hashes),
                 selection=selection,
-                identification=quotes.identification(
-                    group.record.uuid,
-                    group.saa_modulus,
-                    group.config_list,
-                    vtpm=(client.uuid, session.kern_hash),
-                ),
+                identification=question.identification,
+                source=session.device.serial,
             )
         values = b"".join([value for _, value in quoted.pcr_values])
-        return quoted.signature + b"".join(hashes) + values
+        return quoted.signature + b"".join(question.hashes) + values
 
     async def _pass_through(self, session: _Session, request: Request, message: bytes) -> bytes:
         admin = request.ordinal == PassThroughOrdinal.EXTEND and await self._is_admin(session)
