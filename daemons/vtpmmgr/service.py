@@ -397,6 +397,7 @@ class ManagerService:
             kern_hash=session.kern_hash,
             saa_modulus=group.saa_modulus,
             config_list=group.config_list,
+            freshness=self._committer.freshness.mode.value,
         )
         with refused_by_hardware():
             quoted = await self._hardware.quote(

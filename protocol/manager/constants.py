@@ -82,10 +82,12 @@ class ManagementOrdinal(enum.IntEnum):
     GROUP_REKEY = 0x02000402
     NV_REKEY = 0x02000403
     COUNTER_REKEY = 0x02000404
+    GROUP_POLICY = 0x02000405
 
 
 class QuoteFlags(enum.IntFlag):
-    """What a quote says beside PCRs: one hash for each, in this order."""
+    """What a quote says beside PCRs: one hash for each, in this order; from 0x100 on they are
+    ours."""
 
     HASH_UUID = 1
     """The vTPM's uuid."""
@@ -95,6 +97,8 @@ class QuoteFlags(enum.IntFlag):
     """The agent's modulus and the group's CFG_LIST."""
     GROUP_PUBKEY = 8
     """The agent's modulus."""
+    FRESHNESS = 0x100
+    """How the manager notices an older copy of its database."""
 
 
 class VtpmFlag(enum.IntFlag):

@@ -15,7 +15,7 @@ import os
 import random as seeded  # noqa: TID251 - repeatable choices of a test, no secrets
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from protocol.manager.quotes import Identification
 from protocol.tpm12 import ReturnCode
 from protocol.tpm12.pcr import PcrSelection, composite_hash
 from tpmcore.errors import TpmError
+from tpmcore.tss12 import identity_template
 
 WELL_KNOWN = Secret(20)
 _BOUND_BYTES = 24  # selection 3, composite hash 20, locality 1
@@ -398,9 +399,10 @@ class FakeHardware:
                 raise TpmError(ReturnCode.AUTHFAIL)
             key = rsa_key(len(self.chip.identities))
             name = b"identity %d" % len(self.chip.identities)
-            self.chip.identities[name] = bytes(auth)
             modulus = key.public_key().public_numbers().n.to_bytes(256, "big")
-            return NewIdentity(name, modulus, key.sign(label_digest, PKCS1v15(), SHA1()))
+            wrapped = replace(identity_template(), pub_key=modulus, enc_data=name).encode()
+            self.chip.identities[wrapped] = bytes(auth)
+            return NewIdentity(wrapped, modulus, key.sign(label_digest, PKCS1v15(), SHA1()))
 
     async def activate_identity(
         self,
