@@ -28,7 +28,6 @@ from daemons.vtpmmgr.identity import (
     ClientTable,
     approved_kern_hash,
     effective_label,
-    label_hash,
 )
 from daemons.vtpmmgr.keyring import GroupClosed
 from daemons.vtpmmgr.ledger import Ledger, Transaction
@@ -55,6 +54,7 @@ from protocol.manager.framing import (
     parse_request,
     success_response,
 )
+from protocol.manager.labels import label_hash
 from protocol.manager.messages import (
     GetQuote,
     decode_empty,
