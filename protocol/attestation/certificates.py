@@ -31,7 +31,7 @@ from itertools import pairwise
 from typing import Final, TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID, ObjectIdentifier
@@ -56,8 +56,22 @@ _KNOWN_EXTENSIONS: Final = (
     x509.ExtendedKeyUsage,
     x509.SubjectAlternativeName,
 )
-_WHOLE_NAME: Final = 64
-"""Longest common name (RFC 5280, appendix A: ub-common-name)."""
+_LAZY: Final = (
+    "extensions",
+    "signature_hash_algorithm",
+    "subject",
+    "issuer",
+    "not_valid_before_utc",
+    "not_valid_after_utc",
+)
+_UNREADABLE: Final = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 
 
 class BadCertificate(Exception):
@@ -192,9 +206,14 @@ def certify_aik(
 def load(data: bytes) -> x509.Certificate:
     """Return a DER certificate; BadCertificate if it is none."""
     try:
-        return x509.load_der_x509_certificate(data)
-    except ValueError as error:
+        found = x509.load_der_x509_certificate(data)
+        # the library parses these only when they are asked for, and each may turn out to be wrong
+        for part in _LAZY:
+            getattr(found, part)
+        found.public_key()
+    except _UNREADABLE as error:
         raise BadCertificate(f"no certificate: {error}") from None
+    return found
 
 
 def check_chain(
@@ -323,12 +342,8 @@ def _usage(
 
 
 def _check_common(certificate: x509.Certificate, at: datetime) -> None:
-    try:
-        extensions = certificate.extensions
-        algorithm = certificate.signature_hash_algorithm
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
-        raise BadCertificate(f"no certificate of ours: {error}") from None
-    for extension in extensions:
+    algorithm = certificate.signature_hash_algorithm
+    for extension in certificate.extensions:
         if extension.critical and not isinstance(extension.value, _KNOWN_EXTENSIONS):
             oid = extension.oid.dotted_string
             raise BadCertificate(f"the critical extension {oid} is unknown")

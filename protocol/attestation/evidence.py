@@ -37,6 +37,9 @@ VERSION: Final = 1
 LIMIT_BYTES: Final = 4 * 1024 * 1024
 """Longest file: a log of 2 MiB, and lists of thousands of configurations."""
 
+FRESHNESS_MODES: Final = ("nv", "counter", "none")
+"""How a manager may notice older copies of its database."""
+
 _CERTIFICATES_LIMIT: Final = 8
 _LABEL_LIMIT: Final = 1024
 
@@ -403,8 +406,15 @@ def _evidence(top: _Object) -> Evidence:
         ek_certificates=vtpm.blobs("ek_certificates"),
         ek_proof=vtpm.optional("ek_proof", _proof),
         guest_quote=top.optional("guest_quote", _guest_quote),
-        freshness=None if top.get("freshness") is None else top.text("freshness", 16),
+        freshness=None if top.get("freshness") is None else _mode(top, "freshness"),
     )
+
+
+def _mode(fields: _Object, key: str) -> str:
+    mode = fields.text(key, 16)
+    if mode not in FRESHNESS_MODES:
+        raise BadEvidence(f"{fields.of(key)}: not one of {', '.join(FRESHNESS_MODES)}")
+    return mode
 
 
 def _proof(fields: _Object) -> EkProof:
