@@ -30,6 +30,7 @@ which takes the owner's secret.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -40,6 +41,7 @@ from typing import TypeVar, assert_never
 import trio
 
 from daemons.runtime.config.values import FreshnessMode
+from daemons.runtime.control import Fields, Json
 from daemons.runtime.errors import DaemonError, RefusedToStart
 from daemons.runtime.log import Log
 from daemons.runtime.secret import AUTH_BYTES, Secret
@@ -105,6 +107,55 @@ async def bind(ledger: Ledger, mode: FreshnessMode, hardware: Hardware, log: Log
     await _accept_newest(bound, anchor)
     await _remove_former_area(bound)
     return await _in_mode(bound, anchor, mode)
+
+
+async def examine(ledger: Ledger, hardware: Hardware) -> Fields:
+    """Say what a ledger and the hardware TPM have, which an operator has to compare.
+
+    Returns:
+        "database": sequence, and value of its counter if it names one. "chip": mode, and sequence
+        in mode nv, value in mode counter; mode None if no area tells. "agree": whether the ledger
+        is what the chip knows as the newest.
+
+    Raises:
+        TpmError, DaemonError: the chip fails.
+    """
+    root, newest = ledger.keys.root, ledger.newest
+    record = await _in_thread(partial(ledger.get, CounterRecord, COUNTER_KEY))
+    anchor: Anchor | None = None
+    if await hardware.nv_area_size(root.nv_index) is not None:
+        # an area that is not this manager's tells as little as none
+        with contextlib.suppress(RefusedToStart):
+            area = hardware.nv_area(root.nv_index, NV_BYTES, root.nv_auth)
+            anchor = await _read(area, "")
+    chip: dict[str, Json] = {"mode": None, "sequence": None, "value": None}
+    agree = False
+    match anchor:
+        case Mark():
+            chip |= {"mode": FreshnessMode.NV.value, "sequence": anchor.sequence}
+            agree = anchor == Mark.of(newest)
+        case CounterAnchor():
+            value = await hardware.read_counter(anchor.count_id)
+            chip |= {"mode": FreshnessMode.COUNTER.value, "value": value}
+            agree = record is not None and (record.count_id, record.value) == (
+                anchor.count_id,
+                value,
+            )
+        case NoAnchor():
+            chip["mode"] = FreshnessMode.NONE.value
+            agree = True
+        case None:
+            pass
+        case _:
+            assert_never(anchor)
+    return {
+        "database": {
+            "sequence": newest.sequence,
+            "value": None if record is None else record.value,
+        },
+        "chip": chip,
+        "agree": agree,
+    }
 
 
 async def accept(ledger: Ledger, hardware: Hardware, log: Log) -> None:

@@ -140,7 +140,13 @@ _AUTH_FORMS = "well-known, hash:<40 hex digits>, text:<passphrase> or file:<path
     "--accept-rollback",
     is_flag=True,
     help="Do not serve: make the database that is there the newest, though the hardware TPM knows "
-    "of a newer one, and end. Takes the owner's secret.",
+    "of a newer one, and end. Takes the owner's secret. See vtpmctl manager accept-rollback.",
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="With --accept-rollback: change nothing. Either way what both sides have is printed, as "
+    "JSON.",
 )
 @click.option(
     "--xen-lists",
@@ -165,6 +171,7 @@ def main(
     nv_index: str | None,
     freshness: str | None,
     accept_rollback: bool,
+    dry_run: bool,
     xen_lists: bool,
     loglevel: str | None,
 ) -> None:
@@ -176,6 +183,8 @@ def main(
     it found does not verify.
     """
     del tpmdriver  # there is one
+    if dry_run and not accept_rollback:
+        raise click.UsageError("--dry-run needs --accept-rollback")
     mode = _parsed("--socket-mode", parse_mode, socket_mode)
     owner = _given("--owner-auth", parse_auth, owner_auth)
     srk = _given("--srk-auth", parse_auth, srk_auth)
@@ -200,6 +209,7 @@ def main(
             nv_index=configured.nv_index if index is None else index,
             freshness=configured.freshness if freshness is None else FreshnessMode(freshness),
             accept_rollback=accept_rollback,
+            dry_run=dry_run,
             xen_lists=xen_lists or configured.xen_lists,
             level=level_of(loglevel, configured.loglevel),
         )

@@ -43,7 +43,6 @@ from protocol.manager.constants import (
     MAX_MESSAGE_BYTES,
     ManagerCode,
     ManagerTag,
-    PassThroughTag,
     QuoteFlags,
     VtpmOrdinal,
 )
@@ -61,7 +60,7 @@ from protocol.manager.messages import (
     decode_save_hash_key,
     encode_load_hash_key_body,
 )
-from protocol.manager.passthrough import PassThroughOrdinal, judge
+from protocol.manager.passthrough import PASS_THROUGH_TAGS, PassThroughOrdinal, judge
 from protocol.tpm12.pcr import PcrSelection
 from protocol.tpmif.errors import Refused
 from protocol.tpmif.unix import BackendDevice, PeerCredentials
@@ -73,7 +72,6 @@ CONNECTIONS_PER_VTPM: Final = 4
 """A vTPM has one; more only while a dead one's end is not noticed. Whoever may be one vTPM must not
 take the places of all others."""
 
-_PASS_THROUGH_TAGS: Final = frozenset(tag.value for tag in PassThroughTag)
 _UNBOUND_HASH: Final = bytes(DIGEST_BYTES)
 _ALL_FLAGS: Final = sum(QuoteFlags)
 
@@ -278,7 +276,7 @@ class ManagerService:
             raise _RefusedEarly(ManagerCode.BAD_PARAMETER) from None
         if request.tag == ManagerTag.REQ:
             return await self._for_vtpm(session, request)
-        if request.tag in _PASS_THROUGH_TAGS:
+        if request.tag in PASS_THROUGH_TAGS:
             return await self._pass_through(session, request, message)
         if request.tag == ManagerTag.REQ2:
             if not await self._is_admin(session):

@@ -49,10 +49,11 @@ import apsw
 import trio
 
 from daemons.runtime.config.values import FreshnessMode
+from daemons.runtime.control import Fields
 from daemons.runtime.errors import DaemonError, RefusedToStart
 from daemons.runtime.log import Log
 from daemons.runtime.secret import Secret
-from daemons.vtpmmgr.binding import accept, bind
+from daemons.vtpmmgr.binding import accept, bind, examine
 from daemons.vtpmmgr.freshness import Freshness
 from daemons.vtpmmgr.hardware import Hardware
 from daemons.vtpmmgr.keyring import KeyRing
@@ -129,13 +130,18 @@ async def start(
         raise DaemonError(f"hardware TPM: {error}") from error
 
 
-async def accept_rollback(options: StartOptions, hardware: Hardware, log: Log) -> int:
+async def accept_rollback(
+    options: StartOptions, hardware: Hardware, log: Log, *, dry_run: bool
+) -> Fields:
     """Make the database that is there the newest, though the hardware TPM knows of a newer one.
 
     Everything else is verified as at a start.
 
+    Args:
+        dry_run: change nothing.
+
     Returns:
-        The sequence number that is accepted.
+        What database and hardware TPM had before, see `binding.examine`.
 
     Raises:
         RefusedToStart: there is no database, it does not verify, or the owner's secret is wrong.
@@ -148,8 +154,12 @@ async def accept_rollback(options: StartOptions, hardware: Hardware, log: Log) -
         with contextlib.ExitStack() as at_end:
             at_end.callback(store.close)
             ledger = await _accept(store, options, hardware, None)
-            await accept(ledger, hardware, log)
-            return ledger.newest.sequence
+            # Takes the owner's secret, so that a dry run tells of a wrong one.
+            await hardware.ek_digest()
+            found = await examine(ledger, hardware)
+            if not dry_run:
+                await accept(ledger, hardware, log)
+            return {**found, "accepted": None if dry_run else ledger.newest.sequence}
     except TpmError as error:
         if error.code == ReturnCode.AUTHFAIL:
             raise RefusedToStart("the owner's secret is not --owner-auth") from error
