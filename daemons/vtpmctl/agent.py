@@ -40,13 +40,14 @@ from daemons.vtpmctl.exchanges import (
     SignedList,
 )
 from daemons.vtpmctl.pcrs import Configuration, show_selection
+from protocol.attestation import identity as identities
 from protocol.manager import quotes
 from protocol.manager.approval import EXPONENT, config_message, is_agent_modulus
 from protocol.manager.constants import QuoteFlags
 from protocol.manager.exchange import BadExchange, Exchange
 from protocol.manager.management import EXCHANGE_BYTES, MODULUS_BYTES, ConfigList
-from protocol.tpm12.attestation import AsymCaContents, IdentityContents, QuoteInfo, SymmetricKey
-from protocol.tpm12.constants import Algorithm, EncScheme, Ordinal
+from protocol.tpm12.attestation import AsymCaContents, QuoteInfo, SymmetricKey
+from protocol.tpm12.constants import Algorithm, EncScheme
 from protocol.tpm12.keys import PubKey
 from protocol.tpm12.pcr import PcrSelection
 from tpmcore import tss12
@@ -374,12 +375,10 @@ def check_binding(identity: IdentityFile) -> None:
     Raises:
         DaemonError: it did not.
     """
-    contents = IdentityContents(Ordinal.MAKE_IDENTITY, identity.label_digest, identity.aik)
-    digest = hashlib.sha1(contents.encode()).digest()
     try:
-        tss12.verify_signature(identity.aik, digest, identity.binding)
-    except tss12.ResponseError as error:
-        raise DaemonError("the identity key did not sign its binding") from error
+        identities.check_binding(identity.aik, identity.label_digest, identity.binding)
+    except identities.BadIdentity as error:
+        raise DaemonError(str(error)) from error
 
 
 def _unmask(exchange: Exchange, peer: bytes, masked: bytes) -> Secret:

@@ -42,6 +42,7 @@ from daemons.vtpmctl.exchanges import (
 )
 from daemons.vtpmctl.options import dir_option, system_option
 from daemons.vtpmctl.pcrs import HexParameter, SelectionParameter, format_pcrs
+from protocol.attestation.identity import chosen_id_hash, identity_key
 from protocol.errors import WireError
 from protocol.manager.constants import ManagementOrdinal, ManagerCode
 from protocol.manager.management import (
@@ -66,8 +67,7 @@ from protocol.manager.management import (
     VtpmsListed,
 )
 from protocol.tpm12.attestation import SymmetricKey
-from protocol.tpm12.constants import EncScheme, SigScheme
-from protocol.tpm12.keys import KeyParms, PubKey
+from protocol.tpm12.keys import PubKey
 from protocol.tpm12.pcr import PcrSelection
 
 _O = ManagementOrdinal
@@ -76,18 +76,6 @@ AIK_PUB = "aik.pub"
 AIK_BINDING = "aik.priv-ca-data"
 """Named as Xen's manage-vtpmmgr.pl names them."""
 IDENTITY = "identity.json"
-
-
-def chosen_id_hash(label: str, privacy_ca: PubKey | None) -> bytes:
-    """Return TPM_CHOSENID_HASH (TPM Main Part 2, 5.8): of the label, and the Privacy CA's key."""
-    ca = b"" if privacy_ca is None else privacy_ca.encode()
-    return hashlib.sha1(label.encode() + ca).digest()
-
-
-def identity_pub(modulus: bytes) -> PubKey:
-    """Return the public part of an AIK that the manager has made."""
-    parms = KeyParms.for_rsa(enc_scheme=EncScheme.NONE, sig_scheme=SigScheme.RSASSAPKCS1V15_SHA1)
-    return PubKey(parms, modulus)
 
 
 async def describe_group(admin: Admin, number: int) -> dict[str, Json]:
@@ -218,7 +206,7 @@ def new_command(
         check_absent(out)
         ek = (await admin.ask(_O.READ_PUBEK, Nothing(), Endorsement)).pubek
         made = await admin.ask(_O.GROUP_NEW, GroupNew(digest, modulus), GroupMade)
-        aik = identity_pub(made.aik_modulus)
+        aik = identity_key(made.aik_modulus)
         return IdentityFile(made.uuid, label, digest, aik, made.binding, ek, None)
 
     made = ask_manager(root, system, make)

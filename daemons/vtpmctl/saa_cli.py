@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -24,8 +23,17 @@ from daemons.vtpmctl.agent import (
     agent_digest,
     read_agent_pub,
 )
-from daemons.vtpmctl.answers import cell, example, file_option, json_option, out_option, tell
-from daemons.vtpmctl.documents import check_absent, read_file, read_object, write_file
+from daemons.vtpmctl.answers import (
+    cell,
+    example,
+    file_option,
+    json_option,
+    out_option,
+    passphrase_option,
+    tell,
+    told,
+)
+from daemons.vtpmctl.documents import check_absent, read_object, write_file
 from daemons.vtpmctl.exchanges import (
     Challenge,
     IdentityFile,
@@ -46,7 +54,6 @@ from daemons.vtpmctl.pcrs import (
 from protocol.manager.approval import BadSignature, check_config_list
 from protocol.tpm12.pcr import PcrSelection
 
-_FILE_FORM = "file:"
 _CONFIG_HELP = (
     "PCRS=HEX with their values in ascending order, PCRS=composite:HEX, or PCRS alone with the "
     "values of --pcrs-file."
@@ -68,26 +75,6 @@ def saa_group() -> None:
     """
 
 
-def _passphrase(_context: click.Context, _parameter: click.Parameter, text: str | None) -> object:
-    if text is None:
-        return None
-    if not text.startswith(_FILE_FORM):
-        raise click.BadParameter("must be file:PATH")
-    try:
-        line = read_file(Path(text.removeprefix(_FILE_FORM)))
-    except DaemonError as error:
-        raise click.BadParameter(str(error)) from error
-    if not line.strip():
-        raise click.BadParameter("the file has no passphrase")
-    return Secret(line.removesuffix(b"\n").removesuffix(b"\r"))
-
-
-passphrase_option = click.option(
-    "--passphrase",
-    metavar="file:PATH",
-    callback=_passphrase,
-    help="Of the key's file: one line.",
-)
 key_option = file_option("--key", "The agent's private key.")
 group_option = click.option("--group", type=click.UUID, required=True, help="uuid of the group.")
 pcrs_option = click.option(
@@ -116,17 +103,6 @@ def _load(key: Path, passphrase: Secret | None) -> Agent:
         return Agent.load(key, Secret(typed.encode()))
 
 
-@contextmanager
-def _told() -> Iterator[None]:
-    """Turn what is wrong with files and arguments into a line for the operator."""
-    try:
-        yield
-    except (DaemonError, OSError) as error:
-        raise click.ClickException(str(error)) from error
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-
-
 KEYGEN_EXAMPLE = example("vtpmctl saa keygen --out agent.pem --passphrase file:/root/agent-pass")
 
 
@@ -134,7 +110,7 @@ KEYGEN_EXAMPLE = example("vtpmctl saa keygen --out agent.pem --passphrase file:/
 @out_option("For the private key, PKCS#8 in PEM.")
 @passphrase_option
 @json_option
-@_told()
+@told()
 def keygen_command(out: Path, passphrase: Secret | None, as_json: bool) -> None:
     """Make the key of an agent: RSA-2048, exponent 65537.
 
@@ -154,7 +130,7 @@ def keygen_command(out: Path, passphrase: Secret | None, as_json: bool) -> None:
 @passphrase_option
 @out_option("For the public key, PEM.")
 @json_option
-@_told()
+@told()
 def pubkey_command(key: Path, passphrase: Secret | None, out: Path, as_json: bool) -> None:
     """Write the public key of an agent, for vtpmctl group new."""
     agent = _load(key, passphrase)
@@ -198,7 +174,7 @@ SIGN_EXAMPLE = example(
 )
 @out_option("For the signed list.")
 @json_option
-@_told()
+@told()
 def sign_config_command(
     key: Path,
     passphrase: Secret | None,
@@ -251,7 +227,7 @@ def _described(fields: dict[str, Json]) -> dict[str, Json]:
     help="Public key, PEM, that must have signed a list.",
 )
 @json_option
-@_told()
+@told()
 def show_command(file: Path, agent_pub: Path | None, as_json: bool) -> None:
     """Show a file of any of these kinds, and whether an agent signed it if it is a list.
 
@@ -318,7 +294,7 @@ REGISTER_BEGIN_EXAMPLE = example(
     help="For what register-finish needs; encrypted.",
 )
 @json_option
-@_told()
+@told()
 def register_begin_command(
     key: Path,
     passphrase: Secret | None,
@@ -353,7 +329,7 @@ REGISTER_FINISH_EXAMPLE = example(
 @pcrs_file_option
 @out_option("For the group's key; encrypted.")
 @json_option
-@_told()
+@told()
 def register_finish_command(
     key: Path,
     passphrase: Secret | None,
@@ -401,7 +377,7 @@ RECOVER_BEGIN_EXAMPLE = example(
     help="For what recover needs; encrypted.",
 )
 @json_option
-@_told()
+@told()
 def recover_begin_command(
     key: Path,
     passphrase: Secret | None,
@@ -443,7 +419,7 @@ RECOVER_EXAMPLE = example(
 @pcrs_file_option
 @out_option("For the answer, which vtpmctl group recover-finish takes.")
 @json_option
-@_told()
+@told()
 def recover_command(
     key: Path,
     passphrase: Secret | None,

@@ -60,23 +60,23 @@ def identity_key(modulus: bytes) -> PubKey:
     return PubKey(parms, modulus)
 
 
-def chosen_id_hash(label: str, authority: rsa.RSAPublicKey | None) -> bytes:
-    """Return the digest of a label that an identity is made for, 20 bytes.
+def authority_key(key: rsa.RSAPublicKey) -> PubKey:
+    """Return the TPM_PUBKEY of a Privacy CA's key, exponent 65537."""
+    modulus = key.public_numbers().n.to_bytes(key.key_size // 8, "big")
+    parms = KeyParms.for_rsa(
+        enc_scheme=EncScheme.NONE, sig_scheme=SigScheme.RSASSAPKCS1V15_SHA1, bits=key.key_size
+    )
+    return PubKey(parms, modulus)
+
+
+def chosen_id_hash(label: str, privacy_ca: PubKey | None) -> bytes:
+    """Return TPM_CHOSENID_HASH (Part 2, 5.8): of the label, and the Privacy CA's key.
 
     Args:
-        authority: the Privacy CA's key, as TPM_CHOSENID_HASH has it (Part 2, 5.11): the label, then
-            the CA's TPM_PUBKEY. None where the CA is not known yet: of the label alone.
+        privacy_ca: None where it is not known yet; the digest is of the label alone then.
     """
-    encoded = b""
-    if authority is not None:
-        modulus = authority.public_numbers().n.to_bytes(authority.key_size // 8, "big")
-        parms = KeyParms.for_rsa(
-            enc_scheme=EncScheme.NONE,
-            sig_scheme=SigScheme.RSASSAPKCS1V15_SHA1,
-            bits=authority.key_size,
-        )
-        encoded = PubKey(parms, modulus).encode()
-    return hashlib.sha1(label.encode() + encoded).digest()
+    ca = b"" if privacy_ca is None else privacy_ca.encode()
+    return hashlib.sha1(label.encode() + ca).digest()
 
 
 def check_binding(aik: PubKey, label_digest: bytes, binding: bytes) -> rsa.RSAPublicKey:
