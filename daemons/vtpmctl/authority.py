@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, Self
+from uuid import UUID
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -36,6 +37,7 @@ from daemons.vtpmctl.certfiles import pem
 from daemons.vtpmctl.exchanges import IdentityFile
 from protocol.attestation.certificates import (
     EK_USAGE,
+    UNNAMED,
     BadCertificate,
     Issuer,
     TpmModel,
@@ -45,6 +47,7 @@ from protocol.attestation.certificates import (
     check_chain,
     make_authority,
     public_key,
+    vtpm_of,
 )
 from protocol.attestation.identity import (
     SESSION_KEY_BYTES,
@@ -153,8 +156,13 @@ class Authority:
         """Its own."""
         return self._issuer.certificate
 
-    def certify_ek(self, ek: PubKey, model: TpmModel, days: int) -> x509.Certificate:
+    def certify_ek(
+        self, ek: PubKey, model: TpmModel, vtpm: UUID | None, days: int
+    ) -> x509.Certificate:
         """Issue the certificate of an endorsement key, on the operator's word.
+
+        Args:
+            vtpm: whose it is; None for a hardware TPM.
 
         Raises:
             DaemonError: it cannot be certified.
@@ -162,7 +170,9 @@ class Authority:
         """
         serial = self._next_serial()
         try:
-            found = certify_ek(self._issuer, ek, model, serial=serial, validity=self._until(days))
+            found = certify_ek(
+                self._issuer, ek, model, vtpm, serial=serial, validity=self._until(days)
+            )
         except (BadCertificate, ValueError) as error:
             raise DaemonError(f"the endorsement key is not certified: {error}") from error
         return self._issued(serial, found)
@@ -181,7 +191,7 @@ class Authority:
         Args:
             ek_chain: of the TPM's endorsement key, DER.
             ek_authorities: that are trusted beside this one.
-            anonymous: leave out which EK the identity belongs to.
+            anonymous: leave out which EK, and which vTPM, the identity belongs to.
 
         Raises:
             DaemonError: a check failed; nothing was issued.
@@ -195,6 +205,7 @@ class Authority:
             ek = public_key(identity.ek)
             if leaf.public_key() != ek:
                 raise BadCertificate("it is of another endorsement key than the identity names")
+            vtpm = vtpm_of(leaf)
         except (BadIdentity, BadCertificate) as error:
             raise DaemonError(f"the identity is not certified: {error}") from error
         serial = self._next_serial()
@@ -204,6 +215,7 @@ class Authority:
                 aik,
                 identity.label,
                 None if anonymous else ek,
+                UNNAMED if anonymous and vtpm is not None else vtpm,
                 serial=serial,
                 validity=self._until(days),
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from uuid import UUID
 
 import click
 
@@ -76,14 +77,17 @@ def init_command(folder: Path, name: str, days: int, passphrase: Secret | None) 
 
 EK_EXAMPLE = example(
     "vtpmctl manager pubek --out ek.pub",
-    "vtpmctl ca certify-ek --dir ca --ek ek.pub --out ek.crt",
+    "vtpmctl ca certify-ek --dir ca --ek ek.pub --hardware --out ek.crt",
+    "vtpmctl ca certify-ek --dir ca --ek-proof web1.ek-proof --vtpm UUID --out web1-ek.crt",
 )
 
 
 @ca_group.command("certify-ek", epilog=EK_EXAMPLE)
 @folder_option
 @click.option("--ek", type=_PATH, help="TPM_PUBKEY of the endorsement key.")
-@click.option("--ek-proof", type=_PATH, help="Of vtpmctl prove-ek: the key of a guest, instead.")
+@click.option("--ek-proof", type=_PATH, help="Of vtpmctl prove-ek: a guest's key, instead.")
+@click.option("--hardware", is_flag=True, help="It is the key of a hardware TPM.")
+@click.option("--vtpm", type=click.UUID, help="It is the key of the vTPM with this uuid.")
 @click.option(
     "--manufacturer",
     default="id:5654504D",
@@ -105,6 +109,8 @@ def certify_ek_command(
     folder: Path,
     ek: Path | None,
     ek_proof: Path | None,
+    hardware: bool,
+    vtpm: UUID | None,
     manufacturer: str,
     model: str,
     tpm_version: str,
@@ -113,7 +119,13 @@ def certify_ek_command(
     out: Path,
 ) -> None:
     """Certify an endorsement key, on your word: see to it that the file is from the TPM that it is
-    said to be from. What proves that of a guest's key is vtpmctl verify --require ek."""
+    said to be from. What proves that of a guest's key is vtpmctl verify --require ek.
+
+    The key of a vTPM must never be certified as one of a hardware TPM: its owner could make up
+    evidence about any guest.
+    """
+    if hardware == (vtpm is not None) or (hardware and ek_proof is not None):
+        raise click.UsageError("say --hardware, or --vtpm with its uuid: verifiers must know")
     check_absent(out)
     if ek is not None and ek_proof is None:
         key = read_pubkey(ek)
@@ -123,7 +135,7 @@ def certify_ek_command(
         raise click.UsageError("give one of --ek and --ek-proof")
     about = TpmModel(manufacturer, model, tpm_version)
     with Authority.open(folder, passphrase) as authority:
-        found = authority.certify_ek(key, about, days)
+        found = authority.certify_ek(key, about, vtpm, days)
     write_file(out, pem(found))
     click.echo(f"certificate {found.serial_number} in {out}")
 
@@ -148,8 +160,8 @@ AIK_EXAMPLE = example(
 @click.option(
     "--anonymous",
     is_flag=True,
-    help="The certificate does not name the endorsement key, so that nobody can tell in which TPM "
-    "the identity lives.",
+    help="The certificate does not name endorsement key or vTPM, so that nobody can tell in which "
+    "TPM the identity lives.",
 )
 @_days_option(_DAYS)
 @passphrase_option

@@ -4,14 +4,19 @@
 | certificate | subject             | subjectAltName              | extended key usage           |
 |-------------|---------------------|-----------------------------|------------------------------|
 | CA          | CN                  | -                           | -                            |
-| EK          | empty               | manufacturer, model, version| tcg-kp-EKCertificate         |
-| AIK         | empty               | label; EK unless anonymous  | tcg-kp-AIKCertificate        |
+| EK          | empty               | manufacturer, model,        | tcg-kp-EKCertificate         |
+|             |                     | version; vTPM               |                              |
+| AIK         | empty               | label; EK; vTPM             | tcg-kp-AIKCertificate        |
 
 The names of manufacturer, model and version are attributes with OIDs of the TCG in a directoryName.
 An AIK's label is a directoryName with a common name (the TCG's tpmIdLabel is a UTF8String under
 2.23.133.2.15; common name is what every tool shows). The EK of an AIK is a URI of RFC 6920 with the
 SHA-256 of its SubjectPublicKeyInfo, so that a verifier can tell in which TPM the identity lives; a
 Privacy CA that must not tell leaves it out.
+
+The key of a vTPM has the vTPM's uuid as a URI (urn:uuid:), the nil uuid where the CA must not tell.
+A verifier takes no key with such a URI for one of a hardware TPM: whoever owns a vTPM can have it
+sign whatever a hardware TPM would. So a CA that leaves it out gives every guest the power to forge.
 
 Signatures are SHA-256 with RSA; the subject's key is only described, as neither EK nor AIK can sign
 a request. EK certificates have keyUsage keyEncipherment, AIK ones digitalSignature. Time and serial
@@ -29,6 +34,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 from typing import Final, TypeVar
+from uuid import UUID
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -46,6 +52,10 @@ AIK_USAGE: Final = ObjectIdentifier("2.23.133.8.3")
 TPM_MANUFACTURER: Final = ObjectIdentifier("2.23.133.2.1")
 TPM_MODEL: Final = ObjectIdentifier("2.23.133.2.2")
 TPM_VERSION: Final = ObjectIdentifier("2.23.133.2.3")
+
+UNNAMED: Final = UUID(int=0)
+"""Stands for a vTPM that a certificate does not name."""
+_URN: Final = "urn:uuid:"
 
 E = TypeVar("E", bound=x509.ExtensionType)
 
@@ -154,9 +164,18 @@ def make_authority(
 
 
 def certify_ek(
-    issuer: Issuer, ek: PubKey, model: TpmModel, *, serial: int, validity: Validity
+    issuer: Issuer,
+    ek: PubKey,
+    model: TpmModel,
+    vtpm: UUID | None,
+    *,
+    serial: int,
+    validity: Validity,
 ) -> x509.Certificate:
     """Return the certificate of an endorsement key.
+
+    Args:
+        vtpm: whose it is; None for a hardware TPM.
 
     Raises:
         BadCertificate: it is no RSA key.
@@ -168,7 +187,7 @@ def certify_ek(
             x509.NameAttribute(TPM_VERSION, model.version),
         ]
     )
-    names = x509.SubjectAlternativeName([x509.DirectoryName(about)])
+    names = x509.SubjectAlternativeName([x509.DirectoryName(about), *_uuid_names(vtpm)])
     return _certify(issuer, public_key(ek), names, EK_USAGE, _usage(keys=True), serial, validity)
 
 
@@ -177,6 +196,7 @@ def certify_aik(
     aik: rsa.RSAPublicKey,
     label: str,
     ek: rsa.RSAPublicKey | None,
+    vtpm: UUID | None,
     *,
     serial: int,
     validity: Validity,
@@ -186,9 +206,11 @@ def certify_aik(
     Args:
         label: of the identity, at most 64 characters.
         ek: endorsement key of its TPM, to be named in it; None leaves it out.
+        vtpm: in which it lives, `UNNAMED` for one that is not told; None for a hardware TPM.
     """
     names: list[x509.GeneralName] = [
-        x509.DirectoryName(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, label)]))
+        x509.DirectoryName(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, label)])),
+        *_uuid_names(vtpm),
     ]
     if ek is not None:
         names.append(x509.UniformResourceIdentifier(key_name(ek)))
@@ -261,9 +283,24 @@ def check_chain(
 
 def names_key(certificate: x509.Certificate) -> str | None:
     """Return the URI by which an AIK's certificate names the EK; None if it names none."""
-    names = _extension(certificate, x509.SubjectAlternativeName)
-    found = [] if names is None else names.get_values_for_type(x509.UniformResourceIdentifier)
-    return next((each for each in found if each.startswith("ni:///")), None)
+    return next((each for each in _uris(certificate) if each.startswith("ni:///")), None)
+
+
+def vtpm_of(certificate: x509.Certificate) -> UUID | None:
+    """Return the uuid of the vTPM whose key was certified, `UNNAMED` for one that is not told; None
+    for a key of a hardware TPM.
+
+    Raises:
+        BadCertificate: it says several, or none that is a uuid.
+    """
+    found = [each for each in _uris(certificate) if each.lower().startswith(_URN)]
+    if not found:
+        return None
+    try:
+        (only,) = found
+        return UUID(only[len(_URN) :])
+    except ValueError:
+        raise BadCertificate("it does not say of which vTPM it is") from None
 
 
 def label_of(certificate: x509.Certificate) -> str:
@@ -370,6 +407,15 @@ def _check_issued(subject: x509.Certificate, issuer: x509.Certificate, below: in
         subject.verify_directly_issued_by(issuer)
     except (InvalidSignature, ValueError, TypeError):
         raise BadCertificate("not issued by the authority") from None
+
+
+def _uuid_names(vtpm: UUID | None) -> list[x509.GeneralName]:
+    return [] if vtpm is None else [x509.UniformResourceIdentifier(f"{_URN}{vtpm}")]
+
+
+def _uris(certificate: x509.Certificate) -> list[str]:
+    names = _extension(certificate, x509.SubjectAlternativeName)
+    return [] if names is None else names.get_values_for_type(x509.UniformResourceIdentifier)
 
 
 def _is_authority(certificate: x509.Certificate) -> bool:

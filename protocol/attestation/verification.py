@@ -21,7 +21,7 @@ that a link below it has bound:
     guest-pcrs        PCRs of the vTPM are as expected
     event-log         the guest's log gives exactly these PCRs
     ek                the endorsement key is this vTPM's: ParentSignEK, or a certificate
-    guest-quote       an identity key inside of the guest says the same PCRs over the same nonce
+    guest-quote       an identity key inside of this vTPM says the same PCRs over the same nonce
 
 What is not in the evidence is "not present". The verdict needs those of `NEEDED`, and what the
 caller requires besides; what the caller waives is checked and shown, and does not count. What a
@@ -45,6 +45,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from protocol.attestation.certificates import (
     AIK_USAGE,
     EK_USAGE,
+    UNNAMED,
     BadCertificate,
     check_chain,
     key_name,
@@ -52,6 +53,7 @@ from protocol.attestation.certificates import (
     modulus_of,
     names_key,
     public_key,
+    vtpm_of,
 )
 from protocol.attestation.eventlog import parse_event_log, replay, start_value
 from protocol.attestation.evidence import EkProof, Evidence, Pcrs, SignedList
@@ -126,6 +128,8 @@ def _aik(evidence: Evidence, expected: Expectations) -> str:
         leaf = check_chain(chain, expected.authorities, AIK_USAGE, expected.at)
         if modulus_of(leaf) != modulus:
             raise _Failed("the certificate is of another key")
+        if vtpm_of(leaf) is not None:
+            raise _Failed("it is a key of a vTPM, not of a hardware TPM")
         return f"certified as {label_of(leaf)!r} by {_name(leaf)}"
     if expected.aik_modulus is not None:
         return "the key that is known"
@@ -247,6 +251,8 @@ def _ek(evidence: Evidence, expected: Expectations) -> str:
         leaf = check_chain(evidence.ek_certificates, expected.authorities, EK_USAGE, expected.at)
         if leaf.public_key() != public_key(ek):
             raise _Failed("the certificate is of another key")
+        if vtpm_of(leaf) != evidence.vtpm:
+            raise _Failed("the certificate is not that of this vTPM's key")
         found.append(f"certified by {_name(leaf)}")
     if not found:
         raise _Absent("the key is only claimed: there is no proof and no certificate to check")
@@ -268,12 +274,14 @@ def _guest_quote(evidence: Evidence, expected: Expectations) -> str:
     leaf = check_chain(quote.certificates, expected.authorities, AIK_USAGE, expected.at)
     if modulus_of(leaf) != quote.aik_modulus:
         raise _Failed("the certificate is of another key")
+    if vtpm_of(leaf) == UNNAMED:
+        raise _Absent("signed, by a certified key in some vTPM with the same PCRs")
+    if vtpm_of(leaf) != evidence.vtpm:
+        raise _Failed("the key does not live in this vTPM")
     named = names_key(leaf)
-    if named is None:
-        return f"certified as {label_of(leaf)!r}, in some TPM with the same PCRs"
-    if evidence.ek is None or named != key_name(public_key(evidence.ek)):
+    if named and evidence.ek and named != key_name(public_key(evidence.ek)):
         raise _Failed("the key lives in a TPM with another EK")
-    return f"certified as {label_of(leaf)!r}, in the TPM of this EK"
+    return f"certified as {label_of(leaf)!r} by {_name(leaf)}"
 
 
 # --- what several links need ---------------------------------------------------------------------

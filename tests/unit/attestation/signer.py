@@ -176,7 +176,7 @@ def certificate(
     subject: rsa.RSAPrivateKey,
     usage: ObjectIdentifier | None,
     *,
-    names: str = "",
+    names: tuple[str, ...] = (),
     by: rsa.RSAPrivateKey = CA_KEY,
     issuer: str = "A CA",
     is_ca: bool = False,
@@ -198,7 +198,9 @@ def certificate(
     if usage is not None:
         builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
     if names:
-        found = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(names)])
+        found = x509.SubjectAlternativeName(
+            [x509.UniformResourceIdentifier(each) for each in names]
+        )
         builder = builder.add_extension(found, critical=False)
     return builder.sign(by, hashes.SHA256())
 
@@ -209,8 +211,9 @@ def der(of: x509.Certificate) -> bytes:
 
 CA = certificate(CA_KEY, None, is_ca=True)
 AIK_CHAIN = (der(certificate(AIK_KEY, AIK_OID)),)
-EK_CHAIN = (der(certificate(EK_KEY, EK_OID)),)
-GUEST_CHAIN = (der(certificate(GUEST_KEY, AIK_OID, names=uri(EK_KEY))),)
+URN = f"urn:uuid:{VTPM}"
+EK_CHAIN = (der(certificate(EK_KEY, EK_OID, names=(URN,))),)
+GUEST_CHAIN = (der(certificate(GUEST_KEY, AIK_OID, names=(uri(EK_KEY), URN))),)
 
 
 # --- all together --------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from protocol.attestation.evidence import BadEvidence, Evidence, Pcrs, decode, encode
 from protocol.attestation.verdict import LinkName, Outcome
@@ -32,6 +33,7 @@ from tests.unit.attestation.signer import (
     NONCE,
     NOW,
     OTHER_KEY,
+    URN,
     VTPM,
     WILD,
     Event,
@@ -285,7 +287,8 @@ def test_a_label_that_a_wildcard_approves_is_proven_without_its_first_part() -> 
 def test_the_uuid_is_what_the_manager_saw() -> None:
     assert broken(make(), vtpm=VTPM) == []
     assert broken(make(), vtpm=UUID(int=1)) == [L.VTPM]
-    assert broken(replace(make(), vtpm=UUID(int=1))) == [L.HARDWARE_PCRS, L.VTPM, L.EK]
+    moved = replace(make(), vtpm=UUID(int=1))
+    assert broken(moved) == [L.HARDWARE_PCRS, L.VTPM, L.EK, L.GUEST_QUOTE]
 
 
 @pytest.mark.parametrize(
@@ -385,9 +388,10 @@ def test_an_ek_is_proven_by_the_parents_signature_or_a_certificate() -> None:
     assert absent(replace(whole, ek_proof=None, ek_certificates=())) == [L.EK]
     assert broken(replace(whole, ek_proof=None)) == []
     assert broken(replace(whole, ek_certificates=())) == []
-    assert broken(replace(whole, ek=None)) == [L.EK, L.GUEST_QUOTE]
-    others = (der(certificate(OTHER_KEY, EK_OID)),)
-    assert broken(replace(whole, ek_certificates=others)) == [L.EK]
+    assert broken(replace(whole, ek=None)) == [L.EK]
+    for key, name in ((OTHER_KEY, URN), (EK_KEY, f"urn:uuid:{UUID(int=1)}"), (EK_KEY, "x:y")):
+        others = (der(certificate(key, EK_OID, names=(name,))),)
+        assert broken(replace(whole, ek_certificates=others)) == [L.EK]
     assert broken(replace(whole, ek_certificates=AIK_CHAIN)) == [L.EK]
 
 
@@ -437,19 +441,33 @@ def test_a_quote_of_the_guest_says_the_same_over_the_same_nonce() -> None:
 
 def test_an_identity_in_another_tpm_is_not_the_guests() -> None:
     whole = make()
-    assert whole.guest_quote is not None
 
-    def by(*chain: bytes) -> Evidence:
+    def by(*names: str, key: RSAPrivateKey = GUEST_KEY) -> Evidence:
         assert whole.guest_quote is not None
+        chain = (der(certificate(key, AIK_OID, names=names)),)
         return replace(whole, guest_quote=replace(whole.guest_quote, certificates=chain))
 
-    elsewhere = certificate(GUEST_KEY, AIK_OID, names=uri(OTHER_KEY))
-    assert broken(by(der(elsewhere))) == [L.GUEST_QUOTE]
-    anonymous = verify(by(der(certificate(GUEST_KEY, AIK_OID))), expectations())
-    assert anonymous.is_verified
-    assert "in some TPM with the same PCRs" in anonymous.link(L.GUEST_QUOTE).detail
-    assert broken(by(der(certificate(OTHER_KEY, AIK_OID)))) == [L.GUEST_QUOTE]
-    assert absent(by()) == [L.GUEST_QUOTE]
+    assert broken(by(URN)) == []
+    assert broken(by(URN, uri(OTHER_KEY))) == [L.GUEST_QUOTE]
+    assert broken(by(uri(EK_KEY))) == [L.GUEST_QUOTE]  # a hardware TPM's
+    assert broken(by(f"urn:uuid:{UUID(int=1)}")) == [L.GUEST_QUOTE]
+    assert broken(by(URN, f"urn:uuid:{UUID(int=1)}")) == [L.GUEST_QUOTE]
+    assert broken(by("urn:uuid:none")) == [L.GUEST_QUOTE]
+    assert broken(by(URN, key=OTHER_KEY)) == [L.GUEST_QUOTE]
+    # some vTPM has these PCRs too, which proves nothing about this one
+    assert absent(by(f"urn:uuid:{UUID(int=0)}")) == [L.GUEST_QUOTE]
+    assert whole.guest_quote is not None
+    bare = replace(whole.guest_quote, certificates=())
+    assert absent(replace(whole, guest_quote=bare)) == [L.GUEST_QUOTE]
+
+
+@pytest.mark.parametrize("uuid", [VTPM, UUID(int=0), UUID(int=1)])
+def test_a_certified_key_of_a_vtpm_signs_for_no_hardware_tpm(uuid: UUID) -> None:
+    """Its owner could have it sign whatever a hardware TPM would."""
+    forged = make(key=GUEST_KEY)
+    chain = (der(certificate(GUEST_KEY, AIK_OID, names=(f"urn:uuid:{uuid}",))),)
+    evidence = replace(forged, hardware=replace(forged.hardware, certificates=chain), ek_proof=None)
+    assert broken(evidence) == [L.AIK]
 
 
 def test_what_is_there_and_wrong_counts_though_it_need_not_be_there() -> None:
