@@ -154,6 +154,11 @@ class Document:
     __slots__ = ()
     KIND: ClassVar[str]
 
+    @classmethod
+    def field_names(cls) -> list[str]:
+        """Return the fields of this kind, without format and version."""
+        return list(_forms(cls))
+
     def to_json(self) -> dict[str, Json]:
         """Return what the file says."""
         head: dict[str, Json] = {"format": self.KIND, "version": VERSION}

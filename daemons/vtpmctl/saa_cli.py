@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 from uuid import UUID
 
 import click
@@ -33,7 +34,7 @@ from daemons.vtpmctl.answers import (
     tell,
     told,
 )
-from daemons.vtpmctl.documents import check_absent, read_object, write_file
+from daemons.vtpmctl.documents import Document, check_absent, read_object, write_file
 from daemons.vtpmctl.exchanges import (
     Challenge,
     IdentityFile,
@@ -58,13 +59,14 @@ _CONFIG_HELP = (
     "PCRS=HEX with their values in ascending order, PCRS=composite:HEX, or PCRS alone with the "
     "values of --pcrs-file."
 )
-_KINDS = {
+DOCUMENTS: Final[Mapping[str, type[Document]]] = {
     kind.KIND: kind
     for kind in (
         *(SignedList, IdentityFile, Registration, Registered, Challenge, RecoveryRequest),
         *(RecoveryAnswer, PendingRegistration, PendingRecovery, Escrow),
     )
 }
+"""Every kind of file, by the text of its `format`."""
 
 
 @click.group("saa")
@@ -234,7 +236,7 @@ def show_command(file: Path, agent_pub: Path | None, as_json: bool) -> None:
     Exit code 1 if the signature is not the agent's.
     """
     found = read_object(file)
-    kind = _KINDS.get(str(found.get("format")))
+    kind = DOCUMENTS.get(str(found.get("format")))
     if kind is None:
         raise DaemonError(f"{file}: of no kind that is known here")
     document = kind.read(file)
