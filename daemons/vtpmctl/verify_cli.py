@@ -120,6 +120,11 @@ EXAMPLE = example(
     multiple=True,
     help="A link that need not hold: what it proves is taken on trust; may be repeated.",
 )
+@click.option(
+    "--at",
+    type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),
+    help="When certificates must be valid, UTC, for evidence that was kept.  [default: now]",
+)
 @click.option("--json", "as_json", is_flag=True, help="The same, as JSON.")
 @click.pass_context
 def verify_command(
@@ -138,6 +143,7 @@ def verify_command(
     xen_lists: bool,
     required: Sequence[str],
     waived: Sequence[str],
+    at: datetime | None,
     as_json: bool,
 ) -> None:
     """Verify evidence of vtpmctl attest. Needs neither a TPM nor the network.
@@ -150,7 +156,7 @@ def verify_command(
     try:
         expected = Expectations(
             nonce=nonce,
-            at=datetime.now(UTC),
+            at=datetime.now(UTC) if at is None else at.replace(tzinfo=UTC),
             authorities=[each for path in ca_certs for each in read_certificates(path)],
             aik_modulus=None if aik_pub is None else read_pubkey(aik_pub).key,
             agent_modulus=None if agent_pub is None else read_agent_pub(agent_pub),

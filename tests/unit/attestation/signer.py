@@ -182,6 +182,7 @@ def certificate(
     is_ca: bool = False,
     days: int = 365,
     path_length: int | None = None,
+    start: datetime | None = None,
 ) -> x509.Certificate:
     """Make a certificate without the code under test."""
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "A CA" if is_ca else "x")])
@@ -191,7 +192,7 @@ def certificate(
         .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
         .public_key(subject.public_key())
         .serial_number(7)
-        .not_valid_before(NOW - timedelta(days=10))
+        .not_valid_before(NOW - timedelta(days=10) if start is None else start)
         .not_valid_after(NOW - timedelta(days=10) + timedelta(days=days))
         .add_extension(x509.BasicConstraints(is_ca, path_length), critical=True)
     )
