@@ -12,7 +12,7 @@ from daemons.runtime.config.folder import load_guest
 from daemons.runtime.config.options import Guest
 from daemons.runtime.errors import DaemonError
 from daemons.runtime.secret import WELL_KNOWN, parse_auth
-from daemons.vtpmctl.adminclient import Admin, open_admin
+from daemons.vtpmctl.adminclient import open_admin
 from daemons.vtpmctl.answers import example, out_option
 from daemons.vtpmctl.attest import GuestAik, Order, ask_policy, gather, prove_ek
 from daemons.vtpmctl.certfiles import read_chain
@@ -62,11 +62,6 @@ aik_auth_option = click.option(
 ATTEST_EXAMPLE = example(
     "vtpmctl attest --guest web1 --nonce 5ba1...e7 --aik-cert group/aik.crt --out web1.evidence",
 )
-
-
-def known_guest(host: Host, name: str) -> Guest:
-    """Return what the configuration says of a guest; DaemonError if it has none."""
-    return load_guest(host.config, name)
 
 
 @click.command("attest", epilog=ATTEST_EXAMPLE)
@@ -128,7 +123,7 @@ def attest_command(
     async def attest() -> None:
         check_absent(out)
         host = await find_host(root, system=system)
-        guest = known_guest(host, name)
+        guest = load_guest(host.config, name)
         aik = None
         if guest_aik is not None:
             aik = GuestAik(
@@ -184,7 +179,7 @@ def prove_ek_command(
     async def prove() -> None:
         check_absent(out)
         host = await find_host(root, system=system)
-        policy = await _policy(host, known_guest(host, name))
+        policy = await _policy(host, load_guest(host.config, name))
         async with open_tpm(host.tpm_socket(name)) as tpm:
             nonce = os.urandom(DIGEST_BYTES)
             proof = await prove_ek(tpm, policy, nonce, parse_auth(owner_auth))
@@ -195,11 +190,9 @@ def prove_ek_command(
 
 
 async def _policy(host: Host, guest: Guest) -> GroupPolicy:
-    async def policy(admin: Admin) -> GroupPolicy:
-        return await ask_policy(admin, guest)
-
     async with open_admin(host.admin_socket) as admin:
-        return await policy(admin)
+        return await ask_policy(admin, guest)
+    raise AssertionError("unreachable")
 
 
 def read_proof(path: Path) -> EkProof:

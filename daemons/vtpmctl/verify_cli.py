@@ -11,7 +11,7 @@ from uuid import UUID
 
 import click
 
-from daemons.runtime.config.text import TomlValue
+from daemons.runtime.control import Json
 from daemons.runtime.errors import DaemonError
 from daemons.vtpmctl.agent import read_agent_pub
 from daemons.vtpmctl.answers import example
@@ -203,7 +203,7 @@ def _lines(result: Verification) -> str:
 
 def _json(evidence: Evidence, result: Verification) -> str:
     broken = result.broken
-    links: list[dict[str, TomlValue]] = [
+    links: list[Json] = [
         {
             "name": link.name.value,
             "outcome": link.outcome.value,
@@ -212,7 +212,7 @@ def _json(evidence: Evidence, result: Verification) -> str:
         }
         for link in result.links
     ]
-    answer = {
+    answer: dict[str, Json] = {
         "verified": result.is_verified,
         "broken": None if broken is None else broken.name.value,
         "verdict": result.verdict,

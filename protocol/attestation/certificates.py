@@ -66,6 +66,7 @@ _KNOWN_EXTENSIONS: Final = (
     x509.ExtendedKeyUsage,
     x509.SubjectAlternativeName,
 )
+_MODULUS_LIMIT: Final = 1024
 _LAZY: Final = (
     "extensions",
     "signature_hash_algorithm",
@@ -124,8 +125,8 @@ def public_key(key: PubKey) -> rsa.RSAPublicKey:
     Raises:
         BadCertificate: it is no RSA key.
     """
-    if key.algorithm_parms.algorithm_id != Algorithm.RSA:
-        raise BadCertificate("not an RSA key")
+    if key.algorithm_parms.algorithm_id != Algorithm.RSA or len(key.key) > _MODULUS_LIMIT:
+        raise BadCertificate("not an RSA key of a TPM")
     try:
         numbers = rsa.RSAPublicNumbers(
             key.algorithm_parms.rsa.exponent_value, int.from_bytes(key.key, "big")

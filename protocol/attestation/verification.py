@@ -357,6 +357,8 @@ def _check_identifying(
 
 
 def _check_list(evidence: Evidence, approved: SignedList, expected: Expectations) -> None:
+    if not is_agent_modulus(evidence.agent_modulus):
+        raise _Failed("the agent's key is no RSA key of 2048 bits")
     if len(approved.selections) != len(approved.config_list.configurations):
         raise _Failed("not one selection for each configuration")
     try:
