@@ -6,9 +6,14 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from cryptography.x509 import load_pem_x509_certificate
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +26,8 @@ from protocol.attestation.evidence import (
     encode,
     encode_proof,
 )
+from protocol.attestation.verdict import Expectations, LinkName
+from protocol.attestation.verification import verify
 from protocol.errors import WireError
 from tests.unit.attestation.signer import LOG, extended, log_bytes, make, prove_ek, sha1
 
@@ -150,3 +157,25 @@ def test_a_log_is_replayed_as_extends_in_its_order() -> None:
     assert values[3] == bytes(20)
     assert values[17] == b"\xff" * 20
     assert values[23] == bytes(20)
+
+
+def test_evidence_of_the_first_version_is_read_and_verified() -> None:
+    """Of a real stack: written once, to be read by all later releases."""
+    folder = Path(__file__).parents[2] / "golden/evidence-1"
+    data = (folder / "evidence").read_bytes()
+    evidence = decode(data)
+    agent = load_pem_public_key((folder / "agent.pub").read_bytes())
+    assert isinstance(agent, RSAPublicKey)
+    expected = Expectations(
+        nonce=bytes.fromhex((folder / "nonce").read_text()),
+        at=datetime(2026, 12, 24, tzinfo=UTC),
+        authorities=[load_pem_x509_certificate((folder / "ca.crt").read_bytes())],
+        agent_modulus=agent.public_numbers().n.to_bytes(256, "big"),
+        label="web1",
+        required=frozenset(LinkName),
+    )
+    result = verify(evidence, expected)
+    assert result.verdict == "verified"
+    proof = decode_proof((folder / "ek-proof").read_bytes())
+    assert proof == evidence.ek_proof
+    assert encode(evidence) == data
