@@ -105,7 +105,7 @@ def _load(key: Path, passphrase: Secret | None) -> Agent:
         return Agent.load(key, Secret(typed.encode()))
 
 
-KEYGEN_EXAMPLE = example("vtpmctl saa keygen --out agent.pem --passphrase file:/root/agent-pass")
+KEYGEN_EXAMPLE = example("vtpmctl saa keygen --out agent.pem --passphrase file:agent-pass")
 
 
 @saa_group.command("keygen", epilog=KEYGEN_EXAMPLE)

@@ -11,13 +11,16 @@ leaves `request` is a broken database or disk, and ends the daemon.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, assert_never
 from uuid import UUID
 
+import trio
+
 from daemons.runtime.control import Fields
+from daemons.runtime.errors import DaemonError
 from daemons.runtime.log import Log
 from daemons.runtime.secret import Secret
 from daemons.vtpmmgr.commits import CommandRefused, Committer
@@ -64,6 +67,7 @@ from protocol.manager.passthrough import PASS_THROUGH_TAGS, PassThroughOrdinal, 
 from protocol.tpm12.pcr import PcrSelection
 from protocol.tpmif.errors import Refused
 from protocol.tpmif.unix import BackendDevice, PeerCredentials
+from tpmcore.errors import TpmError
 
 AUTO_CREATE_GROUP: Final = 0
 """The group in which a vTPM of the configuration comes into being with its first save."""
@@ -71,6 +75,9 @@ AUTO_CREATE_GROUP: Final = 0
 CONNECTIONS_PER_VTPM: Final = 4
 """A vTPM has one; more only while a dead one's end is not noticed. Whoever may be one vTPM must not
 take the places of all others."""
+
+PROBE_DEADLINE_S: Final = 5.0
+"""How long the hardware TPM may take to tell that it is there; its turn may come late."""
 
 _UNBOUND_HASH: Final = bytes(DIGEST_BYTES)
 _ALL_FLAGS: Final = sum(QuoteFlags)
@@ -155,6 +162,7 @@ class ManagerService:
         management: commands of those with the ADMIN right.
         openings: who has which vTPM open.
         log: of the daemon.
+        connections_changed: told how many vTPMs are connected.
     """
 
     def __init__(
@@ -165,6 +173,7 @@ class ManagerService:
         management: Management,
         openings: Openings,
         log: Log,
+        connections_changed: Callable[[int], None] = lambda _count: None,
     ) -> None:
         self._clients = clients
         self._committer = committer
@@ -172,6 +181,7 @@ class ManagerService:
         self._management = management
         self._openings = openings
         self._log = log
+        self._connections_changed = connections_changed
         # By serial number of the connection.
         self._sessions: dict[int, _Session] = {}
         # Users whose refusal was logged; one that insists must not fill the log.
@@ -228,12 +238,14 @@ class ManagerService:
             raise Refused(f"vTPM {device.uuid} has {CONNECTIONS_PER_VTPM} connections")
         label = effective_label(device.peer.label, client)
         self._sessions[device.serial] = _Session(device, client, label, _UNBOUND_HASH, False, set())
+        self._connections_changed(len(self._sessions))
         self._log.info("vTPM connected", uuid=device.uuid, uid=device.peer.uid, pid=device.peer.pid)
 
     async def closed(self, device: BackendDevice) -> None:
         """Forget a connection; its vTPM may be opened again."""
         session = self._sessions.pop(device.serial)
         self._openings.release(device.uuid, session)
+        self._connections_changed(len(self._sessions))
         self._log.info("vTPM gone", uuid=device.uuid)
 
     def cancel(self, device: BackendDevice) -> None:
@@ -267,7 +279,26 @@ class ManagerService:
             "saves": commits.mutations,
             "largest_commit": commits.largest,
             "waiting_saves": commits.waiting,
+            "bound_sequence": commits.bound,
+            "hardware_answers": self._hardware.answers,
+            "commit_latency": commits.latencies.fields(),
         }
+
+    async def probe_hardware(self) -> None:
+        """Return if the hardware TPM answers now.
+
+        Raises:
+            DaemonError: it does not, or not in time.
+        """
+        try:
+            with trio.fail_after(PROBE_DEADLINE_S):
+                await self._hardware.probe()
+        except trio.TooSlowError as error:
+            raise DaemonError(
+                f"the hardware TPM did not answer within {PROBE_DEADLINE_S:g} s"
+            ) from error
+        except TpmError as error:
+            raise DaemonError(f"the hardware TPM refuses to tell its version: {error}") from error
 
     async def _dispatch(self, session: _Session, message: bytes) -> bytes:
         try:

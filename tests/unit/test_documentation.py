@@ -283,6 +283,7 @@ def test_every_command_below_vtpmctl_has_a_section() -> None:
         "vtpmctl ca init",
         "vtpmctl ca open",
         "vtpmctl config check",
+        "vtpmctl doctor",
         "vtpmctl group activate N",
         "vtpmctl group delete N",
         "vtpmctl group list [N]",
