@@ -40,14 +40,15 @@ from daemons.vtpmctl.exchanges import (
     SignedList,
 )
 from daemons.vtpmctl.pcrs import Configuration, show_selection
+from protocol.attestation import identity as identities
 from protocol.manager import quotes
 from protocol.manager.approval import EXPONENT, config_message, is_agent_modulus
 from protocol.manager.constants import QuoteFlags
 from protocol.manager.exchange import BadExchange, Exchange
 from protocol.manager.management import EXCHANGE_BYTES, MODULUS_BYTES, ConfigList
 from protocol.manager.moving import MoveApproval
-from protocol.tpm12.attestation import AsymCaContents, IdentityContents, QuoteInfo, SymmetricKey
-from protocol.tpm12.constants import Algorithm, EncScheme, Ordinal
+from protocol.tpm12.attestation import AsymCaContents, QuoteInfo, SymmetricKey
+from protocol.tpm12.constants import Algorithm, EncScheme
 from protocol.tpm12.keys import PubKey
 from protocol.tpm12.pcr import PcrSelection
 
@@ -378,9 +379,10 @@ def check_binding(identity: IdentityFile) -> None:
     Raises:
         DaemonError: it did not.
     """
-    contents = IdentityContents(Ordinal.MAKE_IDENTITY, identity.label_digest, identity.aik)
-    if not _is_signed(identity.aik, contents.encode(), identity.binding):
-        raise DaemonError("the identity key did not sign its binding")
+    try:
+        identities.check_binding(identity.aik, identity.label_digest, identity.binding)
+    except identities.BadIdentity as error:
+        raise DaemonError(str(error)) from error
 
 
 def _is_signed(key: PubKey, message: bytes, signature: bytes) -> bool:

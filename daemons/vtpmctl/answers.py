@@ -1,21 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the commands for groups, vTPMs, manager and agent share: options, and how they answer."""
+"""What the commands for groups, vTPMs, manager, agent and CA share: options, how they answer."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import click
 
 from daemons.runtime.control import Json
+from daemons.runtime.errors import DaemonError
+from daemons.runtime.secret import Secret
 from daemons.vtpmctl.adminclient import Admin, open_admin
+from daemons.vtpmctl.documents import read_file
 from daemons.vtpmctl.options import ask, find_host
 
 T = TypeVar("T")
+
+_FILE_FORM: Final = "file:"
 
 json_option = click.option("--json", "as_json", is_flag=True, help="The answer as JSON.")
 yes_option = click.option(
@@ -39,6 +45,28 @@ def file_option(name: str, help_text: str) -> Callable[[Callable[..., None]], Ca
     return click.option(
         name, type=click.Path(path_type=Path, dir_okay=False), required=True, help=help_text
     )
+
+
+def _passphrase(_context: click.Context, _parameter: click.Parameter, text: str | None) -> object:
+    if text is None:
+        return None
+    if not text.startswith(_FILE_FORM):
+        raise click.BadParameter("must be file:PATH")
+    try:
+        line = read_file(Path(text.removeprefix(_FILE_FORM)))
+    except DaemonError as error:
+        raise click.BadParameter(str(error)) from error
+    if not line.strip():
+        raise click.BadParameter("the file has no passphrase")
+    return Secret(line.removesuffix(b"\n").removesuffix(b"\r"))
+
+
+passphrase_option = click.option(
+    "--passphrase",
+    metavar="file:PATH",
+    callback=_passphrase,
+    help="Of the key's file: one line.",
+)
 
 
 def example(*lines: str) -> str:
@@ -102,3 +130,14 @@ def cell(value: Json) -> str:
             return " ".join([cell(one) for one in value]) or "-"
         case _:
             return str(value)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Turn what is wrong with files and arguments into a line for the operator."""
+    try:
+        yield
+    except (DaemonError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error

@@ -15,6 +15,9 @@ from daemons.runtime.daemon import run_daemon
 from daemons.runtime.errors import DaemonError
 from daemons.runtime.log import Level, Log
 from daemons.runtime.secret import WELL_KNOWN, parse_auth
+from daemons.vtpmctl.aik_cli import aik_group
+from daemons.vtpmctl.attest_cli import attest_command, prove_ek_command
+from daemons.vtpmctl.ca_cli import ca_group
 from daemons.vtpmctl.config_cli import config_group, reload_command
 from daemons.vtpmctl.doctor.cli import doctor_command
 from daemons.vtpmctl.group_cli import group_group
@@ -31,6 +34,7 @@ from daemons.vtpmctl.process import ForkServer
 from daemons.vtpmctl.saa_cli import saa_group
 from daemons.vtpmctl.status_cli import status_command
 from daemons.vtpmctl.up import up
+from daemons.vtpmctl.verify_cli import verify_command
 from daemons.vtpmctl.vtpm_cli import vtpm_group
 
 EXAMPLE = """\b
@@ -170,5 +174,10 @@ main.add_command(group_group)
 main.add_command(vtpm_group)
 main.add_command(manager_group)
 main.add_command(saa_group)
+main.add_command(ca_group)
+main.add_command(aik_group)
+main.add_command(attest_command)
+main.add_command(prove_ek_command)
+main.add_command(verify_command)
 main.add_command(config_group)
 main.add_command(reload_command)

@@ -40,14 +40,10 @@ from daemons.vtpmctl.exchanges import (
     Registration,
     SignedList,
 )
-from daemons.vtpmctl.identities import (
-    chosen_id_hash,
-    identity_pub,
-    read_pubkey,
-    write_identity,
-)
+from daemons.vtpmctl.identities import read_pubkey, write_identity
 from daemons.vtpmctl.options import dir_option, system_option
 from daemons.vtpmctl.pcrs import HexParameter, SelectionParameter, format_pcrs
+from protocol.attestation.identity import chosen_id_hash, identity_key
 from protocol.errors import WireError
 from protocol.manager.constants import ManagementOrdinal, ManagerCode
 from protocol.manager.management import (
@@ -206,7 +202,7 @@ def new_command(
         check_absent(out)
         ek = (await admin.ask(_O.READ_PUBEK, Nothing(), Endorsement)).pubek
         made = await admin.ask(_O.GROUP_NEW, GroupNew(digest, modulus), GroupMade)
-        aik = identity_pub(made.aik_modulus)
+        aik = identity_key(made.aik_modulus)
         return IdentityFile(made.uuid, label, digest, aik, made.binding, ek, None)
 
     made = ask_manager(root, system, make)

@@ -69,6 +69,9 @@ class Host(Protocol):
     def state(self, name: str) -> Path:
         """Return the folder of a guest's image."""
 
+    def tpm_socket(self, name: str) -> Path:
+        """Return where the guest's TPM software connects."""
+
     def control_socket(self, name: str) -> Path:
         """Return where the guest's vtpm answers."""
 

@@ -74,6 +74,10 @@ class SupervisorHost:
         """See `Host`."""
         return self._layout.guest(name).state
 
+    def tpm_socket(self, name: str) -> Path:
+        """See `Host`."""
+        return self._layout.guest(name).tpm_socket
+
     def control_socket(self, name: str) -> Path:
         """See `Host`."""
         return self._layout.guest(name).control_socket

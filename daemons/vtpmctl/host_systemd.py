@@ -114,6 +114,10 @@ class SystemdHost:
         """See `Host`."""
         return self._places.state / "guests" / name
 
+    def tpm_socket(self, name: str) -> Path:
+        """See `Host`."""
+        return self._places.run / "guests" / name / "tpm.sock"
+
     def control_socket(self, name: str) -> Path:
         """See `Host`."""
         return self._places.run / "vtpms" / name / "control.sock"

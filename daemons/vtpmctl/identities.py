@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Final
 
@@ -14,25 +13,12 @@ from daemons.vtpmctl.agent import check_binding
 from daemons.vtpmctl.documents import read_file, write_file
 from daemons.vtpmctl.exchanges import IdentityFile
 from protocol.errors import WireError
-from protocol.tpm12.constants import EncScheme, SigScheme
-from protocol.tpm12.keys import KeyParms, PubKey
+from protocol.tpm12.keys import PubKey
 
 AIK_PUB: Final = "aik.pub"
 AIK_BINDING: Final = "aik.priv-ca-data"
 """Named as Xen's manage-vtpmmgr.pl names them."""
 IDENTITY: Final = "identity.json"
-
-
-def chosen_id_hash(label: str, privacy_ca: PubKey | None) -> bytes:
-    """Return TPM_CHOSENID_HASH (TPM Main Part 2, 5.8): of the label, and the Privacy CA's key."""
-    ca = b"" if privacy_ca is None else privacy_ca.encode()
-    return hashlib.sha1(label.encode() + ca).digest()
-
-
-def identity_pub(modulus: bytes) -> PubKey:
-    """Return the public part of an AIK that the manager has made."""
-    parms = KeyParms.for_rsa(enc_scheme=EncScheme.NONE, sig_scheme=SigScheme.RSASSAPKCS1V15_SHA1)
-    return PubKey(parms, modulus)
 
 
 def write_identity(folder: Path, identity: IdentityFile) -> None:

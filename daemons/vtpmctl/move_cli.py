@@ -21,15 +21,17 @@ from daemons.vtpmctl.answers import (
     file_option,
     json_option,
     out_option,
+    passphrase_option,
     table,
     tell,
+    told,
     yes_option,
 )
 from daemons.vtpmctl.bundle import Bundle, read_images, write_images
 from daemons.vtpmctl.documents import check_absent, read_file, write_file
 from daemons.vtpmctl.options import ask, dir_option, find_host, system_option
 from daemons.vtpmctl.pcrs import HexParameter
-from daemons.vtpmctl.saa_cli import key_option, load_agent, passphrase_option, told
+from daemons.vtpmctl.saa_cli import key_option, load_agent
 from daemons.vtpmctl.vtpm_cli import configured_guests, name_argument, uuid_of
 from protocol.errors import WireError
 from protocol.manager.constants import ManagementOrdinal

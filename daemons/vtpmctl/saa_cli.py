@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -25,14 +24,17 @@ from daemons.vtpmctl.agent import (
     agent_digest,
     read_agent_pub,
 )
-from daemons.vtpmctl.answers import cell, example, file_option, json_option, out_option, tell
-from daemons.vtpmctl.documents import (
-    Document,
-    check_absent,
-    read_file,
-    read_object,
-    write_file,
+from daemons.vtpmctl.answers import (
+    cell,
+    example,
+    file_option,
+    json_option,
+    out_option,
+    passphrase_option,
+    tell,
+    told,
 )
+from daemons.vtpmctl.documents import Document, check_absent, read_object, write_file
 from daemons.vtpmctl.exchanges import (
     Challenge,
     IdentityFile,
@@ -53,7 +55,6 @@ from daemons.vtpmctl.pcrs import (
 from protocol.manager.approval import BadSignature, check_config_list
 from protocol.tpm12.pcr import PcrSelection
 
-_FILE_FORM = "file:"
 _CONFIG_HELP = (
     "PCRS=HEX with their values in ascending order, PCRS=composite:HEX, or PCRS alone with the "
     "values of --pcrs-file."
@@ -76,26 +77,6 @@ def saa_group() -> None:
     """
 
 
-def _passphrase(_context: click.Context, _parameter: click.Parameter, text: str | None) -> object:
-    if text is None:
-        return None
-    if not text.startswith(_FILE_FORM):
-        raise click.BadParameter("must be file:PATH")
-    try:
-        line = read_file(Path(text.removeprefix(_FILE_FORM)))
-    except DaemonError as error:
-        raise click.BadParameter(str(error)) from error
-    if not line.strip():
-        raise click.BadParameter("the file has no passphrase")
-    return Secret(line.removesuffix(b"\n").removesuffix(b"\r"))
-
-
-passphrase_option = click.option(
-    "--passphrase",
-    metavar="file:PATH",
-    callback=_passphrase,
-    help="Of the key's file: one line.",
-)
 key_option = file_option("--key", "The agent's private key.")
 group_option = click.option("--group", type=click.UUID, required=True, help="uuid of the group.")
 pcrs_option = click.option(
@@ -123,17 +104,6 @@ def load_agent(key: Path, passphrase: Secret | None) -> Agent:
             raise
         typed = click.prompt("Passphrase of the key", hide_input=True)
         return Agent.load(key, Secret(typed.encode()))
-
-
-@contextmanager
-def told() -> Iterator[None]:
-    """Turn what is wrong with files and arguments into a line for the operator."""
-    try:
-        yield
-    except (DaemonError, OSError) as error:
-        raise click.ClickException(str(error)) from error
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
 
 
 KEYGEN_EXAMPLE = example("vtpmctl saa keygen --out agent.pem --passphrase file:agent-pass")

@@ -9,6 +9,7 @@ The life of a group:
     GROUP_REGISTER   the agent gets the group's key into escrow; once, in the boot of GROUP_NEW
     GROUP_UPDATE     the agent's list of configurations comes into force: the group's secret is
                      sealed to each of them, for group 0 the root secret too
+    GROUP_POLICY     what is in force, as the agent signed it, for who checks elsewhere (ours)
     GROUP_DEL        the group and its vTPMs are removed; later groups move down by one
 
 What the hardware TPM does for a command is done before the commit, so that a refusal of it changes
@@ -64,6 +65,7 @@ from protocol.manager.management import (
     GroupMade,
     GroupNew,
     GroupNumber,
+    GroupPolicy,
     GroupQuote,
     GroupRegister,
     GroupRegistered,
@@ -71,8 +73,10 @@ from protocol.manager.management import (
     GroupUpdate,
     Nothing,
     SignedPcrs,
+    decode_selections,
 )
 from protocol.manager.moving import MoveState
+from protocol.tpm12.keys import Key
 
 GROUPS: Final = UUID(int=0)
 """Stands for the groups as a whole where a change says what it is about."""
@@ -332,6 +336,7 @@ class GroupCommands:
             ManagementOrdinal.GROUP_UPDATE: Command(GroupUpdate, self._update),
             ManagementOrdinal.GROUP_SHOW: Command(GroupNumber, self._show),
             ManagementOrdinal.GROUP_QUOTE: Command(GroupQuote, self._quote),
+            ManagementOrdinal.GROUP_POLICY: Command(GroupNumber, self._policy),
         }
 
     @property
@@ -487,6 +492,22 @@ class GroupCommands:
     async def _show(self, request: GroupNumber) -> Answer:
         group = await self.read(request.group)
         return GroupShown(group.record.uuid, group.saa_modulus, group.config_list)
+
+    async def _policy(self, request: GroupNumber) -> Answer:
+        group = await self.read(request.group)
+        policy = group.policy
+        aik, signature, selections = bytes(MODULUS_BYTES), b"", b""
+        if policy is not None:
+            aik = Key.decode(policy.aik).pub_key
+            signature, selections = policy.config_signature, policy.selections
+        return GroupPolicy(
+            group.record.uuid,
+            group.saa_modulus,
+            aik,
+            signature,
+            group.config_list,
+            decode_selections(selections),
+        )
 
     async def _quote(self, request: GroupQuote) -> Answer:
         group = await self._with_policy(request.group)

@@ -8,7 +8,6 @@ it claims.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +15,7 @@ from typing import Self
 from uuid import UUID
 
 from daemons.runtime.config.options import Guest
+from protocol.manager.labels import approved_form, label_hash
 from protocol.manager.management import ConfigList
 from protocol.tpmif.errors import Refused
 
@@ -100,19 +100,16 @@ def effective_label(peer_label: str | None, client: Client) -> str:
 def approved_kern_hash(config_list: bytes, label: str) -> bytes | None:
     """Return the kern_hash of a label that a group's list approves; None if it does not.
 
-    The label itself counts, else the label with "*" for its first part. The empty list of a group
-    whose agent has said nothing yet approves every label.
+    The empty list of a group whose agent has said nothing yet approves every label.
 
     Args:
         config_list: encoded CFG_LIST.
     """
-    exact = label_hash(label)
     kernels = _approved_kernels(config_list)
-    if kernels is None or exact in kernels:
-        return exact
-    user, colon, rest = label.partition(":")
-    wild = label_hash(f"*{colon}{rest}")
-    return wild if user and colon and wild in kernels else None
+    if kernels is None:
+        return label_hash(label)
+    form = approved_form(kernels, label)
+    return None if form is None else label_hash(form)
 
 
 @lru_cache(maxsize=64)
@@ -120,8 +117,3 @@ def _approved_kernels(config_list: bytes) -> frozenset[bytes] | None:
     """Return the kernels of an encoded list; None if it is the empty one of the beginning."""
     decoded = ConfigList.decode(config_list)
     return frozenset(decoded.kernels) if decoded.sequence else None
-
-
-def label_hash(label: str) -> bytes:
-    """Return the kern_hash of a label: its SHA-1, 20 bytes (Xen's stand-in for a measurement)."""
-    return hashlib.sha1(label.encode()).digest()

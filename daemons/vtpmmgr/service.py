@@ -31,7 +31,6 @@ from daemons.vtpmmgr.identity import (
     ClientTable,
     approved_kern_hash,
     effective_label,
-    label_hash,
 )
 from daemons.vtpmmgr.keyring import GroupClosed
 from daemons.vtpmmgr.ledger import Ledger, Transaction
@@ -58,6 +57,7 @@ from protocol.manager.framing import (
     parse_request,
     success_response,
 )
+from protocol.manager.labels import label_hash
 from protocol.manager.messages import (
     GetQuote,
     decode_empty,
@@ -442,6 +442,7 @@ class ManagerService:
 
         flags = QuoteFlags(asked.flags)
         kern_hash = session.kern_hash
+        freshness = self._committer.freshness.mode.value
 
         def read(ledger: Ledger) -> _Question:
             group = read_group(ledger, client.group)
@@ -457,6 +458,7 @@ class ManagerService:
                 kern_hash=kern_hash,
                 saa_modulus=group.saa_modulus,
                 config_list=config_list,
+                freshness=freshness,
             )
             identification = quotes.identification(
                 group.record.uuid,

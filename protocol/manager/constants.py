@@ -82,6 +82,7 @@ class ManagementOrdinal(enum.IntEnum):
     GROUP_REKEY = 0x02000402
     NV_REKEY = 0x02000403
     COUNTER_REKEY = 0x02000404
+    GROUP_POLICY = 0x02000405
     TRANSPORT_KEY = 0x02000500
     MOVE_EXPORT = 0x02000501
     MOVE_IMPORT = 0x02000502
@@ -93,7 +94,8 @@ class ManagementOrdinal(enum.IntEnum):
 
 
 class QuoteFlags(enum.IntFlag):
-    """What a quote says beside PCRs: one hash for each, in this order."""
+    """What a quote says beside PCRs: one hash for each, in this order; from 0x100 on they are
+    ours."""
 
     HASH_UUID = 1
     """The vTPM's uuid."""
@@ -103,6 +105,8 @@ class QuoteFlags(enum.IntFlag):
     """The agent's modulus and the group's CFG_LIST."""
     GROUP_PUBKEY = 8
     """The agent's modulus."""
+    FRESHNESS = 0x100
+    """How the manager notices an older copy of its database."""
 
 
 class VtpmFlag(enum.IntFlag):

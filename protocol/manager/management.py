@@ -130,7 +130,7 @@ EMPTY_LIST: Final = ConfigList(0, (), ())
 
 @dataclass(frozen=True, slots=True)
 class GroupNumber(Structure):
-    """A group by its position (GROUP_DEL, GROUP_SHOW, and GROUP_REKEY, which is ours)."""
+    """A group by its position (GROUP_DEL, GROUP_SHOW; GROUP_REKEY, GROUP_POLICY, ours)."""
 
     group: Annotated[int, U32]
 
@@ -236,6 +236,26 @@ class GroupShown(Structure):
     uuid: Annotated[UUID, UUID_WIRE]
     saa_modulus: Annotated[bytes, _MODULUS]
     config_list: ConfigList
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPolicy(Structure):
+    """GROUP_POLICY's answer (ours): a group with all that its evidence is checked against.
+
+    Attributes:
+        saa_modulus: of its agent; zeros for a group that has none yet.
+        aik_modulus: of its attestation identity key; zeros without an agent.
+        signature: of the agent over the list; empty while there is no list.
+        config_list: the list in force.
+        selections: which PCRs each configuration hashes.
+    """
+
+    uuid: Annotated[UUID, UUID_WIRE]
+    saa_modulus: Annotated[bytes, _MODULUS]
+    aik_modulus: Annotated[bytes, _MODULUS]
+    signature: Annotated[bytes, SIZED]
+    config_list: ConfigList
+    selections: Annotated[tuple[PcrSelection, ...], _Selections()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -427,6 +447,11 @@ class NvValue(Structure):
     """NV_ReadValue's answer."""
 
     data: Annotated[bytes, SIZED]
+
+
+def decode_selections(data: bytes) -> tuple[PcrSelection, ...]:
+    """Return TPM_PCR_SELECTIONs that stand in a row; WireError if they do not fill the bytes."""
+    return _Selections().read(Reader(data), "selections")
 
 
 def encode_management(ordinal: ManagementOrdinal, request: Structure) -> bytes:

@@ -5,7 +5,8 @@ A quote's external data is
 
     SHA-1(flags, 4 bytes little-endian || data of the caller, 20 || one hash for each flag)
 
-as the code of Xen's manager has it (its header describes another). The caller's data is
+as the code of Xen's manager has it (its header describes another); the hash for FRESHNESS is ours,
+SHA-1("VMFR" || nv, counter or none). The caller's data is
 
     a vTPM's GET_QUOTE      what the vTPM gives: for DeepQuote the DQUT hash, for ParentSignEK that
                             of the endorsement key
@@ -32,6 +33,7 @@ Identification = Mapping[int, Sequence[bytes]]
 """PCR index to the 20-byte digests that are extended into it, in order, after its reset."""
 
 _PADDING = bytes(4)
+_FRESHNESS_DOMAIN = b"VMFR"
 
 
 def _sha1(data: bytes) -> bytes:
@@ -39,19 +41,27 @@ def _sha1(data: bytes) -> bytes:
 
 
 def quoted_hashes(
-    flags: QuoteFlags, *, uuid: UUID, kern_hash: bytes, saa_modulus: bytes, config_list: ConfigList
+    flags: QuoteFlags,
+    *,
+    uuid: UUID,
+    kern_hash: bytes,
+    saa_modulus: bytes,
+    config_list: ConfigList,
+    freshness: str,
 ) -> list[bytes]:
     """Return the hashes that a quote with these flags names, 20 bytes each, in order.
 
     Args:
         kern_hash: of the vTPM, 20 bytes.
         saa_modulus: of the group's agent, 256 bytes.
+        freshness: mode of the manager: nv, counter or none.
     """
     of_flag = {
         QuoteFlags.HASH_UUID: uuid.bytes,
         QuoteFlags.VTPM_MEASUREMENTS: kern_hash,
         QuoteFlags.GROUP_INFO: saa_modulus + config_list.encode(),
         QuoteFlags.GROUP_PUBKEY: saa_modulus,
+        QuoteFlags.FRESHNESS: _FRESHNESS_DOMAIN + freshness.encode("ascii"),
     }
     return [_sha1(data) for flag, data in of_flag.items() if flag in flags]
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
 from protocol.tpm12.constants import StructureTag
 from protocol.tpm12.keys import KeyParms, PubKey
@@ -123,6 +123,29 @@ class AsymCaContents(Structure):
 
     session_key: SymmetricKey
     id_digest: Annotated[bytes, DIGEST]
+
+
+@dataclass(frozen=True, slots=True)
+class SymCaAttestation(Structure):
+    """TPM_SYM_CA_ATTESTATION (12.6): a credential, encrypted with the session key.
+
+    Attributes:
+        algorithm: how; its parms are a TPM_SYMMETRIC_KEY_PARMS.
+        credential: as encrypted.
+    """
+
+    algorithm: KeyParms
+    credential: bytes
+
+    @classmethod
+    def read(cls, reader: Reader) -> Self:
+        """Take one; the length of the credential comes before the algorithm."""
+        size = reader.u32("credSize")
+        return cls(KeyParms.read(reader), reader.take(size, "credential"))
+
+    def encode(self) -> bytes:
+        """Return the wire form."""
+        return U32.write(len(self.credential)) + self.algorithm.encode() + self.credential
 
 
 @dataclass(frozen=True, slots=True, repr=False)

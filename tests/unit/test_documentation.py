@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tomllib
@@ -33,12 +34,15 @@ from daemons.vtpmmgr.sealing import RootSecret, encode_group_secret
 from daemons.vtpmmgr.store import APPLICATION_ID, SCHEMA_VERSION
 from docs.formatpages import FORMAT_PAGES
 from docs.manpages import FOLDER, PAGES, all_pages
+from protocol.attestation.evidence import encode
+from protocol.attestation.verdict import NEEDED, LinkName
 from protocol.manager.constants import HEADER_BYTES as MANAGER_HEADER_BYTES
 from protocol.manager.moving import Contents, MoveApproval, MoveReceipt, MoveRelease
 from protocol.tis.framing import REPLY_HEADER, REQUEST_HEADER
 from protocol.tpm12.transport import TransportPublic
 from protocol.tpmif.messages import DATAGRAM_LIMIT, Key
 from protocol.tpmif.page import HEADER_SIZE, PageState, capacity_bytes
+from tests.unit.attestation.signer import make
 from tpmcore.tpm12.daa_session import DaaSecrets, DaaSession
 from tpmcore.tpm12.state import TransportSession
 from tpmcore.tpm12.stateformat import encode_transport
@@ -277,6 +281,13 @@ def test_the_examples_of_the_pages_are_accepted(tmp_path: Path) -> None:
 def test_every_command_below_vtpmctl_has_a_section() -> None:
     page = (FOLDER / "vtpmctl.1").read_text().replace("\\-", "-")
     assert re.findall(r"^\.SS (.*)$", page, re.MULTILINE) == [
+        "vtpmctl aik activate",
+        "vtpmctl aik new",
+        "vtpmctl attest",
+        "vtpmctl ca certify-aik",
+        "vtpmctl ca certify-ek",
+        "vtpmctl ca init",
+        "vtpmctl ca open",
         "vtpmctl config check",
         "vtpmctl doctor",
         "vtpmctl group activate N",
@@ -307,6 +318,7 @@ def test_every_command_below_vtpmctl_has_a_section() -> None:
         "vtpmctl manager rekey-nv",
         "vtpmctl manager status",
         "vtpmctl manager transport-key",
+        "vtpmctl prove-ek",
         "vtpmctl reload",
         "vtpmctl saa approve-move",
         "vtpmctl saa keygen",
@@ -319,6 +331,7 @@ def test_every_command_below_vtpmctl_has_a_section() -> None:
         "vtpmctl saa sign-config",
         "vtpmctl status",
         "vtpmctl up",
+        "vtpmctl verify FILE",
         "vtpmctl vtpm abandon UUID|GUEST",
         "vtpmctl vtpm activate FILE",
         "vtpmctl vtpm cancel UUID|GUEST",
@@ -342,6 +355,34 @@ def test_every_field_of_a_file_for_operators_and_agents_is_in_the_page(kind: str
     (row,) = re.findall(rf"^\| `{kind}` \|.*$", FORMATS, re.MULTILINE)
     fields = set(DOCUMENTS[kind].field_names())
     assert set(re.findall(r"`(\w+)`", row.split("|")[3])) == fields
+
+
+# --- evidence ------------------------------------------------------------------------------------
+
+
+def _keys(value: object) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not key.isdigit():
+                yield key
+                yield from _keys(inner)
+
+
+def test_every_key_of_an_evidence_file_is_in_the_page_and_no_other() -> None:
+    section = re.search(r"^## Evidence\n(.*?)^## ", FORMATS, re.MULTILINE | re.DOTALL)
+    assert section is not None
+    rows = re.findall(r"^\|([^|]*)\|([^|]*)\|([^|]*)\|$", section[1], re.MULTILINE)[2:]
+    named = {key for row in rows for key in re.findall(r"`([a-z_]+)`", "".join(row[:2]))}
+    assert named == set(_keys(json.loads(encode(make()))))
+
+
+def test_every_link_of_evidence_is_in_the_page() -> None:
+    page = (ROOT / "docs/attestation.md").read_text()
+    section = re.search(r"^## The links\n(.*?)^## ", page, re.MULTILINE | re.DOTALL)
+    assert section is not None
+    rows = re.findall(r"^\| ([a-z-]+)( \*)? \|", section[1], re.MULTILINE)
+    assert [name for name, _ in rows if name != "link"] == [name.value for name in LinkName]
+    assert {name for name, star in rows if star} == {name.value for name in NEEDED}
 
 
 # --- docs/compared-with-xen.md -------------------------------------------------------------------

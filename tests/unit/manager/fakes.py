@@ -16,7 +16,7 @@ import random as seeded  # noqa: TID251 - repeatable choices of a test, no secre
 import zlib
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -45,6 +45,7 @@ from protocol.tpm12.constants import EncScheme, KeyUsage, PayloadType
 from protocol.tpm12.keys import KeyParms, PubKey
 from protocol.tpm12.pcr import PcrInfoShort, PcrSelection, composite_hash
 from tpmcore.errors import TpmError
+from tpmcore.tss12 import identity_template
 
 WELL_KNOWN = Secret(20)
 _BOUND_BYTES = 24  # selection 3, composite hash 20, locality 1
@@ -439,8 +440,10 @@ class FakeHardware:
                 raise TpmError(ReturnCode.AUTHFAIL)
             key = rsa_key(len(self.chip.identities))
             name = b"identity %d" % len(self.chip.identities)
-            self.chip.identities[name] = bytes(auth)
-            return NewIdentity(name, modulus_of(key), key.sign(label_digest, PKCS1v15(), SHA1()))
+            wrapped = replace(identity_template(), pub_key=modulus_of(key), enc_data=name).encode()
+            self.chip.identities[wrapped] = bytes(auth)
+            binding = key.sign(label_digest, PKCS1v15(), SHA1())
+            return NewIdentity(wrapped, modulus_of(key), binding)
 
     async def activate_identity(
         self,

@@ -34,6 +34,7 @@ from protocol.manager.management import (
     GroupCount,
     GroupNew,
     GroupNumber,
+    GroupPolicy,
     GroupQuote,
     GroupRecover2,
     GroupRegister,
@@ -647,13 +648,14 @@ async def test_a_vtpms_quote_names_vtpm_label_and_group(tmp_path: Path) -> None:
             hashlib.sha1(hashlib.sha1(LABEL.encode()).digest()).digest(),
             hashlib.sha1(agent.modulus + config_list.encode()).digest(),
             hashlib.sha1(agent.modulus).digest(),
+            hashlib.sha1(b"VMFRnv").digest(),
         ]
-        assert answer[256:336] == b"".join(hashes)
+        assert answer[256:356] == b"".join(hashes)
         values = {
-            index: answer[336 + 20 * at : 356 + 20 * at]
+            index: answer[356 + 20 * at : 376 + 20 * at]
             for at, index in enumerate(selection.indices)
         }
-        external = hashlib.sha1(b"\x0f\0\0\0" + data + b"".join(hashes)).digest()
+        external = hashlib.sha1(b"\x0f\x01\0\0" + data + b"".join(hashes)).digest()
         verify(aik, answer[:256], composite(selection, values), external)
         for other in (bytes([external[0] ^ 1]) + external[1:], bytes(20)):
             with pytest.raises(InvalidSignature):
@@ -700,6 +702,23 @@ async def test_no_other_group_vouches_for_a_vtpm_whose_groups_number_moved(tmp_p
         await op.send(O.GROUP_DEL, GroupNumber(1))
         with pytest.raises(ManagerRefused, match="FAIL"):
             await quote(guest, request)
+
+
+async def test_who_attests_gets_the_list_as_its_agent_signed_it(tmp_path: Path) -> None:
+    chip, agent = Chip(), Agent()
+    async with managed(options(tmp_path), FakeHardware(chip), CLIENTS) as manager:
+        op = operator(manager)
+        stub = await op.ask(O.GROUP_POLICY, GroupNumber(0), GroupPolicy)
+        nothing = GroupPolicy(stub.uuid, bytes(256), bytes(256), b"", ConfigList(0, (), ()), ())
+        assert stub == nothing
+        aik = (await op.new_group(agent)).aik_modulus
+        update = agent.sign_list(stub.uuid, [present(chip), present(chip, BOOT)])
+        await op.send(O.GROUP_UPDATE, update)
+        shown = await op.ask(O.GROUP_POLICY, GroupNumber(0), GroupPolicy)
+        assert shown == GroupPolicy(
+            stub.uuid, agent.modulus, aik, update.signature, update.config_list, update.selections
+        )
+        assert await op.refused(O.GROUP_POLICY, GroupNumber(1)) == ManagerCode.BADINDEX
 
 
 async def test_a_group_without_an_aik_quotes_nothing(tmp_path: Path) -> None:

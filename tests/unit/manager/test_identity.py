@@ -9,7 +9,8 @@ from uuid import UUID
 import pytest
 
 from daemons.runtime.config.options import Guest, Identity
-from daemons.vtpmmgr.identity import Client, ClientTable, effective_label, label_hash
+from daemons.vtpmmgr.identity import Client, ClientTable, effective_label
+from protocol.manager.labels import label_hash
 from protocol.tpmif.errors import Refused
 
 U1, U2 = UUID("5e4ad2a3-1d6b-4f5c-a3a0-4ef0b1fb9a6c"), UUID(int=2)

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evidence, its verification, and the Privacy CA's answers."""
