@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# make up | test | bench | lint | setup | install | uninstall | man | conformance-doc | lock
+# make up | test | bench | lint | setup | install | uninstall | man | completions | conformance-doc | lock
 
 SHELL := /bin/bash
 BIN := .venv/bin
@@ -12,10 +12,10 @@ INSTALL = systemd/install.py --destdir "$(DESTDIR)" --prefix "$(PREFIX)" --local
 
 # What the tests and the benchmarks start, as Debian package = command.
 TEST_PACKAGES := trousers=tcsd tpm-tools=tpm_version tpm-quote-tools=tpm_mkuuid \
-    systemd=systemd-analyze util-linux=unshare swtpm=swtpm
+    systemd=systemd-analyze util-linux=unshare swtpm=swtpm zsh=zsh fish=fish
 BENCH_PACKAGES := swtpm=swtpm util-linux=taskset
 
-.PHONY: setup up test lint unit integration bench fuzz corpus install uninstall man conformance-doc lock packages
+.PHONY: setup up test lint unit integration bench fuzz corpus install uninstall man completions conformance-doc lock packages
 
 setup: .venv/.installed
 	@:
@@ -75,6 +75,10 @@ uninstall:
 # The manual pages, from the commands' own help.
 man: setup
 	$(BIN)/python -m docs.manpages
+
+# What the TAB key does in bash, zsh and fish, from the commands' own options.
+completions: setup
+	$(BIN)/python -m docs.completions
 
 # What of TPM 1.2 there is, compared and different: docs/conformance.md.
 conformance-doc: setup

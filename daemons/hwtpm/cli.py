@@ -118,7 +118,7 @@ def main(
             level=level_of(loglevel, configured.loglevel),
         )
 
-    log = Log("hwtpm")
+    log = Log.of_process("hwtpm")
     try:
         config = resolve()
         inherited = inherited_fds()

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import enum
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +38,7 @@ from daemons.runtime.keypool import KeyPool
 from daemons.runtime.log import Level, Log
 from daemons.runtime.marker import RunMarker, read_boot_id
 from daemons.runtime.notify import Notifier
+from daemons.runtime.observation import observe
 from daemons.runtime.random import SeededRandom
 from daemons.runtime.reload import Reloads, changed_fields
 from daemons.runtime.sockets import Listeners
@@ -134,7 +136,16 @@ async def _run_locked(
             notifier.store_fd(VOLATILE, volatile.fd)
         nursery.start_soon(chip.run)
         await nursery.start(server.serve)
-        await nursery.start(_serve_control, config, chip, server, listeners, log, reloads)
+        await nursery.start(
+            _serve_control,
+            config,
+            chip,
+            server,
+            partial(observe, host, pool),
+            listeners,
+            log,
+            reloads,
+        )
         log.info(
             "ready", state=config.state, origin=origin.value, established=engine.is_established
         )
@@ -200,6 +211,7 @@ async def _serve_control(
     config: Config,
     chip: Chip,
     server: PageServer,
+    observe_tpm: Callable[[], Fields],
     listeners: Listeners,
     log: Log,
     reloads: Reloads[Config] | None,
@@ -214,6 +226,7 @@ async def _serve_control(
             "command": device.state.value,
             "established": device.established,
             "connections": list(server.connections()),
+            **observe_tpm(),
         }
 
     async def power_cycle(args: Fields) -> Fields:

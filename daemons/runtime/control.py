@@ -7,7 +7,7 @@ A connection carries one request and one reply, each one line of JSON and at mos
     {"verb": "reset", "args": {...}}         {"ok": false, "error": "..."}
 
 Only root and the daemon's own user are heard. Verbs: "status" everywhere, "power-cycle" in hwtpm,
-"reset" in vtpm.
+"probe-hardware" in vtpmmgr, "reset" in vtpm.
 """
 
 from __future__ import annotations

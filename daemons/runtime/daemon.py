@@ -158,11 +158,15 @@ def _report(error: BaseException, log: Log, notifier: Notifier) -> ExitCode:
             case _:
                 traceback.print_exception(leaf)
                 reason, code = f"unexpected {type(leaf).__name__}", ExitCode.FAILED
+        refused = isinstance(leaf, RefusedToStart)
+        # A configuration has a reason for each of its mistakes.
         for line in reason.splitlines():
-            log.error(line)
+            if refused:
+                log.error("refused to start", reason=line)
+            else:
+                log.error("failed", reason=line)
         if code > worst:
             # What `systemctl status` shows of a daemon that is gone.
-            refused = isinstance(leaf, RefusedToStart)
             notifier.status(f"{'refused' if refused else 'failed'}: {reason}")
             worst = code
     return worst

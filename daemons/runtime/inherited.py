@@ -20,6 +20,8 @@ FIRST_FD = 3
 VOLATILE = "volatile"
 BACKEND = "backend"
 """A listener of the split driver."""
+ADMIN = "admin"
+"""The listener for management commands, in vtpmmgr."""
 UNNAMED = "unknown"
 """What sd_listen_fds_with_names(3) calls a descriptor without a name."""
 

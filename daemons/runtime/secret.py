@@ -15,6 +15,9 @@ WELL_KNOWN = "well-known"
 """The authorization value that the TPM main specification fixes for "no secret": 20 zero bytes."""
 CONFIGURED = "configured"
 
+FILE_FORM = "file:"
+"""What an authorization value begins with that is in a file."""
+
 _HEX_AUTH = re.compile(r"[0-9a-fA-F]{40}", re.ASCII)
 _FILE_LIMIT_BYTES = 4096
 
@@ -70,10 +73,9 @@ def parse_auth_option(text: str) -> Secret | None:
 
 def _read(text: str) -> tuple[str, str]:
     """Return what an option says or the line of the file that it names, and where that is from."""
-    form, _, rest = text.partition(":")
-    if form != "file":
+    if not text.startswith(FILE_FORM):
         return text, "option"
-    path = Path(rest)
+    path = Path(text.removeprefix(FILE_FORM))
     try:
         with path.open("rb") as file:
             content = file.read(_FILE_LIMIT_BYTES + 1)

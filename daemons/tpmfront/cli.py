@@ -113,13 +113,14 @@ def main(
             level=level_of(loglevel, defaults.vtpm.loglevel),
         )
 
-    log = Log("tpmfront", guest=name or guest or str(uuid))
+    log = Log.of_process("tpmfront", guest=name or guest or str(uuid))
     try:
         config = resolve()
         inherited = inherited_fds()
     except DaemonError as error:
         end_before_start(error, log)
     log.level = config.level
+    log.add_to_journal(uuid=config.uuid)
     notifier = Notifier.from_environ()
     reloads = None if config_folder is None else Reloads(resolve, notifier, log)
     run_daemon(

@@ -171,13 +171,14 @@ def main(
             level=level_of(loglevel, configured.loglevel),
         )
 
-    log = Log("vtpm", guest=name or guest or str(uuid))
+    log = Log.of_process("vtpm", guest=name or guest or str(uuid))
     try:
         config = resolve()
         inherited = inherited_fds()
     except DaemonError as error:
         end_before_start(error, log)
     log.level = config.level
+    log.add_to_journal(uuid=config.uuid)
     notifier = Notifier.from_environ()
     reloads = None if config_folder is None else Reloads(resolve, notifier, log)
     environment = Environment.of_this_process(inherited, notifier, log)

@@ -29,6 +29,7 @@ from daemons.runtime.keypool import KeyPool
 from daemons.runtime.log import Log
 from daemons.runtime.marker import RunMarker, read_boot_id
 from daemons.runtime.notify import Notifier, StatusLine
+from daemons.runtime.observation import observe
 from daemons.runtime.random import SeededRandom
 from daemons.runtime.reload import Reloads, changed_fields
 from daemons.runtime.sockets import Listeners
@@ -273,8 +274,11 @@ class VtpmDaemon:
             "manager_connected": self._link.is_up,
             "fronts": 0 if service is None else service.fronts,
             "image": 0 if store is None else store.sequence,
+            "last_save": None if store is None else _last_save(store),
             "origin": self._origin,
         }
+        if self._host is not None:
+            fields |= observe(self._host, self._keys)
         return fields
 
     async def _reset(self, args: Fields) -> Fields:
@@ -305,6 +309,18 @@ async def _end_quotes(host: EngineHost) -> None:
         await trio.sleep_forever()
     finally:
         host.give_up_quotes()
+
+
+def _last_save(store: ImageStore) -> dict[str, Json] | None:
+    """Say when which slot was written, by the file itself: that outlives this process."""
+    slot = store.slot
+    if slot is None:
+        return None
+    try:
+        written_s = slot.stat().st_mtime
+    except OSError:
+        return None  # somebody took it away; the next start will refuse
+    return {"slot": slot.name, "sequence": store.sequence, "unix_time": round(written_s, 3)}
 
 
 def _no_args(args: Fields) -> None:

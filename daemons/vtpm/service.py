@@ -95,7 +95,7 @@ class Admission:
             self.log.warning("front refused", pid=peer.pid, uid=peer.uid)
             raise Refused(f"uid {peer.uid} is not the front of this vTPM")
         if uuid != self.uuid:
-            self.log.warning("front refused", pid=peer.pid, uuid=uuid)
+            self.log.warning("front refused", pid=peer.pid, uid=peer.uid, claimed=uuid)
             raise Refused(f"this is not vTPM {uuid}")
 
 

@@ -226,7 +226,7 @@ async def _accept_counter(bound: _Bound, anchor: CounterAnchor) -> None:
         await _in_thread(bound.ledger.make_durable)
         auth = bound.ledger.keys.unwrap_counter_auth(record)
         await bound.hardware.increment_counter(anchor.count_id, auth)
-        bound.log.info("brought the hardware TPM up to the database", value=record.value)
+        bound.log.info("brought the hardware TPM up to the database", sequence=sequence)
 
 
 # --- the mode that is wanted ---------------------------------------------------------------------

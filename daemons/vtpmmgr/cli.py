@@ -210,7 +210,7 @@ def main(
         )
         return Loaded(config, ClientTable.of_guests(configuration.guests.values()))
 
-    log = Log("vtpmmgr")
+    log = Log.of_process("vtpmmgr")
     try:
         configuration, findings = load_without_bad_guests(config_folder)
         loaded = resolve(configuration)

@@ -23,12 +23,14 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from time import perf_counter_ns
 from typing import Final, Protocol, TypeVar
 from uuid import UUID
 
 import trio
 
 from daemons.runtime.errors import DaemonError
+from daemons.runtime.latency import Latencies, LatencyStatistics
 from daemons.runtime.log import Log
 from daemons.vtpmmgr.freshness import Freshness, Mark
 from daemons.vtpmmgr.hardware import PASSING, Hardware, HardwareLost
@@ -94,6 +96,8 @@ class CommitStatistics:
         mutations: that were part of them.
         largest: most mutations in one commit.
         waiting: mutations not settled.
+        bound: sequence that the hardware TPM is known to name.
+        latencies: of the last commits, from the first look at the chip to the answers.
     """
 
     sequence: int
@@ -101,6 +105,8 @@ class CommitStatistics:
     mutations: int
     largest: int
     waiting: int
+    bound: int
+    latencies: LatencyStatistics
 
 
 class _Pending:
@@ -179,6 +185,9 @@ class Committer:
         self._commits = 0
         self._mutations = 0
         self._largest = 0
+        self._latencies = Latencies()
+        # The ledger that we are given is bound to the chip.
+        self._bound = ledger.newest.sequence
 
     async def submit(self, mutation: Mutation) -> bytes:
         """Return the body of the response once the change is durable and bound to the chip.
@@ -257,6 +266,8 @@ class Committer:
             mutations=self._mutations,
             largest=self._largest,
             waiting=len(self._unsettled),
+            bound=self._bound,
+            latencies=self._latencies.statistics(),
         )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -296,6 +307,7 @@ class Committer:
                     pending.settled.set()
 
     async def _commit(self, batch: list[_Pending]) -> None:
+        started_ns = perf_counter_ns()
         with trio.move_on_after(REACHABLE_DEADLINE_S) as limit:
             await self._wait_reachable()
         if limit.cancelled_caught:
@@ -308,7 +320,7 @@ class Committer:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._write, batch, limiter=self._limiter)
         except DiskFull as error:
-            self._log.error(str(error), refused=len(batch))
+            self._log.error("database not written", reason=error, refused=len(batch))
             self._refuse(batch, ManagerCode.FAIL)
             return
         if self._ledger.newest != before:
@@ -316,6 +328,7 @@ class Committer:
             self._commits += 1
             self._mutations += len(batch)
             self._largest = max(self._largest, len(batch))
+            self._latencies.note(perf_counter_ns() - started_ns)
         self._settle(batch)
 
     def _write(self, batch: Iterable[_Pending]) -> None:
@@ -355,7 +368,7 @@ class Committer:
         try:
             await trio.to_thread.run_sync(write, limiter=self._limiter)
         except DiskFull as error:
-            self._log.error(str(error))
+            self._log.error("commit refused", reason=error)
             raise CommandRefused(ManagerCode.FAIL) from error
         if freshness is not None:
             self._freshness = freshness
@@ -405,6 +418,7 @@ class Committer:
             try:
                 with trio.move_on_after(_ATTEMPT_S, shield=True):
                     await self._freshness.bind(mark)
+                    self._bound = mark.sequence
                     return
             except HardwareLost as error:
                 reason = error
@@ -427,7 +441,7 @@ class Committer:
                 )
         except DaemonError as error:
             # The log keeps everything; the next commit tries again.
-            self._log.warning(str(error))
+            self._log.warning("log of the database not copied", reason=error)
 
     def _refuse(self, batch: Iterable[_Pending], code: ManagerCode) -> None:
         for pending in batch:

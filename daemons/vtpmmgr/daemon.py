@@ -3,14 +3,14 @@
 
 Order: lock the state folder, reach the chip, accept or found the database, then listen. A vTPM that
 connects earlier finds no socket and tries again, or waits at the one that the supervisor made.
-Where the platform is in no approved configuration, only the control and admin sockets are served,
-for status and recovery.
+Where the platform is in no approved configuration, only the control and admin sockets listen, for
+status and recovery.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -21,7 +21,7 @@ import trio
 from daemons.runtime.control import Fields, serve_control
 from daemons.runtime.errors import DaemonError
 from daemons.runtime.files import StateFolder
-from daemons.runtime.inherited import BACKEND
+from daemons.runtime.inherited import ADMIN, BACKEND
 from daemons.runtime.log import Log
 from daemons.runtime.marker import read_boot_id
 from daemons.runtime.notify import Notifier, StatusLine
@@ -48,8 +48,6 @@ _CONNECTIONS: Final = 4096
 _BACKLOG: Final = 512
 """vTPMs that connect at the same moment, after a restart of the manager."""
 _ADMIN_BACKLOG: Final = 16
-ADMIN: Final = "admin"
-"""Name of an inherited listener."""
 
 
 _LIVE: Final = frozenset({"level"})
@@ -121,10 +119,11 @@ async def _manage(
     if config.accept_rollback:
         await accept_rollback(config.start_options, hardware, log)
         return
-    boot = UUID((await trio.to_thread.run_sync(read_boot_id)).decode()).bytes
+    boot = await trio.to_thread.run_sync(_boot_id)
     options = ManagementOptions(proxy_auth(config.owner_auth), boot, config.xen_lists)
     start_options = config.start_options
     desk = _Desk(config, reloads, listeners, log)
+    connected = _Connected(notifier)
     async with trio.open_nursery() as nursery:
         try:
             started = await start(start_options, hardware, log)
@@ -137,16 +136,101 @@ async def _manage(
             notifier.ready()
             started = await recovered.wait_started()
         try:
-            manager = Manager(started, loaded.clients, hardware, options, log)
+            manager = Manager(started, loaded.clients, hardware, options, log, connected.changed)
             desk.show_manager(manager)
-            connected = _Connected(notifier)
-            manager.service.connections_changed = connected.changed
             nursery.start_soon(connected.line.run)
             await _serve(config, manager, desk, reloads, listeners, notifier, log)
         finally:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(started.ledger.close)
         nursery.cancel_scope.cancel()
+
+
+def _boot_id() -> bytes:
+    """Return the id of this start of the machine, 16 bytes."""
+    return UUID(read_boot_id().decode()).bytes
+
+
+class _Desk:
+    """The control and admin sockets, which answer while the manager recovers and while it serves.
+
+    They stay open from one to the other, so that whoever recovers it gets an answer.
+    """
+
+    def __init__(
+        self, config: ManagerConfig, reloads: Reloads[Loaded], listeners: Listeners, log: Log
+    ) -> None:
+        self._config = config
+        self._reloads = reloads
+        self._listeners = listeners
+        self._log = log
+        self._is_open = False
+        self._management = Management()
+        self._status: Callable[[], Fields] = dict
+        self._probe: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+
+    def show_recovery(
+        self,
+        recovered: RecoveredStart,
+        refusal: NotApproved,
+        hardware: Tpm12Hardware,
+        options: ManagementOptions,
+    ) -> None:
+        """Answer what a manager answers whose database is sealed."""
+        auth, log = options.identity_auth, self._log
+        self._status = lambda: {"state": "recovery", "reason": str(refusal)}
+        self._probe = hardware.probe
+        self._management = Management(
+            recovered.commands,
+            PlatformCommands(hardware, auth, log).identity_commands,
+            RecoveryCommands(hardware, auth, recovered.read, recovered.opened, log).commands,
+        )
+
+    def show_manager(self, manager: Manager) -> None:
+        """Answer everything."""
+        self._status = lambda: {
+            "state": "serving",
+            "freshness": self._config.freshness.value,
+            **manager.service.status(),
+        }
+        self._probe = manager.service.probe_hardware
+        self._management = manager.management
+
+    async def open(self, nursery: trio.Nursery) -> None:
+        """Listen, if that was not done yet."""
+        if self._is_open:
+            return
+        self._is_open = True
+        verbs = {
+            "status": self._answer_status,
+            "probe-hardware": self._answer_probe,
+            "reload": self._reloads.verb,
+        }
+        await nursery.start(
+            partial(
+                serve_control,
+                self._config.control,
+                verbs,
+                log=self._log,
+                listeners=self._listeners,
+            )
+        )
+        await nursery.start(self._serve_admin)
+
+    async def _answer_status(self, _args: Fields) -> Fields:
+        return self._status()
+
+    async def _answer_probe(self, _args: Fields) -> Fields:
+        await self._probe()
+        return {}
+
+    async def _serve_admin(
+        self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        with self._listeners.listen(ADMIN, self._config.admin, backlog=_ADMIN_BACKLOG) as listener:
+            await serve_admin(
+                listener, lambda: self._management, log=self._log, task_status=task_status
+            )
 
 
 class _Connected:
@@ -162,78 +246,6 @@ class _Connected:
 
     def _describe(self) -> str:
         return f"serving {self._count} vTPM{'' if self._count == 1 else 's'}"
-
-
-class _Desk:
-    """The control and admin sockets, which answer while the manager recovers and while it serves.
-
-    They stay open from one to the other, so that whoever recovers it gets an answer.
-    """
-
-    def __init__(
-        self, config: ManagerConfig, reloads: Reloads[Loaded], listeners: Listeners, log: Log
-    ) -> None:
-        self._config = config
-        self._listeners = listeners
-        self._reloads = reloads
-        self._log = log
-        self._is_open = False
-        self._management = Management()
-        self._status: Callable[[], Fields] = dict
-
-    def show_recovery(
-        self,
-        recovered: RecoveredStart,
-        refusal: NotApproved,
-        hardware: Tpm12Hardware,
-        options: ManagementOptions,
-    ) -> None:
-        """Answer what a manager answers whose database is sealed."""
-        auth, log = options.identity_auth, self._log
-        self._status = lambda: {"state": "recovery", "reason": str(refusal)}
-        self._management = Management(
-            recovered.commands,
-            PlatformCommands(hardware, auth, log).identity_commands,
-            RecoveryCommands(hardware, auth, recovered.read, recovered.opened, log).commands,
-        )
-
-    def show_manager(self, manager: Manager) -> None:
-        """Answer everything."""
-        self._status = lambda: {
-            "state": "serving",
-            "freshness": self._config.freshness.value,
-            **manager.service.status(),
-        }
-        self._management = manager.management
-
-    async def open(self, nursery: trio.Nursery) -> None:
-        """Listen, if that was not done yet."""
-        if self._is_open:
-            return
-        self._is_open = True
-        verbs = {"status": self._answer_status, "reload": self._reloads.verb}
-        await nursery.start(
-            partial(
-                serve_control,
-                self._config.control,
-                verbs,
-                log=self._log,
-                listeners=self._listeners,
-            )
-        )
-        await nursery.start(self._serve_admin)
-
-    async def _answer_status(self, _args: Fields) -> Fields:
-        return self._status()
-
-    async def _serve_admin(
-        self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        path = self._config.admin
-        with self._listeners.listen(ADMIN, path, backlog=_ADMIN_BACKLOG) as listener:
-            await serve_admin(
-                listener, lambda: self._management, log=self._log, task_status=task_status
-            )
 
 
 async def _serve(

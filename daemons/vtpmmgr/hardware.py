@@ -196,6 +196,17 @@ class Hardware(Protocol):
     async def release_counter(self, count_id: int, auth: Secret) -> None:
         """Give a counter back."""
 
+    @property
+    def answers(self) -> bool:
+        """Whether the chip answered the last command."""
+
+    async def probe(self) -> None:
+        """Return if the chip answers now, to a command that changes nothing.
+
+        Raises:
+            HardwareLost, TpmError: it does not.
+        """
+
     async def wait_reachable(self) -> None:
         """Return once the chip answers; at once if it answered last time."""
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -57,6 +57,7 @@ class Manager:
         hardware: Hardware,
         options: ManagementOptions,
         log: Log,
+        connections_changed: Callable[[int], None] = lambda _count: None,
     ) -> None:
         openings = Openings()
         self.committer = Committer(started.ledger, started.freshness, hardware, log)
@@ -80,7 +81,13 @@ class Manager:
             recovery.commands,
         )
         self.service = ManagerService(
-            clients, self.committer, hardware, self.management, openings, log
+            clients,
+            self.committer,
+            hardware,
+            self.management,
+            openings,
+            log,
+            connections_changed,
         )
 
     def _gives_admin(self, uuid: UUID) -> bool:

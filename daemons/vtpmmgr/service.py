@@ -17,7 +17,10 @@ from dataclasses import dataclass
 from typing import Final, assert_never
 from uuid import UUID
 
+import trio
+
 from daemons.runtime.control import Fields
+from daemons.runtime.errors import DaemonError
 from daemons.runtime.log import Log
 from daemons.runtime.secret import Secret
 from daemons.vtpmmgr.commits import CommandRefused, Committer
@@ -65,6 +68,7 @@ from protocol.manager.passthrough import PassThroughOrdinal, judge
 from protocol.tpm12.pcr import PcrSelection
 from protocol.tpmif.errors import Refused
 from protocol.tpmif.unix import BackendDevice, PeerCredentials
+from tpmcore.errors import TpmError
 
 AUTO_CREATE_GROUP: Final = 0
 """The group in which a vTPM of the configuration comes into being with its first save."""
@@ -72,6 +76,9 @@ AUTO_CREATE_GROUP: Final = 0
 CONNECTIONS_PER_VTPM: Final = 4
 """A vTPM has one; more only while a dead one's end is not noticed. Whoever may be one vTPM must not
 take the places of all others."""
+
+PROBE_DEADLINE_S: Final = 5.0
+"""How long the hardware TPM may take to tell that it is there; its turn may come late."""
 
 _PASS_THROUGH_TAGS: Final = frozenset(tag.value for tag in PassThroughTag)
 _UNBOUND_HASH: Final = bytes(DIGEST_BYTES)
@@ -157,6 +164,7 @@ class ManagerService:
         management: commands of those with the ADMIN right.
         openings: who has which vTPM open.
         log: of the daemon.
+        connections_changed: told how many vTPMs are connected.
     """
 
     def __init__(
@@ -167,6 +175,7 @@ class ManagerService:
         management: Management,
         openings: Openings,
         log: Log,
+        connections_changed: Callable[[int], None] = lambda _count: None,
     ) -> None:
         self._clients = clients
         self._committer = committer
@@ -174,8 +183,7 @@ class ManagerService:
         self._management = management
         self._openings = openings
         self._log = log
-        self.connections_changed: Callable[[int], None] = lambda _count: None
-        """Told how many vTPMs are connected."""
+        self._connections_changed = connections_changed
         # By serial number of the connection.
         self._sessions: dict[int, _Session] = {}
         # Users whose refusal was logged; one that insists must not fill the log.
@@ -232,14 +240,14 @@ class ManagerService:
             raise Refused(f"vTPM {device.uuid} has {CONNECTIONS_PER_VTPM} connections")
         label = effective_label(device.peer.label, client)
         self._sessions[device.serial] = _Session(device, client, label, _UNBOUND_HASH, False, set())
-        self.connections_changed(len(self._sessions))
+        self._connections_changed(len(self._sessions))
         self._log.info("vTPM connected", uuid=device.uuid, uid=device.peer.uid, pid=device.peer.pid)
 
     async def closed(self, device: BackendDevice) -> None:
         """Forget a connection; its vTPM may be opened again."""
         session = self._sessions.pop(device.serial)
         self._openings.release(device.uuid, session)
-        self.connections_changed(len(self._sessions))
+        self._connections_changed(len(self._sessions))
         self._log.info("vTPM gone", uuid=device.uuid)
 
     def cancel(self, device: BackendDevice) -> None:
@@ -273,7 +281,26 @@ class ManagerService:
             "saves": commits.mutations,
             "largest_commit": commits.largest,
             "waiting_saves": commits.waiting,
+            "bound_sequence": commits.bound,
+            "hardware_answers": self._hardware.answers,
+            "commit_latency": commits.latencies.fields(),
         }
+
+    async def probe_hardware(self) -> None:
+        """Return if the hardware TPM answers now.
+
+        Raises:
+            DaemonError: it does not, or not in time.
+        """
+        try:
+            with trio.fail_after(PROBE_DEADLINE_S):
+                await self._hardware.probe()
+        except trio.TooSlowError as error:
+            raise DaemonError(
+                f"the hardware TPM did not answer within {PROBE_DEADLINE_S:g} s"
+            ) from error
+        except TpmError as error:
+            raise DaemonError(f"the hardware TPM refuses to tell its version: {error}") from error
 
     async def _dispatch(self, session: _Session, message: bytes) -> bytes:
         try:

@@ -393,10 +393,19 @@ class Tpm12Hardware:
         """Give a counter back."""
         await self.converse(tss12.release_counter(count_id, counter_auth=auth, random=self._random))
 
+    @property
+    def answers(self) -> bool:
+        """Whether the chip answered the last command."""
+        return not self._lost
+
+    async def probe(self) -> None:
+        """Return if the chip tells its version."""
+        await self.converse(tss12.version_info())
+
     async def wait_reachable(self) -> None:
         """Return once the chip answers; at once if it answered last time."""
         if self._lost:
-            await self.converse(tss12.version_info())
+            await self.probe()
 
     async def pass_through(self, command: bytes, source: Hashable) -> bytes:
         """Have the chip execute a client's command, in that client's turn."""

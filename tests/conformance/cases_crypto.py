@@ -7,7 +7,7 @@ from typing import Final
 
 from protocol.tpm12.constants import Ordinal, ReturnCode
 from tests.conformance.machines import World
-from tests.conformance.script import DIGEST, USAGE_AUTH, Chapter, Script
+from tests.conformance.script import Chapter, Script
 
 CHAPTER: Final = Chapter()
 case = CHAPTER.case
@@ -108,36 +108,3 @@ def random_bytes(tpm: Script) -> None:
 @case(NEW, Ordinal.STIR_RANDOM)
 def stirring_much(tpm: Script) -> None:
     tpm.call(Ordinal.STIR_RANDOM, bytes(256))
-
-
-@case(NEW, Ordinal.GET_TICKS)
-def ticks(tpm: Script) -> None:
-    tpm.call(Ordinal.GET_TICKS)
-
-
-@case(OWNED, Ordinal.TICK_STAMP_BLOB)
-def stamping_with_a_key(tpm: Script) -> None:
-    key = tpm.load("sign")
-    tpm.call(Ordinal.TICK_STAMP_BLOB, key, DIGEST, DIGEST, auth=[tpm.oiap(USAGE_AUTH)])
-    tpm.call(
-        Ordinal.TICK_STAMP_BLOB,
-        key,
-        DIGEST,
-        DIGEST,
-        auth=[tpm.oiap(USAGE_AUTH, spoil=True)],
-        code=RC.AUTHFAIL,
-    )
-    tpm.call(Ordinal.TICK_STAMP_BLOB, key, DIGEST, DIGEST, code=RC.AUTHFAIL)
-    tpm.call(Ordinal.TICK_STAMP_BLOB, tpm.load("sign-open"), DIGEST, DIGEST)
-    tpm.call(Ordinal.TICK_STAMP_BLOB, 77, DIGEST, DIGEST, code=RC.INVALID_KEYHANDLE)
-    bind = tpm.load("bind-open")
-    tpm.call(Ordinal.TICK_STAMP_BLOB, bind, DIGEST, DIGEST, code=RC.INVALID_KEYUSAGE)
-    der = tpm.load("sign-der")
-    tpm.call(
-        Ordinal.TICK_STAMP_BLOB,
-        der,
-        DIGEST,
-        DIGEST,
-        auth=[tpm.oiap(USAGE_AUTH)],
-        code=RC.INAPPROPRIATE_SIG,
-    )

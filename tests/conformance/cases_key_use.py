@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from protocol.tpm12.constants import (
+    Algorithm,
+    EncScheme,
     EntityType,
     NvAttributes,
     Ordinal,
@@ -19,9 +21,11 @@ from protocol.tpm12.constants import (
     ResourceType,
     ReturnCode,
 )
+from protocol.tpm12.keys import KeyParms
 from protocol.tpm12.pcr import PcrInfoShort, PcrSelection
 from protocol.tpm12.resources import NvAttributesWord, NvDataPublic
 from protocol.tpm12.stored import StoredData
+from protocol.tpm12.transport import TransportPublic
 from tests.conformance.machines import World
 from tests.conformance.script import (
     DIGEST,
@@ -44,6 +48,8 @@ NOT_LOADED: Final = 0x00000055
 BLOB_AUTH: Final = b"secret of the blob--"
 _BLOB: Final = StoredData(False, 0, None, bytes(256))
 _SELECTION: Final = PcrSelection.of([0])
+_TRANSPORT: Final = TransportPublic(0, Algorithm.MGF1, EncScheme.NONE)
+_EPHEMERAL: Final = KeyParms.for_rsa(enc_scheme=EncScheme.RSAESOAEP_SHA1_MGF1, bits=1024)
 
 
 @dataclass(slots=True)
@@ -209,6 +215,43 @@ USES: Final[tuple[Use, ...]] = (
         ),
         osap=True,
         after=_other_key,
+    ),
+    Use(
+        Ordinal.LOAD_KEY,
+        "storage",
+        "storage-bound",
+        lambda keys, handle: (handle, keys.tpm.wrapped("sign")),
+    ),
+    Use(
+        Ordinal.TICK_STAMP_BLOB,
+        "sign",
+        "sign-bound",
+        lambda _keys, handle: (handle, DIGEST, DIGEST),
+    ),
+    Use(
+        Ordinal.ESTABLISH_TRANSPORT,
+        "storage",
+        "storage-bound",
+        lambda _keys, handle: (handle, _TRANSPORT, bytes(256)),
+    ),
+    Use(
+        Ordinal.CHANGE_AUTH_ASYM_START,
+        "identity",
+        "identity-bound",
+        lambda _keys, handle: (handle, DIGEST, _EPHEMERAL),
+    ),
+    Use(
+        Ordinal.CHANGE_AUTH_ASYM_FINISH,
+        "storage",
+        "storage-bound",
+        lambda keys, handle: (
+            handle,
+            keys.handle("sign"),
+            EntityType.KEY,
+            DIGEST,
+            bytes(128),
+            bytes(256),
+        ),
     ),
 )
 

@@ -88,6 +88,8 @@ MASKS: Final[Mapping[int, Mapping[str, Mask]]] = {
         **{f"current_ticks.{name}": mask for name, mask in _TICKS.items()},
         "sig": size,
     },
+    Ordinal.DAA_JOIN: {"output_data": anything},
+    Ordinal.DAA_SIGN: {"output_data": anything},
     Ordinal.CREATE_MIGRATION_BLOB: {"random": size, "out_data": size},
     Ordinal.CONVERT_MIGRATION_BLOB: {"out_data": size},
     Ordinal.MIGRATE_KEY: {"out_data": size},

@@ -81,6 +81,13 @@ _AREA_FREE: Final = "The secret of an area serves without an owner (Part 3, 20.3
 _UNKNOWN_AREA: Final = "An unknown capArea is BAD_PARAMETER (Part 3, 7.2)."
 _CONTEXT: Final = "Whatever is wrong with a context, the answer is BADCONTEXT (Part 3, 21.3)."
 
+_WHOLE: Final = (
+    "A structure fills the size that is given for it; libtpms ignores what is left over."
+)
+_DELEGATED_END: Final = (
+    "A change of the tables ends the sessions that were delegated (Part 3, 19.1); libtpms ends all "
+    "OSAP sessions, of any entity."
+)
 _SUB_CAP: Final = (
     "A subCap of the wrong length is BAD_MODE, whatever the area (Part 3, 7.1); libtpms takes the "
     "error of its parser, or does not look."
@@ -441,12 +448,38 @@ DECLARED: Final[tuple[Declared, ...]] = (
         "A refused LoadContext changes nothing (Part 3, 21.3); libtpms drops the loaded key whose "
         "handle it was asked to keep.",
     ),
+    *[
+        _code(case, Ordinal.LOAD_CONTEXT, "BADCONTEXT", theirs, _CONTEXT)
+        for case, theirs in (
+            ("a_damaged_context", "DECRYPT_ERROR"),
+            ("contexts_of_another_owner", "DECRYPT_ERROR"),
+            ("contexts_of_one_kind_as_another", "INVALID_STRUCTURE"),
+            ("contexts_that_are_none", "INVALID_STRUCTURE"),
+            ("contexts_that_are_none", "BAD_PARAM_SIZE"),
+        )
+    ],
     _code(
-        "a_damaged_context",
-        Ordinal.LOAD_CONTEXT,
-        "BADCONTEXT",
-        "DECRYPT_ERROR",
-        _CONTEXT,
+        "an_old_context_of_a_key_that_stays",
+        Ordinal.SAVE_KEY_CONTEXT,
+        "OWNER_CONTROL",
+        "SUCCESS",
+        "A key that the owner keeps in the TPM is not moved out (Part 3, 27.8.1); libtpms does not "
+        "look.",
+    ),
+    _code(
+        "flushing_a_daa_session_that_is_not_there",
+        Ordinal.FLUSH_SPECIFIC,
+        "BAD_PARAMETER",
+        "BAD_HANDLE",
+        "A handle of no resource of its type is BAD_PARAMETER (Part 3, 22.1).",
+    ),
+    _code(
+        "whether_a_key_stays_is_no_boolean",
+        Ordinal.KEY_CONTROL_OWNER,
+        "BAD_PARAMETER",
+        "SUCCESS",
+        "A BOOL is 0 or 1, anything else is BAD_PARAMETER (Part 2, 2.2.2); libtpms takes it for "
+        "TRUE.",
     ),
     *[
         _code(
@@ -505,6 +538,69 @@ DECLARED: Final[tuple[Declared, ...]] = (
         )
     ],
     _code(
+        "a_number_of_a_row_with_more_behind_it",
+        Ordinal.DSAP,
+        "BAD_PARAM_SIZE",
+        "BADINDEX",
+        _WHOLE,
+    ),
+    _code(
+        "a_blob_of_another_size_than_it_says",
+        Ordinal.DELEGATE_LOAD_OWNER_DELEGATION,
+        "BAD_PARAM_SIZE",
+        "SUCCESS",
+        _WHOLE,
+    ),
+    *[
+        _code("blobs_with_more_behind_them", ordinal, "BAD_PARAM_SIZE", "SUCCESS", _WHOLE)
+        for ordinal in (Ordinal.DELEGATE_VERIFY_DELEGATION, Ordinal.DELEGATE_UPDATE_VERIFICATION)
+    ],
+    _code(
+        "a_key_that_is_bound_to_other_pcrs_is_delegated",
+        Ordinal.DELEGATE_CREATE_KEY_DELEGATION,
+        "SUCCESS",
+        "WRONGPCRVAL",
+        "PCRs of the key do not matter to delegating it, only to using it (Part 3, 19.2).",
+    ),
+    _code(
+        "other_sessions_outlive_a_change_of_the_tables",
+        Ordinal.LOAD_KEY2,
+        "SUCCESS",
+        "INVALID_AUTHHANDLE",
+        _DELEGATED_END,
+    ),
+    Declared(
+        "an_owners_session_outlives_a_change_of_the_tables",
+        Ordinal.DELEGATE_MANAGE,
+        "continue 1",
+        "1",
+        "0",
+        _DELEGATED_END,
+    ),
+    _code(
+        "an_owners_session_outlives_a_change_of_the_tables",
+        Ordinal.OWNER_READ_PUBEK,
+        "SUCCESS",
+        "INVALID_AUTHHANDLE",
+        _DELEGATED_END,
+    ),
+    _code(
+        "a_saved_delegated_session_of_a_disabled_family",
+        Ordinal.LOAD_CONTEXT,
+        "RESOURCEMISSING",
+        "SUCCESS",
+        "All DSAP sessions end with a change of the tables (Part 3, 19.1), saved ones too; libtpms "
+        "loads them again.",
+    ),
+    _code(
+        "certified_migration_by_its_bit",
+        Ordinal.CMK_CONVERT_MIGRATION,
+        "DECRYPT_ERROR",
+        "AUTHFAIL",
+        "Bit 28 of a key's permissions is CMK_ConvertMigration (Part 2, 20.2.2); libtpms looks for "
+        "it among those of the owner.",
+    ),
+    _code(
         "certified_migrations_with_a_list_that_does_not_parse",
         Ordinal.FLUSH_SPECIFIC,
         "SUCCESS",
@@ -550,6 +646,43 @@ DECLARED: Final[tuple[Declared, ...]] = (
         _ONE_SESSION,
     ),
     _code(
+        "a_command_that_is_repeated_inside",
+        Ordinal.EXECUTE_TRANSPORT,
+        "AUTHFAIL",
+        "AUTH2FAIL",
+        _ONE_SESSION,
+    ),
+    _code(
+        "a_log_with_one_wrong_session",
+        Ordinal.RELEASE_TRANSPORT_SIGNED,
+        "AUTHFAIL",
+        "AUTH2FAIL",
+        _ONE_SESSION,
+    ),
+    _code(
+        "logs_and_keys_that_are_not_there",
+        Ordinal.RELEASE_TRANSPORT_SIGNED,
+        "BAD_LOCALITY",
+        "WRONGPCRVAL",
+        _KEY_LOCALITY,
+    ),
+    _code(
+        "a_session_is_not_released_inside",
+        Ordinal.EXECUTE_TRANSPORT,
+        "NO_WRAP_TRANSPORT",
+        "AUTH2FAIL",
+        "The key handle of ReleaseTransportSigned is outside of digests (Part 3, 24.3); libtpms "
+        "digests that of a wrapped one, so the HMAC is wrong first.",
+    ),
+    _code(
+        "an_authorization_session_for_a_transport_session",
+        Ordinal.FLUSH_SPECIFIC,
+        "INVALID_AUTHHANDLE",
+        "SUCCESS",
+        "An error ends the sessions that a command names (Part 1, 8.1), also one of another kind "
+        "than is due.",
+    ),
+    _code(
         "saved_contexts_outlive_a_reset",
         Ordinal.LOAD_CONTEXT,
         "SUCCESS",
@@ -572,13 +705,66 @@ DECLARED: Final[tuple[Declared, ...]] = (
         "MA_TICKET_SIGNATURE",
         "A sigTicket of no authority of the list is MA_AUTHORITY (Part 3, 11.10).",
     ),
-    Declared(
-        "changes_without_the_parent_that_are_refused",
-        Ordinal.CHANGE_AUTH_ASYM_START,
-        "certify_info.parent_pcr_status",
-        "False",
-        "True",
-        "The ephemeral key has no parent, so none that PCRs bind (Part 3, 27.4.1).",
+    _code(
+        "ephemeral_keys_that_cannot_be",
+        Ordinal.FLUSH_SPECIFIC,
+        "INVALID_AUTHHANDLE",
+        "SUCCESS",
+        "A known algorithm that no ephemeral key may have is found by the command's own checks, "
+        "after which the sessions that it names end (Part 3, 27.4.1); libtpms refuses it while it "
+        "parses.",
+    ),
+    _code(
+        "a_secret_changes_unseen_inside_of_a_transport_session",
+        Ordinal.EXECUTE_TRANSPORT,
+        "SUCCESS",
+        "AUTH2FAIL",
+        "Both handles of ChangeAuthAsymFinish are outside of digests and encryption (Part 3, "
+        "27.4.2); libtpms takes the second one for a parameter.",
+    ),
+    _code(
+        "a_secret_of_sealed_data_changes_unseen",
+        Ordinal.CHANGE_AUTH_ASYM_FINISH,
+        "SUCCESS",
+        "WRONG_ENTITYTYPE",
+        "encData is that of a TPM_KEY or of a TPM_STORED_DATA (Part 3, 27.4.2); libtpms changes "
+        "only secrets of keys.",
+    ),
+    _code(
+        "an_aes_counter_that_carries",
+        Ordinal.CREATE_MIGRATION_BLOB,
+        "SUCCESS",
+        "AUTH2FAIL",
+        "The initial counter of ADIP is a number of 128 bits (Part 1, ADIP with AES); libtpms "
+        "counts in the last 32 of them, so that the secret ends otherwise.",
+    ),
+    *[
+        Declared(
+            "deleted_ordinals_with_sessions",
+            Ordinal.CERTIFY_SELF_TEST,
+            "tag",
+            "0xc4",
+            theirs,
+            "Every error has the tag of a response without sessions (Part 3, 1.1); libtpms answers "
+            "an unknown ordinal with the tag that belongs to the request's.",
+        )
+        for theirs in ("0xc5", "0xc6")
+    ],
+    _code(
+        "a_context_that_found_no_place_before",
+        Ordinal.LOAD_CONTEXT,
+        "SUCCESS",
+        "BADCONTEXT",
+        "A refused LoadContext changes nothing (Part 3, 21.3); libtpms strikes the blob off the "
+        "list before it looks for a slot.",
+    ),
+    _code(
+        "a_sign_with_the_credential_of_another_issuer",
+        Ordinal.DAA_SIGN,
+        "DAA_ISSUER_SETTINGS",
+        "SUCCESS",
+        "Stage 1 compares digestIssuer of the blob with the settings (Part 3, 26.2); libtpms does "
+        "so in the next stage.",
     ),
     *[
         _code(
@@ -591,6 +777,9 @@ DECLARED: Final[tuple[Declared, ...]] = (
         )
         for case, theirs in (
             ("wrapped_bytes_that_are_no_command", "BAD_PARAM_SIZE"),
+            ("wrapped_headers_that_are_wrong", "BAD_PARAM_SIZE"),
+            # The tag it judges later, after the HMAC, which is none here.
+            ("wrapped_headers_that_are_wrong", "AUTH2FAIL"),
             ("a_wrapped_ordinal_that_does_not_exist", "BAD_ORDINAL"),
         )
     ],

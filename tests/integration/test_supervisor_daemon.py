@@ -104,15 +104,15 @@ def test_it_ends_by_itself_with_exit_code_0() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "exit_code", "line"),
+    ("error", "exit_code", "line"),
     [
-        ('await fail(DaemonError("no socket"))', 1, "test error: no socket\n"),
-        ('await fail(RefusedToStart("tampered"))', 3, "test error: tampered\n"),
-        ('await fail(OSError(28, "full", "f"))', 1, "test error: \"[Errno 28] full: 'f'\"\n"),
+        ('DaemonError("no socket")', 1, 'failed reason="no socket"'),
+        ('RefusedToStart("tampered")', 3, "refused to start reason=tampered"),
+        ('OSError(28, "full", "f")', 1, "failed reason=\"[Errno 28] full: 'f'\""),
     ],
 )
-def test_what_is_expected_to_go_wrong_is_one_line(code: str, exit_code: int, line: str) -> None:
-    assert finish(start(code)) == (exit_code, "", line.replace('"', "") if '"' in line else line)
+def test_what_is_expected_to_go_wrong_is_one_line(error: str, exit_code: int, line: str) -> None:
+    assert finish(start(f"await fail({error})")) == (exit_code, "", f"test error: {line}\n")
 
 
 def test_a_refusal_inside_a_nursery_is_still_a_refusal() -> None:
@@ -124,7 +124,7 @@ def test_a_refusal_inside_a_nursery_is_still_a_refusal() -> None:
 """
     exit_code, _out, err = finish(start(code))
     assert exit_code == 3
-    assert "test error: tampered\n" in err
+    assert "test error: refused to start reason=tampered\n" in err
     assert "Traceback" not in err
 
 

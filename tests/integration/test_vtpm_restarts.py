@@ -114,7 +114,7 @@ async def test_a_manager_that_dies_is_waited_for_and_nothing_is_lost(run_dir: Pa
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_write, vtpm, b"b" * 32)
                 with trio.fail_after(30):
-                    await vtpm.wait_notified("no manager")
+                    await vtpm.wait_notified("waiting for the manager")
                 # ... and what does waits.
                 await lab.manager.start()
                 await lab.manager.wait_ready()
@@ -129,7 +129,7 @@ async def test_a_vtpm_waits_for_a_manager_that_comes_later(run_dir: Path) -> Non
         vtpm = lab.new_vtpm()
         await vtpm.start()
         with trio.fail_after(30):
-            await vtpm.wait_notified("no manager")
+            await vtpm.wait_notified("waiting for the manager")
         assert (await vtpm.control("status"))["state"] == "starting"
         await lab.start_machine()
         await vtpm.wait_ready()
@@ -147,7 +147,7 @@ async def test_a_stop_while_the_manager_is_away_ends_in_time(run_dir: Path) -> N
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_write_in_vain, vtpm)
                 with trio.fail_after(30):
-                    await vtpm.wait_notified("no manager")
+                    await vtpm.wait_notified("waiting for the manager")
                     await vtpm.stop()
                 nursery.cancel_scope.cancel()
         await lab.manager.start()

@@ -193,12 +193,15 @@ def decode_blob(data: bytes) -> ContextBlob:
         raise TpmError(ReturnCode.BADCONTEXT) from None
 
 
-def open_key(tpm: Tpm, blob: ContextBlob) -> LoadedKey:
+def open_key(tpm: Tpm, blob: ContextBlob, *, of_this_boot: bool = False) -> LoadedKey:
     """Return the key in a blob, not yet loaded.
 
+    Args:
+        of_this_boot: no key may outlive Startup(CLEAR) in its blob; else those that are tied to
+            it by what they are may not.
+
     Raises:
-        TpmError: BADCONTEXT, also if the blob is older than Startup(CLEAR) and the key must not
-            outlive that.
+        TpmError: BADCONTEXT, also if the blob is older than it may be.
     """
     sensitive = open_blob(tpm, blob)
     try:
@@ -206,7 +209,7 @@ def open_key(tpm: Tpm, blob: ContextBlob) -> LoadedKey:
     except WireError:
         raise TpmError(ReturnCode.BADCONTEXT) from None
     tied = key.parent_pcr_status or key.body.public.key_flags & KeyFlags.IS_VOLATILE
-    if tied:
+    if tied or of_this_boot:
         _check_nonce(sensitive, tpm.stclear.context_nonce_key)
     return key
 

@@ -155,8 +155,11 @@ def decode_either(data: bytes) -> DelegateOwnerBlob | DelegateKeyBlob:
     """Parse a blob of either kind.
 
     Raises:
-        TpmError: BAD_PARAMETER if the tag is neither, else the code of what is wrong.
+        TpmError: BAD_PARAM_SIZE if there is no room for a tag, BAD_PARAMETER if it is neither, else
+            the code of what is wrong.
     """
+    if len(data) < len(_OWNER_TAG):
+        raise TpmError(ReturnCode.BAD_PARAM_SIZE)
     try:
         if data.startswith(_OWNER_TAG):
             return DelegateOwnerBlob.decode(data)

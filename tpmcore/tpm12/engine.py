@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -17,15 +17,18 @@ from tpmcore.engine import (
     EffectResult,
     Event,
     EventDone,
+    Exchange,
     Failed,
     HashData,
     HashEnd,
     HashStart,
     ParentQuote,
+    PcrBank,
     Persist,
     PhysicalPresence,
     PowerOn,
     SetPcr,
+    Snapshot,
     Step,
 )
 from tpmcore.errors import EngineFault, TpmError
@@ -45,6 +48,15 @@ from tpmcore.tpm12.world import Profile, World
 
 CAPPED_PCRS = range(8)
 _AUTH_BLOCK_BYTES = 45
+_REFUSALS = frozenset(
+    {
+        ReturnCode.AUTHFAIL,
+        ReturnCode.AUTH2FAIL,
+        ReturnCode.BAD_LOCALITY,
+        ReturnCode.NOTLOCAL,
+        ReturnCode.DEFEND_LOCK_RUNNING,
+    }
+)
 _EXECUTE_TRANSPORT = Ordinal.EXECUTE_TRANSPORT.to_bytes(4, "big")
 
 
@@ -204,6 +216,24 @@ class Tpm12Engine:
             return encoded[1]
         return self.volatile_state()
 
+    def snapshot(self) -> Snapshot:
+        """Return how the TPM is; see `tpmcore.engine.Engine.snapshot`."""
+        tpm = self._tpm
+        values = tuple(tpm.stclear.pcrs)
+        changed = [
+            index
+            for index, (value, initial) in enumerate(zip(values, pcrs.initial_pcrs(), strict=True))
+            if value != initial
+        ]
+        return Snapshot(
+            tpm.is_owned, (PcrBank("sha1", values, tuple(changed)),), tuple(_flags(tpm))
+        )
+
+    def exchange(self, command: bytes, response: bytes) -> Exchange:
+        """Name a command and its response; see `tpmcore.engine.Engine.exchange`."""
+        ordinal, code = (int.from_bytes(part[6:10], "big") for part in (command, response))
+        return Exchange(_name(Ordinal, ordinal), _name(ReturnCode, code), code in _REFUSALS)
+
     @property
     def volatile_version(self) -> int:
         """A number that grows whenever `volatile_state` may have changed."""
@@ -287,6 +317,32 @@ class Tpm12Engine:
         tpm.self_test = SelfTest.FAILED
         self._volatile_version += 1
         return error_response(ReturnCode.FAILEDSELFTEST)
+
+
+def _flags(tpm: Tpm) -> Iterator[str]:
+    """Say what is to be said of a TPM's flags (Part 2, 7.1 to 7.3)."""
+    permanent = tpm.permanent.flags
+    if tpm.self_test is SelfTest.FAILED:
+        yield "failure mode"
+    if tpm.stany.post_initialise:
+        yield "waits for Startup"
+    yield "disabled" if permanent.disable else "enabled"
+    yield "deactivated" if tpm.stclear.flags.deactivated or permanent.deactivated else "activated"
+    if tpm.physical_presence:
+        yield "physical presence"
+    if permanent.nv_locked:
+        yield "NV locked"
+    if permanent.tpm_established:
+        yield "established"
+    if tpm.stany.transport_exclusive:
+        yield "exclusive transport"
+
+
+def _name(names: type[Ordinal | ReturnCode], number: int) -> str:
+    try:
+        return names(number).name
+    except ValueError:
+        return f"{number:#x}"
 
 
 def _adopt(tpm: Tpm, state: VolatileState) -> None:

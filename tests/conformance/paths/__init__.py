@@ -19,6 +19,9 @@ from tests.conformance.paths import (
     cmk,
     counters,
     cryptographic,
+    daa,
+    delegation,
+    deprecated,
     endorsement,
     identity,
     integrity,
@@ -27,8 +30,11 @@ from tests.conformance.paths import (
     nv,
     optin,
     ownership,
+    session_management,
+    sessions,
     startup,
     storage,
+    transport,
 )
 from tests.conformance.paths.path import ErrorPath
 
@@ -50,8 +56,14 @@ _CHAPTERS: Final = (
     identity.PATHS,
     integrity.PATHS,
     changing_authorization.PATHS,
+    sessions.PATHS,
+    delegation.PATHS,
     nv.PATHS,
+    session_management.PATHS,
+    transport.PATHS,
     counters.PATHS,
+    daa.PATHS,
+    deprecated.PATHS,
 )
 
 PATHS: Final[Mapping[int, tuple[ErrorPath, ...]]] = {

@@ -512,10 +512,17 @@ class FakeHardware:
     def nv_area(self, index: int, size_bytes: int, auth: Secret) -> NvArea:
         return _FakeArea(self, index, auth)
 
+    @property
+    def answers(self) -> bool:
+        return not self.unreachable
+
+    async def probe(self) -> None:
+        with self.operation():
+            pass
+
     async def wait_reachable(self) -> None:
         if self.unreachable:
-            with self.operation():
-                pass
+            await self.probe()
 
     async def pass_through(self, command: bytes, source: Hashable) -> bytes:
         with self.operation():

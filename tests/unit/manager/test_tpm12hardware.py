@@ -198,12 +198,15 @@ async def test_a_chip_without_answers_is_reachable_again_when_it_answers() -> No
     await hardware.wait_reachable()
     assert wire.ordinals == []
     wire.before = lost_once(Ordinal.PCR_READ)
+    told = [hardware.answers]
     with pytest.raises(HardwareLost, match="wire is cut"):
         await hardware.read_pcrs([0])
+    told.append(hardware.answers)
     wire.before = lost_once(Ordinal.GET_CAPABILITY)
     with pytest.raises(HardwareLost):
         await hardware.wait_reachable()
     await hardware.wait_reachable()
+    assert [*told, hardware.answers] == [True, False, True]
     wire.ordinals.clear()
     await hardware.wait_reachable()
     assert wire.ordinals == []

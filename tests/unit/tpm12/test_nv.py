@@ -320,6 +320,16 @@ class TestUnlocked:
         assert blank.code(tss12.nv_write_value(INDEX, b"x")) == ReturnCode.AUTH_CONFLICT
         assert blank.code(tss12.nv_read_value(INDEX, 4)) == ReturnCode.AUTH_CONFLICT
 
+    def test_a_wrong_owner_secret_is_refused_before_the_lock_too(self) -> None:
+        chip = make_owned_chip()
+        chip.run(define_freely(OWNED))
+        wrong, random = bytes(20), chip.client_random
+        writing = tss12.nv_write_value(INDEX, b"x", owner_auth=wrong, random=random)
+        assert chip.code(writing) == ReturnCode.AUTHFAIL
+        reading = tss12.nv_read_value(INDEX, 4, owner_auth=wrong, random=random)
+        assert chip.code(reading) == ReturnCode.AUTHFAIL
+        assert chip.run(read(chip, 4)) == b"\xff" * 4
+
     def test_areas_with_a_secret_are_not(self, blank: Chip) -> None:
         blank.run(define_freely(AUTHED))
         assert blank.code(tss12.nv_write_value(INDEX, b"x")) == ReturnCode.AUTH_CONFLICT

@@ -26,6 +26,7 @@ from protocol.tpm12.wire import SIZED, U16
 from tests.unit.tpm12.world import OWNER_AUTH, SRK_AUTH, Chip, make_chip, make_owned_chip
 from tpmcore import tss12
 from tpmcore.tpm12.world import Profile
+from tpmcore.tss12.sessions import with_secret
 
 
 def _take(chip: Chip) -> int:
@@ -50,6 +51,30 @@ def test_the_owner_is_there_with_an_srk_and_the_ek_is_no_longer_readable_by_all(
         )
     )
     assert internal == ek
+
+
+def test_taking_ownership_needs_an_oiap_session() -> None:
+    chip = make_chip()
+    # Without an owner there can be an OSAP session on an area.
+    chip.run(tss12.nv_define_space(0x00010000, 4, NvAttributes.AUTHWRITE, area_auth=OWNER_AUTH))
+    session = chip.run(tss12.osap(EntityType.NV, 0x00010000, OWNER_AUTH, random=chip.client_random))
+    pubek = chip.run(tss12.read_pubek(random=chip.client_random))
+    parameters = (
+        U16.write(ProtocolId.OWNER)
+        + SIZED.write(tss12.encrypt_oaep(pubek, OWNER_AUTH))
+        + SIZED.write(tss12.encrypt_oaep(pubek, SRK_AUTH))
+        + tss12.srk_template().encode()
+    )
+    taking = with_secret(
+        Ordinal.TAKE_OWNERSHIP,
+        Key.read,
+        OWNER_AUTH,
+        random=chip.client_random,
+        parameters=parameters,
+        session=session,
+    )
+    assert chip.code(taking) == ReturnCode.BAD_MODE
+    assert not chip.run(tss12.is_owned())
 
 
 def test_the_response_of_take_ownership_is_the_srk_without_its_private_part() -> None:
