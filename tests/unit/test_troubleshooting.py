@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/troubleshooting.md has an entry for each message that ends a daemon or a vtpmctl command, and
-for each warning of the log, and none for what is not said any more.
+"""docs/troubleshooting.md has an entry for each message that ends a daemon or a command, and for
+each warning of the log, and none for what is not said any more.
 
 A message is what stands where its exception is made, what is filled in being `…`. So this holds the
 words of each message, not what may be filled in. Exceptions that are made of a text from elsewhere
