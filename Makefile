@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# make up | test | bench | lint | setup | install | uninstall | man | completions | conformance-doc | lock
+# make up | test | soak | bench | lint | setup | install | uninstall | man | completions | conformance-doc | lock
 
 SHELL := /bin/bash
 BIN := .venv/bin
@@ -15,7 +15,7 @@ TEST_PACKAGES := trousers=tcsd tpm-tools=tpm_version tpm-quote-tools=tpm_mkuuid 
     systemd=systemd-analyze util-linux=unshare swtpm=swtpm zsh=zsh fish=fish
 BENCH_PACKAGES := swtpm=swtpm util-linux=taskset
 
-.PHONY: setup up test lint unit integration bench fuzz corpus install uninstall man completions conformance-doc lock packages
+.PHONY: setup up test lint unit integration soak bench fuzz corpus install uninstall man completions conformance-doc lock packages
 
 setup: .venv/.installed
 	@:
@@ -51,6 +51,10 @@ unit: setup packages
 
 integration: setup packages
 	$(BIN)/pytest -q tests/integration
+
+# Fifty kills of the manager in the middle of an operator's commands, and fifty in changes of keys.
+soak: setup
+	SOAK_ROUNDS=$(or $(ROUNDS),50) $(BIN)/pytest -q -rA tests/integration/test_manager_kills.py
 
 bench: setup
 	@.ci/packages $(BENCH_PACKAGES)

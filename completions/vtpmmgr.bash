@@ -14,7 +14,7 @@ _vtpmmgr() {
 
     )
     local -A options=(
-        ["vtpmmgr"]="--config --state --socket --socket-mode --control --admin --tis --owner-auth --srk-auth --tpmdriver --tpmlocality --tpmirq --seal-pcrs --nv-index --freshness --accept-rollback --xen-lists --loglevel --version --help"
+        ["vtpmmgr"]="--config --state --socket --socket-mode --control --admin --tis --owner-auth --srk-auth --tpmdriver --tpmlocality --tpmirq --seal-pcrs --nv-index --freshness --accept-rollback --dry-run --xen-lists --loglevel --version --help"
     )
     local -A values=(
         ["vtpmmgr --config"]="@folders"

@@ -28,6 +28,7 @@ complete -c vtpmmgr -l seal-pcrs -x -d 'PCRs of the hardware TPM to which a new 
 complete -c vtpmmgr -l nv-index -x -d 'NV area of the hardware TPM that names the newest state of the database'
 complete -c vtpmmgr -l freshness -x -a 'nv counter none' -d 'How an older copy of the database is noticed'
 complete -c vtpmmgr -l accept-rollback -d 'Do not serve'
+complete -c vtpmmgr -l dry-run -d 'With --accept-rollback'
 complete -c vtpmmgr -l xen-lists -d 'Take configuration lists that are signed as in Xen'
 complete -c vtpmmgr -l loglevel -x -a 'error warning info debug' -d 'What is logged'
 complete -c vtpmmgr -l version -d 'Show the version and exit'

@@ -280,20 +280,21 @@ def _write_units(target: Target, recorder: Recorder) -> None:
         recorder.file(target.local / f"lib/{kind}.d/vtpm.conf", content)
 
 
-_COMPLETIONS = {
-    ".bash": ("bash-completion/completions", "{}"),
-    ".zsh": ("zsh/site-functions", "_{}"),
-    ".fish": ("fish/vendor_completions.d", "{}.fish"),
-}
-
-
 def _write_documents(target: Target, recorder: Recorder) -> None:
     share = target.local / "share"
     for page in sorted((SOURCE / "man").glob("*.[1-9]")):
         recorder.file(share / f"man/man{page.suffix[1]}" / page.name, page.read_bytes())
-    for script in sorted((SOURCE / "completions").glob("*.*")):
-        folder, name = _COMPLETIONS[script.suffix]
-        recorder.file(share / folder / name.format(script.stem), script.read_bytes())
+    for script in sorted((SOURCE / "completions").iterdir()):
+        recorder.file(share / _completion_path(script), script.read_bytes())
+
+
+def _completion_path(script: Path) -> Path:
+    """Return where a shell looks for its completions, below share."""
+    if script.suffix == ".bash":
+        return Path("bash-completion/completions") / script.stem
+    if script.suffix == ".fish":
+        return Path("fish/vendor_completions.d") / script.name
+    return Path("zsh/site-functions") / script.name
 
 
 def _write_example(target: Target) -> None:

@@ -17,12 +17,16 @@ from daemons.runtime.log import Level, Log
 from daemons.runtime.secret import WELL_KNOWN, parse_auth
 from daemons.vtpmctl.config_cli import config_group, reload_command
 from daemons.vtpmctl.doctor.cli import doctor_command
+from daemons.vtpmctl.group_cli import group_group
 from daemons.vtpmctl.guest_cli import guest_group
+from daemons.vtpmctl.manager_cli import manager_group
 from daemons.vtpmctl.options import ask, dir_option, layout_of
 from daemons.vtpmctl.plan import MODULES, UpConfig
 from daemons.vtpmctl.process import ForkServer
+from daemons.vtpmctl.saa_cli import saa_group
 from daemons.vtpmctl.status_cli import status_command
 from daemons.vtpmctl.up import up
+from daemons.vtpmctl.vtpm_cli import vtpm_group
 
 EXAMPLE = """\b
 Example:
@@ -153,5 +157,9 @@ def power_cycle_command(root: Path | None) -> None:
 
 
 main.add_command(guest_group)
+main.add_command(group_group)
+main.add_command(vtpm_group)
+main.add_command(manager_group)
+main.add_command(saa_group)
 main.add_command(config_group)
 main.add_command(reload_command)

@@ -9,6 +9,8 @@ what is missing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +19,21 @@ from daemons.runtime.config.text import TomlTable
 
 STOPPED = "stopped"
 """State of a guest that does not run."""
+
+
+@dataclass(frozen=True, slots=True)
+class ManagerCommand:
+    """How the manager is started by hand.
+
+    Attributes:
+        arguments: of the command `vtpmmgr`: where its things are.
+        user: that it must be; None: whoever starts it.
+        groups: of that user, the main one first.
+    """
+
+    arguments: tuple[str, ...]
+    user: str | None = None
+    groups: tuple[str, ...] = ()
 
 
 class Host(Protocol):
@@ -30,6 +47,10 @@ class Host(Protocol):
     @property
     def find_uid(self) -> FindUid:
         """Who knows the users."""
+
+    @property
+    def admin_socket(self) -> Path:
+        """Where the manager takes management commands."""
 
     def check_name(self, name: str) -> None:
         """Raises:
@@ -62,6 +83,13 @@ class Host(Protocol):
 
     async def manager_socket(self) -> Path | None:
         """Return where the manager answers; None if it does not run."""
+
+    def manager_alone(self) -> AbstractAsyncContextManager[ManagerCommand]:
+        """Give what starts the manager by hand; the hardware TPM runs meanwhile.
+
+        Raises:
+            DaemonError: the manager runs, or the hardware TPM does not come up.
+        """
 
     async def states(self, names: Sequence[str]) -> Mapping[str, str]:
         """Return a word for the state of each guest's vTPM."""

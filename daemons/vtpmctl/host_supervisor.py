@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -14,8 +15,10 @@ from daemons.runtime.config.text import TomlTable
 from daemons.runtime.control import Json, control_request
 from daemons.runtime.errors import DaemonError
 from daemons.runtime.files import StateFolder
-from daemons.vtpmctl.host import STOPPED
+from daemons.vtpmctl.alone import running_alone
+from daemons.vtpmctl.host import STOPPED, ManagerCommand
 from daemons.vtpmctl.layout import Layout
+from daemons.vtpmctl.plan import UpConfig, plan_machine
 from daemons.vtpmctl.stackconfig import make_guest
 
 START_GUEST: Final = "start-guest"
@@ -46,6 +49,11 @@ class SupervisorHost:
     def find_uid(self) -> FindUid:
         """See `Host`. All guests are this user, and their files say so."""
         return lambda _user: None
+
+    @property
+    def admin_socket(self) -> Path:
+        """See `Host`."""
+        return self._layout.vtpmmgr_admin_socket
 
     def check_name(self, name: str) -> None:
         """See `Host`."""
@@ -91,6 +99,19 @@ class SupervisorHost:
     async def manager_socket(self) -> Path | None:
         """See `Host`."""
         return (await self.running()).get(_MANAGER)
+
+    @asynccontextmanager
+    async def manager_alone(self) -> AsyncIterator[ManagerCommand]:
+        """See `Host`. A stack whose manager refuses has ended, and its chip with it."""
+        if self._is_up:
+            raise DaemonError(f"the stack in {self._layout.root} runs: stop vtpmctl up first")
+        if not self._layout.vtpmmgr_state.is_dir():
+            raise DaemonError(f"{self._layout.root} has no manager's state")
+        hwtpm, manager = plan_machine(UpConfig(self._layout))
+        with self._layout.prepare():
+            notify = self._layout.notify / hwtpm.name
+            async with running_alone("daemons.hwtpm", hwtpm.args, notify):
+                yield ManagerCommand(manager.args)
 
     async def states(self, names: Sequence[str]) -> Mapping[str, str]:
         """See `Host`."""

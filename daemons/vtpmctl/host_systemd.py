@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import errno
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -25,13 +26,14 @@ from daemons.runtime.config.folder import (
 from daemons.runtime.config.text import TomlTable, make_file, remove_file, toml_text
 from daemons.runtime.config.values import is_guest_name
 from daemons.runtime.errors import DaemonError
-from daemons.vtpmctl.host import STOPPED
+from daemons.vtpmctl.host import STOPPED, ManagerCommand
 
 NAME_LIMIT: Final = 31 - len(USER_PREFIX)
 """Linux lets a user name have 31 characters; systemd-sysusers(8) refuses longer ones."""
 
 _TARGET: Final = "vtpm.target"
 _MANAGER: Final = "vtpmmgr.service"
+_MANAGER_SOCKETS: Final = ("vtpmmgr.socket", "vtpmmgr-control.socket", "vtpmmgr-admin.socket")
 _HWTPM: Final = "hwtpm.service"
 _RUNNING: Final = frozenset({"active", "reloading"})
 _COMMAND_TIMEOUT_S: Final = 330.0
@@ -77,6 +79,11 @@ class SystemdHost:
     def find_uid(self) -> FindUid:
         """See `Host`."""
         return self._find_uid
+
+    @property
+    def admin_socket(self) -> Path:
+        """See `Host`."""
+        return self._places.run / "vtpmmgr" / "admin.sock"
 
     async def is_installed(self) -> bool:
         """Whether systemd runs and knows the target of the suite."""
@@ -160,6 +167,26 @@ class SystemdHost:
     async def manager_socket(self) -> Path | None:
         """See `Host`."""
         return (await self.running()).get(_MANAGER)
+
+    @asynccontextmanager
+    async def manager_alone(self) -> AsyncIterator[ManagerCommand]:
+        """See `Host`."""
+        # Its sockets too: whoever connects would have it started.
+        states = await self._active_states([_MANAGER, *_MANAGER_SOCKETS])
+        if not set(states.values()) <= {"inactive", "failed"}:
+            raise DaemonError(f"the manager runs, or would: systemctl stop {_TARGET} first")
+        await self._run("systemctl", "start", _HWTPM)
+        places = self._places
+        yield ManagerCommand(
+            (
+                *("--state", str(places.state / "vtpmmgr")),
+                *("--socket", str(places.run / "vtpmmgr" / "vtpmmgr.sock")),
+                *("--tis", str(places.run / "hwtpm")),
+                *("--config", str(places.config)),
+            ),
+            "vtpm-manager",
+            ("vtpm", "vtpm-hwtpm"),
+        )
 
     async def states(self, names: Sequence[str]) -> Mapping[str, str]:
         """See `Host`."""

@@ -178,7 +178,8 @@ class Supervisor:
                 async def give_up_without(child: Child) -> None:
                     # It has refused to start, or somebody has stopped it.
                     await child.ended.wait()
-                    refused[guest] = child.spec.name
+                    # The first one: the front of a vTPM that refuses is stopped for it.
+                    refused.setdefault(guest, child.spec.name)
                     nursery.cancel_scope.cancel()
 
                 for child in chain:

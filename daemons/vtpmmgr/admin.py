@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The admin socket: management commands from this machine, without a vTPM.
 
-A stream of messages as on the split driver (tag 0x01C2), each answered in turn, without the limit
-of the shared page. Who may connect is decided by the user at the other end: root and the manager's
-own. Every connection is a task of its own, so a slow peer holds up nobody.
+A stream of messages as on the split driver, each answered in turn, without the limit of the shared
+page: management commands (tag 0x01C2), and those raw TPM 1.2 commands that a vTPM with the ADMIN
+right may send through (`protocol.manager.passthrough`). Who may connect is decided by the user at
+the other end: root and the manager's own. Every connection is a task of its own, so a slow peer
+holds up nobody.
 """
 
 from __future__ import annotations
@@ -16,10 +18,18 @@ import trio
 
 from daemons.runtime.log import Log
 from daemons.vtpmmgr.commits import CommandRefused
+from daemons.vtpmmgr.hardware import Hardware, HardwareLost
 from daemons.vtpmmgr.management import Management, UnknownOrdinal
 from protocol.errors import WireError
 from protocol.manager.constants import HEADER_BYTES, ManagerCode, ManagerTag
-from protocol.manager.framing import error_response, error_tag, parse_request, success_response
+from protocol.manager.framing import (
+    Request,
+    error_response,
+    error_tag,
+    parse_request,
+    success_response,
+)
+from protocol.manager.passthrough import PASS_THROUGH_TAGS, judge
 from protocol.tpmif.unix import peer_credentials
 
 MESSAGE_LIMIT_BYTES: Final = 1 << 20
@@ -31,25 +41,27 @@ _IDLE_S: Final = 60.0
 async def serve_admin(
     listener: trio.socket.SocketType,
     current: Callable[[], Management],
+    hardware: Hardware,
     *,
     log: Log,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Answer management commands on a listening stream socket until cancelled.
+    """Answer commands on a listening stream socket until cancelled.
 
     Args:
-        current: gives what answers the next command.
+        current: gives what answers the next management command.
+        hardware: for what is passed through.
     """
     task_status.started()
 
     async def serve_one(stream: trio.SocketStream) -> None:
-        await _serve_one(stream, current, log)
+        await _serve_one(stream, current, hardware, log)
 
     await trio.serve_listeners(serve_one, [trio.SocketListener(listener)])
 
 
 async def _serve_one(
-    stream: trio.SocketStream, current: Callable[[], Management], log: Log
+    stream: trio.SocketStream, current: Callable[[], Management], hardware: Hardware, log: Log
 ) -> None:
     try:
         async with stream:
@@ -58,16 +70,18 @@ async def _serve_one(
                 log.warning("admin refused", uid=uid)
                 return
             while (message := await _receive(stream)) is not None:
-                response = await _answer(current(), message, log)
+                response = await _answer(current(), hardware, message, log)
                 with trio.fail_after(_IDLE_S):
                     await stream.send_all(response)
     except (OSError, trio.BrokenResourceError, trio.TooSlowError, WireError) as error:
         log.debug("admin connection lost", reason=str(error) or type(error).__name__)
 
 
-async def _answer(management: Management, message: bytes, log: Log) -> bytes:
+async def _answer(management: Management, hardware: Hardware, message: bytes, log: Log) -> bytes:
     try:
         request = parse_request(message)
+        if request.tag in PASS_THROUGH_TAGS:
+            return await _pass_through(hardware, request, message)
         if request.tag != ManagerTag.REQ2:
             return error_response(ManagerCode.BADTAG, error_tag(message))
         body = await management.execute(request, MESSAGE_LIMIT_BYTES - HEADER_BYTES)
@@ -77,6 +91,17 @@ async def _answer(management: Management, message: bytes, log: Log) -> bytes:
         log.info("admin request refused", header=message[:HEADER_BYTES].hex(), code=refusal.code)
         return error_response(refusal.code)
     return success_response(body, limit_bytes=MESSAGE_LIMIT_BYTES)
+
+
+async def _pass_through(hardware: Hardware, request: Request, message: bytes) -> bytes:
+    code = judge(request, admin=True)
+    if code != ManagerCode.SUCCESS:
+        return error_response(code, error_tag(message))
+    try:
+        # its own source: in no vTPM's turn, and nobody withdraws it
+        return await hardware.pass_through(message, request)
+    except HardwareLost:
+        return error_response(ManagerCode.IOERROR, error_tag(message))
 
 
 async def _receive(stream: trio.SocketStream) -> bytes | None:

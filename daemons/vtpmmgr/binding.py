@@ -3,7 +3,8 @@
 
     database          anchor               what it means                      what is done
     ----------------  -------------------  ---------------------------------  --------------------
-    sequence 1        none                 died in the first start            define, write a mark
+    sequence 1        none, nor one under  died in the first start            define, write a mark
+                      the other index
     sequence 1        never written        died in the first start            write a mark
     sequence n        mark n, its root     orderly                            serve
     sequence n+1      mark n, root of its  died between database and chip     write the mark n+1
@@ -13,6 +14,8 @@
                       root                 chip
     sequence n > 1    none, or never       the area was removed               refuse
                       written
+    sequence 1        none, but one under  an older copy; the area in force   refuse
+                      the other index      is another's
     names value c     counter c            orderly                            serve
     names value c+1   counter c            died between database and chip     increment, serve
     names value < c   counter c            older than the last binding        refuse
@@ -30,6 +33,7 @@ which takes the owner's secret.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -40,6 +44,7 @@ from typing import TypeVar, assert_never
 import trio
 
 from daemons.runtime.config.values import FreshnessMode
+from daemons.runtime.control import Fields, Json
 from daemons.runtime.errors import DaemonError, RefusedToStart
 from daemons.runtime.log import Log
 from daemons.runtime.secret import AUTH_BYTES, Secret
@@ -90,7 +95,10 @@ async def bind(ledger: Ledger, mode: FreshnessMode, hardware: Hardware, log: Log
     where = f"NV area {root.nv_index:#x} of the hardware TPM"
     area_bytes = await hardware.nv_area_size(root.nv_index)
     if area_bytes is None:
-        if ledger.newest.sequence != 1:
+        # Beside an area under the other index this is no first start, but a copy from before an
+        # NV_REKEY. What is there vouches for a database, whose anchor must not be removed for it.
+        moved = await hardware.nv_area_size(nv_indices(root.nv_index)[1]) is not None
+        if ledger.newest.sequence != 1 or moved:
             raise RefusedToStart(
                 f"{where} is gone; it must name sequence {ledger.newest.sequence}: without it "
                 "nobody can tell whether this database is the newest"
@@ -105,6 +113,55 @@ async def bind(ledger: Ledger, mode: FreshnessMode, hardware: Hardware, log: Log
     await _accept_newest(bound, anchor)
     await _remove_former_area(bound)
     return await _in_mode(bound, anchor, mode)
+
+
+async def examine(ledger: Ledger, hardware: Hardware) -> Fields:
+    """Say what a ledger and the hardware TPM have, which an operator has to compare.
+
+    Returns:
+        "database": sequence, and value of its counter if it names one. "chip": mode, and sequence
+        in mode nv, value in mode counter; mode None if no area tells. "agree": whether the ledger
+        is what the chip knows as the newest.
+
+    Raises:
+        TpmError, DaemonError: the chip fails.
+    """
+    root, newest = ledger.keys.root, ledger.newest
+    record = await _in_thread(partial(ledger.get, CounterRecord, COUNTER_KEY))
+    anchor: Anchor | None = None
+    if await hardware.nv_area_size(root.nv_index) is not None:
+        # an area that is not this manager's tells as little as none
+        with contextlib.suppress(RefusedToStart):
+            area = hardware.nv_area(root.nv_index, NV_BYTES, root.nv_auth)
+            anchor = await _read(area, "")
+    chip: dict[str, Json] = {"mode": None, "sequence": None, "value": None}
+    agree = False
+    match anchor:
+        case Mark():
+            chip |= {"mode": FreshnessMode.NV.value, "sequence": anchor.sequence}
+            agree = anchor == Mark.of(newest)
+        case CounterAnchor():
+            value = await hardware.read_counter(anchor.count_id)
+            chip |= {"mode": FreshnessMode.COUNTER.value, "value": value}
+            agree = record is not None and (record.count_id, record.value) == (
+                anchor.count_id,
+                value,
+            )
+        case NoAnchor():
+            chip["mode"] = FreshnessMode.NONE.value
+            agree = True
+        case None:
+            pass
+        case _:
+            assert_never(anchor)
+    return {
+        "database": {
+            "sequence": newest.sequence,
+            "value": None if record is None else record.value,
+        },
+        "chip": chip,
+        "agree": agree,
+    }
 
 
 async def accept(ledger: Ledger, hardware: Hardware, log: Log) -> None:
@@ -317,7 +374,10 @@ async def _forget_counter(bound: _Bound, anchor: Anchor | None) -> None:
         record = await _in_thread(partial(bound.ledger.get, CounterRecord, COUNTER_KEY))
         if record is not None:
             auth = bound.ledger.keys.unwrap_counter_auth(record)
-            await bound.hardware.release_counter(anchor.count_id, auth)
+            try:
+                await bound.hardware.release_counter(anchor.count_id, auth)
+            except TpmError as error:
+                bound.log.warning("counter not given back", counter=anchor.count_id, reason=error)
 
 
 async def _in_thread(function: Callable[[], T]) -> T:

@@ -144,7 +144,13 @@ _AUTH_FORMS = (
     "--accept-rollback",
     is_flag=True,
     help="Do not serve: make the database that is there the newest, though the hardware TPM knows "
-    "of a newer one, and end. Takes the owner's secret.",
+    "of a newer one, and end. Takes the owner's secret. See vtpmctl manager accept-rollback.",
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="With --accept-rollback: change nothing. Either way what both sides have is printed, as "
+    "JSON.",
 )
 @click.option(
     "--xen-lists",
@@ -170,6 +176,7 @@ def main(
     nv_index: str | None,
     freshness: str | None,
     accept_rollback: bool,
+    dry_run: bool,
     xen_lists: bool,
     loglevel: str | None,
 ) -> None:
@@ -181,6 +188,8 @@ def main(
     it found does not verify.
     """
     del tpmdriver  # there is one
+    if dry_run and not accept_rollback:
+        raise click.UsageError("--dry-run needs --accept-rollback")
     mode = _parsed("--socket-mode", parse_mode, socket_mode)
     owner = _given("--owner-auth", parse_auth_option, owner_auth)
     srk = _given("--srk-auth", parse_auth_option, srk_auth)
@@ -205,6 +214,7 @@ def main(
             nv_index=configured.nv_index if index is None else index,
             freshness=configured.freshness if freshness is None else FreshnessMode(freshness),
             accept_rollback=accept_rollback,
+            dry_run=dry_run,
             xen_lists=xen_lists or configured.xen_lists,
             level=level_of(loglevel, configured.loglevel),
         )

@@ -35,6 +35,7 @@ class ManagerConfig:
         xen_lists: whether configuration lists signed as in Xen are taken.
         freshness: how an older copy of the database is noticed.
         accept_rollback: instead of serving, make the database that is there the newest.
+        dry_run: with that: only say what would be done.
         level: of the log.
     """
 
@@ -53,6 +54,7 @@ class ManagerConfig:
     xen_lists: bool
     freshness: FreshnessMode
     accept_rollback: bool
+    dry_run: bool
     level: Level
 
     @property

@@ -9,7 +9,9 @@ status and recovery.
 
 from __future__ import annotations
 
+import json
 import socket
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -117,12 +119,13 @@ async def _manage(
     notifier.status("checking the database against the hardware TPM")
     await hardware.prepare(log)
     if config.accept_rollback:
-        await accept_rollback(config.start_options, hardware, log)
+        report = await accept_rollback(config.start_options, hardware, log, dry_run=config.dry_run)
+        sys.stdout.write(json.dumps(report) + "\n")
         return
     boot = await trio.to_thread.run_sync(_boot_id)
     options = ManagementOptions(proxy_auth(config.owner_auth), boot, config.xen_lists)
     start_options = config.start_options
-    desk = _Desk(config, reloads, listeners, log)
+    desk = _Desk(config, hardware, reloads, listeners, log)
     connected = _Connected(notifier)
     async with trio.open_nursery() as nursery:
         try:
@@ -131,7 +134,7 @@ async def _manage(
             log.error("configuration not approved", reason=str(refusal))
             notifier.status(f"recovery only: {refusal}")
             recovered = RecoveredStart(refusal.unverified, start_options, hardware, log)
-            desk.show_recovery(recovered, refusal, hardware, options)
+            desk.show_recovery(recovered, refusal, options)
             await desk.open(nursery)
             notifier.ready()
             started = await recovered.wait_started()
@@ -158,9 +161,15 @@ class _Desk:
     """
 
     def __init__(
-        self, config: ManagerConfig, reloads: Reloads[Loaded], listeners: Listeners, log: Log
+        self,
+        config: ManagerConfig,
+        hardware: Tpm12Hardware,
+        reloads: Reloads[Loaded],
+        listeners: Listeners,
+        log: Log,
     ) -> None:
         self._config = config
+        self._hardware = hardware
         self._reloads = reloads
         self._listeners = listeners
         self._log = log
@@ -173,11 +182,10 @@ class _Desk:
         self,
         recovered: RecoveredStart,
         refusal: NotApproved,
-        hardware: Tpm12Hardware,
         options: ManagementOptions,
     ) -> None:
         """Answer what a manager answers whose database is sealed."""
-        auth, log = options.identity_auth, self._log
+        auth, hardware, log = options.identity_auth, self._hardware, self._log
         self._status = lambda: {"state": "recovery", "reason": str(refusal)}
         self._probe = hardware.probe
         self._management = Management(
@@ -229,7 +237,11 @@ class _Desk:
     ) -> None:
         with self._listeners.listen(ADMIN, self._config.admin, backlog=_ADMIN_BACKLOG) as listener:
             await serve_admin(
-                listener, lambda: self._management, log=self._log, task_status=task_status
+                listener,
+                lambda: self._management,
+                self._hardware,
+                log=self._log,
+                task_status=task_status,
             )
 
 

@@ -150,12 +150,17 @@ class Hardware(Protocol):
         external_data: bytes,
         selection: PcrSelection,
         identification: Identification | None = None,
+        source: Hashable | None = None,
     ) -> SignedQuote:
         """Have an identity key sign PCRs, nothing coming between setting them and signing.
 
         Args:
             external_data: 20 bytes.
             identification: None leaves PCRs 20-23 as they are.
+            source: the client in whose turn; None for the manager itself.
+
+        Raises:
+            Withdrawn: see `withdraw`.
         """
 
     async def nv_define(self, index: int, size_bytes: int, auth: Secret) -> None:

@@ -11,12 +11,14 @@ from daemons.runtime.log import Log
 from daemons.runtime.secret import Secret
 from daemons.vtpmmgr.commits import CommandRefused, Committer
 from daemons.vtpmmgr.envelope import NotAuthentic
-from daemons.vtpmmgr.groups import Group, GroupCommands
+from daemons.vtpmmgr.groups import GROUPS, Group, GroupCommands
 from daemons.vtpmmgr.hardware import Hardware
 from daemons.vtpmmgr.identity import ClientTable
+from daemons.vtpmmgr.ledger import Ledger
 from daemons.vtpmmgr.management import Management
 from daemons.vtpmmgr.openings import Openings
 from daemons.vtpmmgr.platform import PlatformCommands
+from daemons.vtpmmgr.records import GroupRecord, PolicyRecord
 from daemons.vtpmmgr.recovery import RecoveryCommands
 from daemons.vtpmmgr.rotation import RotationCommands
 from daemons.vtpmmgr.sealing import nv_indices
@@ -98,9 +100,16 @@ class Manager:
 
     async def _open_recovered(self, group: Group, key: Secret) -> None:
         """Open a group with the key that its agent gave back."""
-        if group.policy is None:
-            raise CommandRefused(ManagerCode.FAIL)
-        try:
-            self.committer.keys.open_recovered(group.record, group.policy, key)
-        except NotAuthentic as error:
-            raise CommandRefused(ManagerCode.DECRYPT_ERROR) from error
+
+        def open_now(ledger: Ledger) -> None:
+            # as it is now: the manager may have got new keys since the group was read
+            record = ledger.get(GroupRecord, group.record.uuid.bytes)
+            policy = ledger.get(PolicyRecord, group.record.uuid.bytes)
+            if record is None or policy is None:
+                raise CommandRefused(ManagerCode.FAIL)
+            try:
+                ledger.keys.open_recovered(record, policy, key)
+            except NotAuthentic as error:
+                raise CommandRefused(ManagerCode.DECRYPT_ERROR) from error
+
+        await self.committer.read(GROUPS, open_now)

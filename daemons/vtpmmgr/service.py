@@ -24,7 +24,7 @@ from daemons.runtime.errors import DaemonError
 from daemons.runtime.log import Log
 from daemons.runtime.secret import Secret
 from daemons.vtpmmgr.commits import CommandRefused, Committer
-from daemons.vtpmmgr.groups import Group, read_group
+from daemons.vtpmmgr.groups import read_group
 from daemons.vtpmmgr.hardware import Hardware, HardwareLost
 from daemons.vtpmmgr.identity import (
     Client,
@@ -47,7 +47,6 @@ from protocol.manager.constants import (
     MAX_MESSAGE_BYTES,
     ManagerCode,
     ManagerTag,
-    PassThroughTag,
     QuoteFlags,
     VtpmOrdinal,
 )
@@ -64,7 +63,7 @@ from protocol.manager.messages import (
     decode_save_hash_key,
     encode_load_hash_key_body,
 )
-from protocol.manager.passthrough import PassThroughOrdinal, judge
+from protocol.manager.passthrough import PASS_THROUGH_TAGS, PassThroughOrdinal, judge
 from protocol.tpm12.pcr import PcrSelection
 from protocol.tpmif.errors import Refused
 from protocol.tpmif.unix import BackendDevice, PeerCredentials
@@ -80,7 +79,6 @@ take the places of all others."""
 PROBE_DEADLINE_S: Final = 5.0
 """How long the hardware TPM may take to tell that it is there; its turn may come late."""
 
-_PASS_THROUGH_TAGS: Final = frozenset(tag.value for tag in PassThroughTag)
 _UNBOUND_HASH: Final = bytes(DIGEST_BYTES)
 _ALL_FLAGS: Final = sum(QuoteFlags)
 
@@ -127,6 +125,23 @@ def _approved(policy: PolicyRecord | None, label: str) -> bytes:
     if found is None:
         raise CommandRefused(ManagerCode.DISABLED)
     return found
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _Question:
+    """What a quote for a vTPM takes, of its group.
+
+    Attributes:
+        aik: of the group, as the hardware TPM wrapped it.
+        auth: secret to use it.
+        hashes: what the quote names, 20 bytes each.
+        identification: for PCRs 20-23.
+    """
+
+    aik: bytes
+    auth: Secret
+    hashes: list[bytes]
+    identification: quotes.Identification
 
 
 @dataclass(slots=True, eq=False)
@@ -309,7 +324,7 @@ class ManagerService:
             raise _RefusedEarly(ManagerCode.BAD_PARAMETER) from None
         if request.tag == ManagerTag.REQ:
             return await self._for_vtpm(session, request)
-        if request.tag in _PASS_THROUGH_TAGS:
+        if request.tag in PASS_THROUGH_TAGS:
             return await self._pass_through(session, request, message)
         if request.tag == ManagerTag.REQ2:
             if not await self._is_admin(session):
@@ -413,37 +428,45 @@ class ManagerService:
             raise CommandRefused(ManagerCode.INVALID_REQUEST)
         client = session.client
 
-        def read(ledger: Ledger) -> tuple[Group, PolicyRecord, Secret]:
-            group = read_group(ledger, client.group)
-            if group.policy is None:
-                raise CommandRefused(ManagerCode.FAIL)
-            auth = ledger.keys.unwrap_aik_auth(group.record, group.policy)
-            return group, group.policy, auth
-
-        group, policy, auth = await self._committer.read(client.uuid, read)
         flags = QuoteFlags(asked.flags)
-        hashes = quotes.quoted_hashes(
-            flags,
-            uuid=client.uuid,
-            kern_hash=session.kern_hash,
-            saa_modulus=group.saa_modulus,
-            config_list=group.config_list,
-        )
+        kern_hash = session.kern_hash
+
+        def read(ledger: Ledger) -> _Question:
+            group = read_group(ledger, client.group)
+            record = ledger.get(VtpmRecord, client.uuid.bytes)
+            # the number may mean another group since this connection was bound
+            is_member = record is not None and record.group == group.record.uuid
+            if group.policy is None or not is_member:
+                raise CommandRefused(ManagerCode.FAIL)
+            config_list = group.config_list
+            hashes = quotes.quoted_hashes(
+                flags,
+                uuid=client.uuid,
+                kern_hash=kern_hash,
+                saa_modulus=group.saa_modulus,
+                config_list=config_list,
+            )
+            identification = quotes.identification(
+                group.record.uuid,
+                group.saa_modulus,
+                config_list,
+                vtpm=(client.uuid, kern_hash),
+            )
+            auth = ledger.keys.unwrap_aik_auth(group.record, group.policy)
+            return _Question(group.policy.aik, auth, hashes, identification)
+
+        question = await self._committer.read(client.uuid, read)
         with refused_by_hardware():
             quoted = await self._hardware.quote(
-                policy.aik,
-                auth,
-                external_data=quotes.external_data(flags, asked.extern_data, hashes),
+                question.aik,
+                question.auth,
+                external_data=quotes.external_data(flags, asked.extern_data, question.hashes),
                 selection=selection,
-                identification=quotes.identification(
-                    group.record.uuid,
-                    group.saa_modulus,
-                    group.config_list,
-                    vtpm=(client.uuid, session.kern_hash),
-                ),
+                identification=question.identification,
+                source=session.device.serial,
             )
         values = b"".join([value for _, value in quoted.pcr_values])
-        return quoted.signature + b"".join(hashes) + values
+        return quoted.signature + b"".join(question.hashes) + values
 
     async def _pass_through(self, session: _Session, request: Request, message: bytes) -> bytes:
         admin = request.ordinal == PassThroughOrdinal.EXTEND and await self._is_admin(session)

@@ -22,7 +22,8 @@ Every later commit n+1 is written to the database, then bound to the chip, then 
 
 A chip that already has an owner when there is no database is used if the configured secrets open it
 (step 2 was done, or the machine's owner did it). "Sequence 1 and no area" trusts no more than that:
-such a database has no vTPM in it, and removing an area takes the owner's secret.
+such a database has no vTPM in it, and only with the owner's secret a chip gets rid of the area,
+which NV_REKEY moves to the other index and back.
 
 The database is believed only as far as the chip and the keys vouch for it: the root secret must
 unseal (chip, PCRs, locality), the commit record must carry this manager's MAC, the tree over all
@@ -49,10 +50,11 @@ import apsw
 import trio
 
 from daemons.runtime.config.values import FreshnessMode
+from daemons.runtime.control import Fields
 from daemons.runtime.errors import DaemonError, RefusedToStart
 from daemons.runtime.log import Log
 from daemons.runtime.secret import Secret
-from daemons.vtpmmgr.binding import accept, bind
+from daemons.vtpmmgr.binding import accept, bind, examine
 from daemons.vtpmmgr.freshness import Freshness
 from daemons.vtpmmgr.hardware import Hardware
 from daemons.vtpmmgr.keyring import KeyRing
@@ -129,13 +131,18 @@ async def start(
         raise DaemonError(f"hardware TPM: {error}") from error
 
 
-async def accept_rollback(options: StartOptions, hardware: Hardware, log: Log) -> int:
+async def accept_rollback(
+    options: StartOptions, hardware: Hardware, log: Log, *, dry_run: bool
+) -> Fields:
     """Make the database that is there the newest, though the hardware TPM knows of a newer one.
 
     Everything else is verified as at a start.
 
+    Args:
+        dry_run: change nothing.
+
     Returns:
-        The sequence number that is accepted.
+        What database and hardware TPM had before, see `binding.examine`.
 
     Raises:
         RefusedToStart: there is no database, it does not verify, or the owner's secret is wrong.
@@ -148,8 +155,12 @@ async def accept_rollback(options: StartOptions, hardware: Hardware, log: Log) -
         with contextlib.ExitStack() as at_end:
             at_end.callback(store.close)
             ledger = await _accept(store, options, hardware, None)
-            await accept(ledger, hardware, log)
-            return ledger.newest.sequence
+            # Takes the owner's secret, so that a dry run tells of a wrong one.
+            await hardware.ek_digest()
+            found = await examine(ledger, hardware)
+            if not dry_run:
+                await accept(ledger, hardware, log)
+            return {**found, "accepted": None if dry_run else ledger.newest.sequence}
     except TpmError as error:
         if error.code == ReturnCode.AUTHFAIL:
             raise RefusedToStart("the owner's secret is not --owner-auth") from error

@@ -27,9 +27,11 @@ from daemons.vtpmmgr.hardware import (
 from daemons.vtpmmgr.sealing import PcrValues
 from daemons.vtpmmgr.turns import OWN, Turns
 from protocol.errors import WireError
+from protocol.manager.passthrough import IDENTIFYING_PCRS
 from protocol.manager.quotes import Identification
 from protocol.tis.driver import TisError
-from protocol.tpm12 import Ordinal, ReturnCode
+from protocol.tis.registers import BUFFER_SIZE
+from protocol.tpm12 import Ordinal, ReturnCode, error_response
 from protocol.tpm12.constants import NvAttributes, ReservedHandle, ResourceType
 from protocol.tpm12.keys import Key, PubKey
 from protocol.tpm12.pcr import PcrSelection, release_of
@@ -231,7 +233,7 @@ class Tpm12Hardware:
         identification: Identification | None = None,
     ) -> bytes:
         """Return the TPM_SYMMETRIC_KEY that a Privacy CA encrypted for this identity and chip."""
-        async with self._turns.hold() as transact, self._loaded(transact, key) as handle:
+        async with self._turns.hold(OWN) as transact, self._loaded(transact, key) as handle:
             await self._identify(transact, identification)
             conversation = tss12.activate_identity(
                 handle,
@@ -250,9 +252,18 @@ class Tpm12Hardware:
         external_data: bytes,
         selection: PcrSelection,
         identification: Identification | None = None,
+        source: Hashable | None = None,
     ) -> SignedQuote:
-        """Have an identity key sign PCRs; nobody else's command comes in between."""
-        async with self._turns.hold() as transact, self._loaded(transact, key) as handle:
+        """Have an identity key sign PCRs; nobody else's command comes in between.
+
+        At another locality than 2 PCRs 20-23 are not ours to set, and are not quoted (BAD_LOCALITY)
+        as if they identified anybody.
+        """
+        wanted = selection.indices if identification is not None else ()
+        if self._locality != _IDENTIFYING_LOCALITY and any(i in IDENTIFYING_PCRS for i in wanted):
+            raise TpmError(ReturnCode.BAD_LOCALITY)
+        turn = self._turns.hold(OWN if source is None else source)
+        async with turn as transact, self._loaded(transact, key) as handle:
             await self._identify(transact, identification)
             quoted = await self._through(
                 transact,
@@ -434,6 +445,10 @@ class Tpm12Hardware:
         return await self._turns.transact(command, OWN)
 
     async def _transact(self, command: bytes) -> bytes:
+        if len(command) > BUFFER_SIZE:
+            # Not sent, and no reason to take the chip for lost. An answer of the chip lets the
+            # conversation close the sessions that it opened for this command.
+            return error_response(ReturnCode.BAD_PARAM_SIZE)
         try:
             response = await self._transport.transact(command)
         except TisError as error:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import enum
 from typing import Final, assert_never
 
-from protocol.manager.constants import ManagerCode
+from protocol.manager.constants import ManagerCode, PassThroughTag
 from protocol.manager.framing import Request
 
+PASS_THROUGH_TAGS: Final = frozenset(tag.value for tag in PassThroughTag)
 GET_RANDOM_REQUEST_BYTES: Final = 14
 EXTEND_REQUEST_BYTES: Final = 34
 IDENTIFYING_PCRS: Final = range(20, 24)

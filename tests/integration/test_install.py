@@ -69,6 +69,15 @@ def test_every_command_starts_by_its_own_interpreter(installed: Path, command: s
     )
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_its_manual_and_completions(installed: Path, command: str) -> None:
+    share = installed / "usr/local/share"
+    assert (share / "man/man1" / f"{command}.1").is_file()
+    assert (share / "bash-completion/completions" / command).is_file()
+    assert (share / "fish/vendor_completions.d" / f"{command}.fish").is_file()
+    assert (share / "zsh/site-functions" / f"_{command}").is_file()
+
+
 def test_the_installed_dependencies_are_the_locked_ones(installed: Path) -> None:
     locked = dict(
         re.findall(r"^([a-z0-9-]+)==([^ ]+)", (ROOT / "requirements.lock").read_text(), re.M)

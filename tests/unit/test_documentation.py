@@ -26,6 +26,7 @@ from daemons.runtime.secret import Secret
 from daemons.runtime.volatile import CAPACITY_BYTES, VolatileMemory
 from daemons.vtpm.image import HEADER_BYTES as SLOT_HEADER_BYTES
 from daemons.vtpm.image import MAX_STATE_BYTES
+from daemons.vtpmctl.saa_cli import DOCUMENTS
 from daemons.vtpmmgr import envelope
 from daemons.vtpmmgr.freshness import NV_BYTES
 from daemons.vtpmmgr.records import RECORD_TYPES
@@ -242,8 +243,9 @@ def test_the_page_has_the_options_of_the_help_and_no_others(name: str) -> None:
     page = (FOLDER / f"{name}.1").read_text()
     tagged = re.findall(r"^\.TP\n\.B (\\-.*)$", page, re.MULTILINE)
     in_page = {option for line in tagged for option in OPTION.findall(line.replace("\\-", "-"))}
-    listed = re.compile(r"^  (?:-\w, )?(--[a-z][a-z-]*)", re.MULTILINE)
+    listed = re.compile(r"^  (?:-\w, |--[a-z-]+ / )?(--[a-z][a-z-]*)", re.MULTILINE)
     in_help = {option for text in _helps(PAGES[name].command) for option in listed.findall(text)}
+    in_help |= {"--admin"} if name == "vtpmctl" else set()  # the first of a pair
     assert in_page == in_help
 
 
@@ -331,6 +333,17 @@ def test_every_command_below_vtpmctl_has_a_section() -> None:
     assert re.findall(r"^\.SS (.*)$", page, re.MULTILINE) == [
         "vtpmctl config check",
         "vtpmctl doctor",
+        "vtpmctl group activate N",
+        "vtpmctl group delete N",
+        "vtpmctl group list [N]",
+        "vtpmctl group new",
+        "vtpmctl group quote N",
+        "vtpmctl group recover-begin N",
+        "vtpmctl group recover-finish N FILE",
+        "vtpmctl group register N",
+        "vtpmctl group rekey N",
+        "vtpmctl group show N",
+        "vtpmctl group update N FILE",
         "vtpmctl guest add NAME",
         "vtpmctl guest list",
         "vtpmctl guest remove NAME",
@@ -339,7 +352,54 @@ def test_every_command_below_vtpmctl_has_a_section() -> None:
         "vtpmctl guest start NAME",
         "vtpmctl guest stop NAME",
         "vtpmctl hwtpm power-cycle",
+        "vtpmctl manager accept-rollback",
+        "vtpmctl manager identity",
+        "vtpmctl manager pcrs",
+        "vtpmctl manager pubek",
+        "vtpmctl manager rekey",
+        "vtpmctl manager rekey-counter",
+        "vtpmctl manager rekey-nv",
+        "vtpmctl manager status",
         "vtpmctl reload",
+        "vtpmctl saa keygen",
+        "vtpmctl saa pubkey",
+        "vtpmctl saa recover",
+        "vtpmctl saa recover-begin",
+        "vtpmctl saa register-begin",
+        "vtpmctl saa register-finish",
+        "vtpmctl saa show FILE",
+        "vtpmctl saa sign-config",
         "vtpmctl status",
         "vtpmctl up",
+        "vtpmctl vtpm delete UUID|GUEST",
+        "vtpmctl vtpm edit UUID|GUEST",
+        "vtpmctl vtpm list",
+        "vtpmctl vtpm new",
+        "vtpmctl vtpm show UUID|GUEST",
     ]
+
+
+# --- files of operators and agents ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", sorted(DOCUMENTS))
+def test_every_field_of_a_file_for_operators_and_agents_is_in_the_page(kind: str) -> None:
+    (row,) = re.findall(rf"^\| `{kind}` \|.*$", FORMATS, re.MULTILINE)
+    fields = set(DOCUMENTS[kind].field_names())
+    assert set(re.findall(r"`(\w+)`", row.split("|")[3])) == fields
+
+
+# --- docs/compared-with-xen.md -------------------------------------------------------------------
+
+
+def test_every_item_of_the_comparison_with_xen_is_there_once_and_names_tests_that_exist() -> None:
+    text = (ROOT / "docs/compared-with-xen.md").read_text()
+    rows = re.findall(r"^\| ([UW]\d+) \|(.*)\|([^|]*)\|$", text, re.MULTILINE)
+    numbers = [number for number, _, _ in rows]
+    assert numbers == [f"U{n}" for n in range(1, 16)] + [f"W{n}" for n in range(1, 31)]
+    for number, _, tests in rows:
+        named = re.findall(r"`([\w/.]+)::(\w+)`", tests)
+        assert named, number
+        for file, name in named:
+            source = (ROOT / "tests" / file).read_text()
+            assert re.search(rf"^\s*(async )?def {name}\(", source, re.MULTILINE), (number, name)

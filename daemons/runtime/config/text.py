@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing configuration files: TOML text, and a file that is there as a whole or not at all."""
+"""Writing files for people: TOML text, and a file that is there as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -44,8 +44,11 @@ def _value(value: TomlValue) -> str:
             return "[" + ", ".join([_value(item) for item in value]) + "]"
 
 
-def make_file(path: Path, text: str, mode: int) -> bool:
+def make_file(path: Path, content: str | bytes, mode: int) -> bool:
     """Make a file that is not there yet, durably, with all of its content at once.
+
+    Args:
+        content: text is written as UTF-8.
 
     Returns: False if there is one already, which is left as it is.
 
@@ -57,7 +60,7 @@ def make_file(path: Path, text: str, mode: int) -> bool:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         temporary.unlink(missing_ok=True)  # of a crash
-        _write_new(temporary, text, mode)
+        _write_new(temporary, content, mode)
         try:
             # Unlike rename, link does not replace what somebody else has made meanwhile.
             os.link(temporary, path)
@@ -91,11 +94,11 @@ def remove_file(path: Path) -> bool:
     return True
 
 
-def _write_new(path: Path, text: str, mode: int) -> None:
+def _write_new(path: Path, content: str | bytes, mode: int) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    with open(os.open(path, flags, mode), "w", encoding="utf-8") as file:
+    with open(os.open(path, flags, mode), "wb") as file:
         os.fchmod(file.fileno(), mode)
-        file.write(text)
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
 

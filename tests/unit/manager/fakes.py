@@ -301,6 +301,7 @@ class FakeHardware:
         unreachable: every operation is answered with HardwareLost.
         lose_answers: so many further operations are carried out and not answered.
         writes: how often an NV area was written.
+        quotes_for: in whose turn each quote was asked for.
     """
 
     def __init__(
@@ -317,6 +318,7 @@ class FakeHardware:
         self.unreachable = False
         self.lose_answers = 0
         self.writes = 0
+        self.quotes_for: list[Hashable | None] = []
         self._locality = locality
         self._owner_auth = owner_auth
         self._srk_auth = srk_auth
@@ -425,7 +427,9 @@ class FakeHardware:
         external_data: bytes,
         selection: PcrSelection,
         identification: Identification | None = None,
+        source: Hashable | None = None,
     ) -> SignedQuote:
+        self.quotes_for.append(source)
         with self.operation():
             self._check_identity(key, auth)
             self._identify(identification)

@@ -145,7 +145,7 @@ async def test_a_lost_answer_of_the_chip_is_no_error_of_the_save(
         hardware.lose_answers = 3
         await guest.save(NEW)
         assert hardware.lose_answers == 0
-        assert "mark not written yet" in str(manager.lines)
+        assert "not in the hardware TPM yet" in str(manager.lines)
         assert await guest.load() == NEW
 
 

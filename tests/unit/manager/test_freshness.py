@@ -120,6 +120,16 @@ async def test_a_mode_may_change_and_the_older_mode_is_checked_first(
         await expect_refusal(older, chip, after, "older copy")
 
 
+@pytest.mark.parametrize("after", [NV, NONE])
+async def test_a_counter_that_cannot_be_given_back_keeps_no_manager_down(
+    folder: Path, after: FreshnessMode
+) -> None:
+    chip = Chip()
+    await served(folder, chip, "one", COUNTER)
+    chip.counters = {number: (b"another's", value) for number, (_, value) in chip.counters.items()}
+    assert await found(folder, chip, after) == "one"
+
+
 async def test_a_chip_that_increments_another_counter_is_named(folder: Path) -> None:
     chip = Chip(active_counter=5)
     with pytest.raises(RefusedToStart, match="one for each of its starts"):
@@ -145,12 +155,17 @@ async def test_an_older_copy_is_taken_on_the_owners_order(
 
     stranger = FakeHardware(chip, owner_auth=Secret(b"x" * 20))
     with pytest.raises(RefusedToStart, match="owner's secret"):
-        await accept_rollback(start_options, stranger, lines.log)
+        await accept_rollback(start_options, stranger, lines.log, dry_run=False)
+    looked = await accept_rollback(start_options, FakeHardware(chip), lines.log, dry_run=True)
+    assert (looked["accepted"], looked["agree"]) == (None, False)
     await expect_refusal(older, chip, mode, "older copy")
 
-    sequence = await accept_rollback(start_options, FakeHardware(chip), lines.log)
-    assert f"rollback accepted sequence={sequence}" in str(lines)
+    done = await accept_rollback(start_options, FakeHardware(chip), lines.log, dry_run=False)
+    assert done == {**looked, "accepted": done["accepted"]}
+    assert f"rollback accepted sequence={done['accepted']}" in str(lines)
     assert await found(older, chip, mode) == "one"
+    looked = await accept_rollback(start_options, FakeHardware(chip), lines.log, dry_run=True)
+    assert looked["agree"] is True
     # what was the newest is now a copy too many
     await expect_refusal(folder, chip, mode, "database")
 
