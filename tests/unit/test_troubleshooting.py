@@ -44,6 +44,8 @@ PASSED_ON: Final = {
     # the same words as the literal message a few lines below
     "daemons/vtpmmgr/unsealing.py: RefusedToStart(text)",
     "daemons/vtpmmgr/unsealing.py: NotApproved(text, found)",
+    # the manager's return code, with what it means for that command
+    "daemons/vtpmctl/adminclient.py: Refused(ordinal, refusal.code)",
     # a bug of ours: the log has its traceback
     "daemons/runtime/host.py: EngineBroken(self._reason())",
     "daemons/vtpmctl/process.py: DaemonError(_ENDED)",
@@ -52,6 +54,10 @@ PASSED_ON: Final = {
     "daemons/vtpm/cli.py: click.BadParameter(str(error), param_hint=option)",
     "daemons/vtpmctl/cli.py: click.UsageError(str(error))",
     "daemons/vtpmctl/guest_cli.py: click.UsageError(str(error))",
+    "daemons/vtpmctl/manager_cli.py: click.UsageError(str(error))",
+    "daemons/vtpmctl/saa_cli.py: click.BadParameter(str(error))",
+    "daemons/vtpmctl/saa_cli.py: click.ClickException(str(error))",
+    "daemons/vtpmctl/saa_cli.py: click.UsageError(str(error))",
     "daemons/vtpmmgr/cli.py: click.BadParameter(str(error), param_hint=option)",
 }
 """Exceptions whose text stands elsewhere."""
