@@ -52,9 +52,11 @@ unit: setup packages
 integration: setup packages
 	$(BIN)/pytest -q tests/integration
 
-# Fifty kills of the manager in the middle of an operator's commands, and fifty in changes of keys.
-soak: setup
-	SOAK_ROUNDS=$(or $(ROUNDS),50) $(BIN)/pytest -q -rA tests/integration/test_manager_kills.py
+# Fifty kills of the manager in the middle of an operator's commands, fifty in changes of keys, and fifty
+# moves of a guest to another manager and back.
+soak: setup packages
+	SOAK_ROUNDS=$(or $(ROUNDS),50) $(BIN)/pytest -q -rA tests/integration/test_manager_kills.py \
+	    tests/integration/test_move.py
 
 bench: setup
 	@.ci/packages $(BENCH_PACKAGES)

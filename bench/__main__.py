@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from bench.engine import engine_table, measure
+from bench.manager import saves_and_starts
 from bench.operations import OPERATIONS, Fixture, Operation, provision
 from bench.peers import (
     Peer,
@@ -84,7 +85,9 @@ def _placement(client_core: int, daemon_core: int, rounds: int) -> list[Row]:
     show_default=True,
     help="Folder for results.md and results.json.",
 )
-@click.option("--quick", is_flag=True, help="Leave out start-up times and memory.")
+@click.option(
+    "--quick", is_flag=True, help="Leave out the manager under load, start-up times and memory."
+)
 @click.option(
     "--units",
     type=click.IntRange(1),
@@ -112,10 +115,17 @@ def main(rounds: int, results: Path, quick: bool, units: int | None) -> None:
     alone = engine_table(measure())
     os.sched_setaffinity(0, allowed)
     click.echo(f"\nthe engine alone\n\n{alone}")
-    facts = {} if quick else start_times() | memory()
+    facts: dict[str, float] = {}
+    saves = ""
+    if not quick:
+        saves, manager = saves_and_starts()
+        click.echo(f"\nthe manager\n\n{saves}")
+        facts = start_times() | memory() | manager
     click.echo(f"\n{facts_table(facts)}")
     write_files(results, placements, facts)
     (results / "engine.md").write_text(f"{alone}\n")
+    if saves:
+        (results / "manager.md").write_text(f"{saves}\n")
     click.echo(f"written to {results}")
 
 

@@ -307,7 +307,8 @@ class ImageStore:
                     if trio.current_time() - refused_since >= patience_s:
                         raise RefusedToStart(
                             f"vTPM {self._uuid}: the manager says that another connection has it "
-                            f"open, or that its group does not approve our label ({error})"
+                            "open, that its group does not approve our label, or that it moves "
+                            f"or has moved to another manager ({error})"
                         ) from error
             self._status("waiting for the manager to tell the current image")
             await trio.sleep(next(pauses))

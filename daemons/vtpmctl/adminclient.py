@@ -21,7 +21,6 @@ from protocol.manager.constants import (
 from protocol.manager.framing import ManagerRefused
 from protocol.manager.management import Nothing, decode_answer, encode_management
 from protocol.tpm12.wire import Structure
-from tpmcore import tss12
 from tpmcore.errors import TpmError
 
 S = TypeVar("S", bound=Structure)
@@ -56,6 +55,39 @@ _MEANINGS: Final[Mapping[tuple[ManagementOrdinal, int], str]] = {
     (_O.VTPM_EDIT, _C.FAIL): "no open group has this vTPM",
     (_O.VTPM_EDIT, _C.AUTHFAIL): "the configuration does not give it the right (guests.d: admin)",
     (_O.VTPM_DEL, _C.FAIL): "no open group has this vTPM, or it is open",
+    (_O.TRANSPORT_KEY, _C.FAIL): (
+        "the group has no agent yet, or the present configuration is none that was approved"
+    ),
+    (_O.MOVE_EXPORT, _C.FAIL): (
+        "it is open, no open group has it, its group has no agent or no transport key yet, or it "
+        "leaves for another target"
+    ),
+    (_O.MOVE_EXPORT, _C.AUTHFAIL): (
+        "the approval is missing, is of another move or older than the group's list, or the group "
+        "is closed; see the log"
+    ),
+    (_O.MOVE_EXPORT, _C.BAD_PARAMETER): "the target is not certified, or is this manager",
+    **{
+        (ordinal, code): "the approval is not signed by the group's agent, or was changed since"
+        for ordinal in (_O.MOVE_EXPORT, _O.MOVE_IMPORT)
+        for code in (_C.ENCRYPT_ERROR, _C.DECRYPT_ERROR, _C.INAPPROPRIATE_SIG)
+    },
+    **{
+        (ordinal, _C.DISABLED_CMD): "freshness is off here, so a copy could live a second time"
+        for ordinal in _O
+        if _O.MOVE_EXPORT <= ordinal <= _O.MOVE_ABANDON
+    },
+    (_O.MOVE_IMPORT, _C.FAIL): "there is a vTPM with this uuid, or it arrives by another move",
+    (_O.MOVE_IMPORT, _C.BAD_PARAMETER): (
+        "it is for another manager, or for a transport key that this one has no more"
+    ),
+    (_O.MOVE_IMPORT, _C.AUTHFAIL): "it is not of the source that was approved; see the log",
+    (_O.MOVE_RELEASE, _C.FAIL): "it is not leaving",
+    (_O.MOVE_RELEASE, _C.AUTHFAIL): "not a receipt of this move, or it is gone with another",
+    (_O.MOVE_ACTIVATE, _C.FAIL): "it is not arriving",
+    (_O.MOVE_ACTIVATE, _C.AUTHFAIL): "not a release of this import",
+    (_O.MOVE_CANCEL, _C.FAIL): "it is not leaving: never was, or is gone",
+    (_O.MOVE_ABANDON, _C.FAIL): "it is neither arriving nor gone",
     (_O.COUNTER_REKEY, _C.FAIL): "freshness is not bound to a counter",
 }
 
@@ -116,6 +148,9 @@ class Admin:
 
     async def read_pcr(self, index: int) -> bytes:
         """Return a PCR of the hardware TPM, 20 bytes."""
+        # here: see agent._is_signed
+        from tpmcore import tss12
+
         try:
             return await tss12.converse(self._transact, tss12.pcr_read(index))
         except (TpmError, WireError) as error:

@@ -20,6 +20,11 @@ from daemons.vtpmctl.doctor.cli import doctor_command
 from daemons.vtpmctl.group_cli import group_group
 from daemons.vtpmctl.guest_cli import guest_group
 from daemons.vtpmctl.manager_cli import manager_group
+from daemons.vtpmctl.move_cli import (
+    MOVE_COMMANDS,
+    approve_move_command,
+    transport_key_command,
+)
 from daemons.vtpmctl.options import ask, dir_option, layout_of
 from daemons.vtpmctl.plan import MODULES, UpConfig
 from daemons.vtpmctl.process import ForkServer
@@ -156,6 +161,10 @@ def power_cycle_command(root: Path | None) -> None:
     ask(partial(control_request, layout_of(root).hwtpm_control_socket, "power-cycle"))
 
 
+manager_group.add_command(transport_key_command)
+saa_group.add_command(approve_move_command)
+for _command in MOVE_COMMANDS:
+    vtpm_group.add_command(_command)
 main.add_command(guest_group)
 main.add_command(group_group)
 main.add_command(vtpm_group)

@@ -26,7 +26,7 @@ from daemons.vtpmctl.answers import (
 )
 from daemons.vtpmctl.documents import check_absent, write_file
 from daemons.vtpmctl.exchanges import IdentityFile
-from daemons.vtpmctl.group_cli import chosen_id_hash, read_pubkey
+from daemons.vtpmctl.identities import chosen_id_hash, read_pubkey
 from daemons.vtpmctl.options import ask, dir_option, find_host, system_option
 from daemons.vtpmctl.pcrs import SelectionParameter, format_pcrs, selection_of
 from daemons.vtpmctl.rollback import Examination

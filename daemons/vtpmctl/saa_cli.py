@@ -13,7 +13,7 @@ from uuid import UUID
 
 import click
 
-from daemons.runtime.control import Json
+from daemons.runtime.config.kinds import LABEL
 from daemons.runtime.errors import DaemonError
 from daemons.runtime.secret import Secret
 from daemons.vtpmctl.agent import (
@@ -42,7 +42,7 @@ from daemons.vtpmctl.exchanges import (
     Registration,
     SignedList,
 )
-from daemons.vtpmctl.group_cli import read_pubkey
+from daemons.vtpmctl.identities import read_pubkey
 from daemons.vtpmctl.pcrs import (
     Configuration,
     HexParameter,
@@ -114,7 +114,8 @@ config_option = click.option(
 )
 
 
-def _load(key: Path, passphrase: Secret | None) -> Agent:
+def load_agent(key: Path, passphrase: Secret | None) -> Agent:
+    """Return the agent of a key, asking for the passphrase if need be and somebody is there."""
     try:
         return Agent.load(key, passphrase)
     except KeyIsEncrypted:
@@ -125,7 +126,7 @@ def _load(key: Path, passphrase: Secret | None) -> Agent:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def told() -> Iterator[None]:
     """Turn what is wrong with files and arguments into a line for the operator."""
     try:
         yield
@@ -142,7 +143,7 @@ KEYGEN_EXAMPLE = example("vtpmctl saa keygen --out agent.pem --passphrase file:a
 @out_option("For the private key, PKCS#8 in PEM.")
 @passphrase_option
 @json_option
-@_told()
+@told()
 def keygen_command(out: Path, passphrase: Secret | None, as_json: bool) -> None:
     """Make the key of an agent: RSA-2048, exponent 65537.
 
@@ -162,10 +163,10 @@ def keygen_command(out: Path, passphrase: Secret | None, as_json: bool) -> None:
 @passphrase_option
 @out_option("For the public key, PEM.")
 @json_option
-@_told()
+@told()
 def pubkey_command(key: Path, passphrase: Secret | None, out: Path, as_json: bool) -> None:
     """Write the public key of an agent, for vtpmctl group new."""
-    agent = _load(key, passphrase)
+    agent = load_agent(key, passphrase)
     write_file(out, agent.public_pem)
     digest = agent_digest(agent.modulus).hex()
     tell({"file": str(out), "agent": digest}, as_json, f"{out}: agent {digest}")
@@ -206,7 +207,7 @@ SIGN_EXAMPLE = example(
 )
 @out_option("For the signed list.")
 @json_option
-@_told()
+@told()
 def sign_config_command(
     key: Path,
     passphrase: Secret | None,
@@ -227,10 +228,12 @@ def sign_config_command(
     approved = configurations(configs, pcrs_files)
     if not approved:
         raise click.UsageError("no --config: a list that approves nothing would close the group")
-    agent = _load(key, passphrase)
+    for label in labels:
+        LABEL.read(label)
+    agent = load_agent(key, passphrase)
     signed = agent.sign_list(group, sequence, approved, labels, kernels)
     signed.write(out)
-    tell(_described(signed.to_json()), as_json, *_list_lines(signed))
+    tell(signed.to_json(), as_json, *_list_lines(signed))
 
 
 def _list_lines(signed: SignedList) -> list[str]:
@@ -247,10 +250,6 @@ def _list_lines(signed: SignedList) -> list[str]:
     return lines
 
 
-def _described(fields: dict[str, Json]) -> dict[str, Json]:
-    return {name: value for name, value in fields.items() if name != "version"}
-
-
 @saa_group.command("show", epilog=example("vtpmctl saa show list2.json --agent-pub agent.pub"))
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option(
@@ -259,7 +258,7 @@ def _described(fields: dict[str, Json]) -> dict[str, Json]:
     help="Public key, PEM, that must have signed a list.",
 )
 @json_option
-@_told()
+@told()
 def show_command(file: Path, agent_pub: Path | None, as_json: bool) -> None:
     """Show a file of any of these kinds, and whether an agent signed it if it is a list.
 
@@ -326,7 +325,7 @@ REGISTER_BEGIN_EXAMPLE = example(
     help="For what register-finish needs; encrypted.",
 )
 @json_option
-@_told()
+@told()
 def register_begin_command(
     key: Path,
     passphrase: Secret | None,
@@ -338,7 +337,7 @@ def register_begin_command(
 ) -> None:
     """Begin to take a group's key into escrow."""
     check_absent(out, state)
-    request, pending = _load(key, passphrase).begin_registration(group, pcrs)
+    request, pending = load_agent(key, passphrase).begin_registration(group, pcrs)
     pending.write(state)
     request.write(out)
     tell({"request": str(out), "state": str(state)}, as_json, f"request in {out}")
@@ -361,7 +360,7 @@ REGISTER_FINISH_EXAMPLE = example(
 @pcrs_file_option
 @out_option("For the group's key; encrypted.")
 @json_option
-@_told()
+@told()
 def register_finish_command(
     key: Path,
     passphrase: Secret | None,
@@ -380,7 +379,7 @@ def register_finish_command(
     """
     check_absent(out)
     expected = _expected(configs, pcrs_files)
-    escrow = _load(key, passphrase).finish_registration(
+    escrow = load_agent(key, passphrase).finish_registration(
         PendingRegistration.read(state), Registered.read(answer), read_pubkey(aik), expected
     )
     escrow.write(out)
@@ -409,7 +408,7 @@ RECOVER_BEGIN_EXAMPLE = example(
     help="For what recover needs; encrypted.",
 )
 @json_option
-@_told()
+@told()
 def recover_begin_command(
     key: Path,
     passphrase: Secret | None,
@@ -427,7 +426,7 @@ def recover_begin_command(
     is its own Privacy CA.
     """
     check_absent(out, state)
-    challenge, pending = _load(key, passphrase).begin_recovery(
+    challenge, pending = load_agent(key, passphrase).begin_recovery(
         group, IdentityFile.read(identity), read_pubkey(ek), pcrs
     )
     pending.write(state)
@@ -451,7 +450,7 @@ RECOVER_EXAMPLE = example(
 @pcrs_file_option
 @out_option("For the answer, which vtpmctl group recover-finish takes.")
 @json_option
-@_told()
+@told()
 def recover_command(
     key: Path,
     passphrase: Secret | None,
@@ -470,7 +469,7 @@ def recover_command(
     """
     check_absent(out)
     expected = _expected(configs, pcrs_files)
-    answer = _load(key, passphrase).recover(
+    answer = load_agent(key, passphrase).recover(
         PendingRecovery.read(state), RecoveryRequest.read(request), Escrow.read(escrow), expected
     )
     answer.write(out)

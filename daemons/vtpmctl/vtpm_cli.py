@@ -44,10 +44,10 @@ def vtpm_group() -> None:
     """vTPMs as the manager knows them; guests are `vtpmctl guest`."""
 
 
-_name_argument = click.argument("name", metavar="UUID|GUEST")
+name_argument = click.argument("name", metavar="UUID|GUEST")
 
 
-def _guests(root: Path | None, system: bool) -> dict[UUID, str]:
+def configured_guests(root: Path | None, system: bool) -> dict[UUID, str]:
     """Return the names of the configured guests by uuid of their vTPM."""
 
     async def read() -> dict[UUID, str]:
@@ -61,7 +61,8 @@ def _guests(root: Path | None, system: bool) -> dict[UUID, str]:
     return ask(read)
 
 
-def _uuid_of(name: str, guests: dict[UUID, str]) -> UUID:
+def uuid_of(name: str, guests: dict[UUID, str]) -> UUID:
+    """Return the uuid that an argument means, itself or the name of a guest."""
     try:
         return UUID(name)
     except ValueError:
@@ -91,7 +92,7 @@ def list_command(group: int | None, as_json: bool, root: Path | None, system: bo
                     raise
         return found
 
-    guests = _guests(root, system)
+    guests = configured_guests(root, system)
     rows: list[dict[str, Json]] = [
         {"uuid": str(uuid), "guest": guests.get(uuid), "group": number}
         for number, uuid in ask_manager(root, system, gather)
@@ -112,16 +113,16 @@ async def list_vtpms(admin: Admin, group: int) -> list[tuple[int, UUID]]:
 
 
 @vtpm_group.command("show", epilog=example("vtpmctl vtpm show web1"))
-@_name_argument
+@name_argument
 @json_option
 @dir_option
 @system_option
 def show_command(name: str, as_json: bool, root: Path | None, system: bool) -> None:
     """Show a vTPM: its group, whether it may manage, is open, has ever saved, and the hash of the
     label that it is open with."""
-    guests = _guests(root, system)
+    guests = configured_guests(root, system)
     row = ask_manager(
-        root, system, lambda admin: describe_vtpm(admin, _uuid_of(name, guests), guests)
+        root, system, lambda admin: describe_vtpm(admin, uuid_of(name, guests), guests)
     )
     tell(row, as_json, table(_COLUMNS, [row]))
 
@@ -159,7 +160,7 @@ def new_command(
 
 
 @vtpm_group.command("edit", epilog=example("vtpmctl vtpm edit web1 --no-admin"))
-@_name_argument
+@name_argument
 @click.option("--admin/--no-admin", required=True, help="Whether it may send management commands.")
 @json_option
 @dir_option
@@ -169,8 +170,8 @@ def edit_command(name: str, admin: bool, as_json: bool, root: Path | None, syste
 
     Only a guest whose file gives the right (admin) can have it.
     """
-    guests = _guests(root, system)
-    uuid = _uuid_of(name, guests)
+    guests = configured_guests(root, system)
+    uuid = uuid_of(name, guests)
 
     async def edit(connection: Admin) -> dict[str, Json]:
         flags = VtpmFlag.ADMIN if admin else 0
@@ -182,7 +183,7 @@ def edit_command(name: str, admin: bool, as_json: bool, root: Path | None, syste
 
 
 @vtpm_group.command("delete", epilog=example("vtpmctl vtpm delete UUID"))
-@_name_argument
+@name_argument
 @yes_option
 @json_option
 @dir_option
@@ -194,7 +195,7 @@ def delete_command(
 
     It must not be open: stop its guest first.
     """
-    uuid = _uuid_of(name, _guests(root, system))
+    uuid = uuid_of(name, configured_guests(root, system))
     confirm(
         f"This deletes vTPM {uuid}: the key of its image is lost, and all that the image holds.",
         str(uuid),

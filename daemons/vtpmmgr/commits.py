@@ -146,17 +146,19 @@ class Exclusive:
         *,
         keys: KeyRing | None = None,
         freshness: Freshness | None = None,
+        bind_now: bool = False,
     ) -> None:
         """Commit a change, made in a thread, and bind it.
 
         Args:
             keys: new ones, from this commit on.
             freshness: binds this commit and all later ones.
+            bind_now: also in a mode that binds at intervals only, and if that takes some seconds.
 
         Raises:
             CommandRefused: nothing happened.
         """
-        await self._committer.commit_now(change, keys, freshness)
+        await self._committer.commit_now(change, keys, freshness, bind_now=bind_now)
 
     async def insist(self, what: str, action: Callable[[], Awaitable[None]]) -> None:
         """Do in the hardware TPM what belongs to a commit that was made, until it is done.
@@ -376,6 +378,8 @@ class Committer:
         change: Callable[[Transaction], None],
         keys: KeyRing | None,
         freshness: Freshness | None,
+        *,
+        bind_now: bool,
     ) -> None:
         """Commit and bind a change, for an operation that is alone."""
 
@@ -384,7 +388,7 @@ class Committer:
             with transaction.attempt():
                 change(transaction)
             with transaction.attempt():
-                (freshness or self._freshness).stamp(transaction)
+                (freshness or self._freshness).stamp(transaction, last=bind_now)
             self._ledger.commit(transaction, keys)
 
         if not await self._is_reachable():
@@ -397,6 +401,10 @@ class Committer:
         if freshness is not None:
             self._freshness = freshness
         await self._bind()
+        while bind_now and self._freshness.wants_last:
+            # the chip wants to be left alone for a while
+            await trio.sleep(_RETRY_LONGEST_S)
+            await self._bind()
         self._commits += 1
 
     async def _bind_last(self) -> None:

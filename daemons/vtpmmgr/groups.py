@@ -36,7 +36,15 @@ from daemons.vtpmmgr.keyring import KeyRing
 from daemons.vtpmmgr.ledger import Ledger, Transaction
 from daemons.vtpmmgr.management import Answer, Command, Commands, refused_by_hardware
 from daemons.vtpmmgr.openings import Openings
-from daemons.vtpmmgr.records import PCR_COUNT, GroupRecord, PolicyRecord, SealRecord, VtpmRecord
+from daemons.vtpmmgr.records import (
+    PCR_COUNT,
+    GroupRecord,
+    MoveRecord,
+    PolicyRecord,
+    SealRecord,
+    TransportKeyRecord,
+    VtpmRecord,
+)
 from daemons.vtpmmgr.sealing import (
     Configuration,
     RootSecret,
@@ -64,6 +72,7 @@ from protocol.manager.management import (
     Nothing,
     SignedPcrs,
 )
+from protocol.manager.moving import MoveState
 
 GROUPS: Final = UUID(int=0)
 """Stands for the groups as a whole where a change says what it is about."""
@@ -191,15 +200,28 @@ class _DeleteGroup:
             raise CommandRefused(ManagerCode.BADINDEX)
         if transaction.vtpms_of(self.group) != list(self.vtpms):
             raise CommandRefused(ManagerCode.FAIL)
+        for move in transaction.moves():
+            if move.group == self.group:
+                _forget_move(transaction, move)
         for vtpm in self.vtpms:
             transaction.delete(VtpmRecord, vtpm.bytes)
         for seal in transaction.seals_of(self.group):
             transaction.delete(SealRecord, seal.identifier.bytes)
         transaction.delete(PolicyRecord, self.group.bytes)
+        transaction.delete(TransportKeyRecord, self.group.bytes)
         transaction.delete(GroupRecord, self.group.bytes)
         for later in groups[number + 1 :]:
             transaction.put(replace(later, number=later.number - 1))
         return b""
+
+
+def _forget_move(transaction: Transaction, move: MoveRecord) -> None:
+    """Let go of a move with its group; of vTPMs that are gone the note stays, it has no secret."""
+    if move.state in (MoveState.LEAVING, MoveState.ARRIVING):
+        # it may be the only copy
+        raise CommandRefused(ManagerCode.FAIL)
+    if move.state == MoveState.ARRIVED:
+        transaction.delete(MoveRecord, move.uuid.bytes)
 
 
 @dataclass(frozen=True, slots=True)

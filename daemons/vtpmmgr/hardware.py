@@ -64,6 +64,32 @@ class SignedQuote:
     pcr_values: PcrValues
 
 
+@dataclass(frozen=True, slots=True)
+class BindingKey:
+    """A key that decrypts, inside the chip only, and only in one configuration.
+
+    Attributes:
+        key: as the chip wrapped it; given back to it for each use.
+        public_key: TPM_PUBKEY.
+    """
+
+    key: bytes
+    public_key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class KeyCertificate:
+    """What one key says of another.
+
+    Attributes:
+        info: TPM_CERTIFY_INFO or TPM_CERTIFY_INFO2.
+        signature: over it, 256 bytes.
+    """
+
+    info: bytes
+    signature: bytes
+
+
 class NvArea(Protocol):
     """An open NV area, protected by its own authorization value."""
 
@@ -161,6 +187,36 @@ class Hardware(Protocol):
 
         Raises:
             Withdrawn: see `withdraw`.
+        """
+
+    def identity_modulus(self, key: bytes) -> bytes:
+        """Return the modulus of an identity key, 256 bytes."""
+
+    async def make_binding_key(
+        self, auth: Secret, selection: PcrSelection, composite: bytes
+    ) -> BindingKey:
+        """Make an RSA key that cannot leave the chip, for what others encrypt to this machine.
+
+        Args:
+            auth: secret to use it with.
+            composite: hash of the PCRs, 20 bytes, and with them our locality, for its every use.
+        """
+
+    async def certify(
+        self, key: BindingKey, auth: Secret, *, by: bytes, by_auth: Secret, nonce: bytes
+    ) -> KeyCertificate:
+        """Have an identity key certify a binding key.
+
+        Args:
+            by: the identity key.
+            nonce: 20 bytes, which the certificate carries.
+        """
+
+    async def unbind(self, key: bytes, auth: Secret, data: bytes) -> Secret:
+        """Return what was encrypted with the public part of a binding key; TpmError says why not.
+
+        Args:
+            data: TPM_BOUND_DATA, encrypted with OAEP.
         """
 
     async def nv_define(self, index: int, size_bytes: int, auth: Secret) -> None:

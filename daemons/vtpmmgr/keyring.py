@@ -6,7 +6,9 @@
       +- key of the counter's secret
       +- wrapping key of groups -> group keys (random, in the groups table)
                                      +- key data of the group's vTPMs (in the vtpms table)
-                                     +- secret of the group's AIK; for group 0 the root secret
+                                     +- vTPMs on a move (in the moves table)
+                                     +- secrets of the group's AIK and transport key; for group 0
+                                        the root secret
 
 The group key of a group with approved configurations lies in two envelopes, the outer of the
 manager key, the inner of a secret that the hardware TPM seals to each of those configurations. A
@@ -31,6 +33,8 @@ from daemons.vtpmmgr.sealing import RootSecret
 
 _AIK_AUTH: Final = b"aik"
 _RECOVERY: Final = b"recovery"
+_TRANSPORT: Final = b"transport"
+_MOVE: Final = b"move"
 _COUNTER: Final = b"counter\x00"
 
 
@@ -181,6 +185,27 @@ class KeyRing:
         return envelope.wrap(
             self.group_key(group), self._identity(_RECOVERY, group.uuid), self.root.encode()
         )
+
+    def wrap_transport_auth(self, group: GroupRecord, auth: Secret) -> bytes:
+        """Return the envelope of the secret to use the group's transport key."""
+        identity = self._identity(_TRANSPORT, group.uuid)
+        return envelope.wrap(self.group_key(group), identity, auth)
+
+    def unwrap_transport_auth(self, group: GroupRecord, wrapped: bytes) -> Secret:
+        """Return the secret to use the group's transport key; raises as `unwrap_data`."""
+        return envelope.unwrap(
+            self.group_key(group), self._identity(_TRANSPORT, group.uuid), wrapped
+        )
+
+    def wrap_move(self, group: GroupRecord, vtpm: UUID, data: bytes) -> bytes:
+        """Return the envelope of what a vTPM takes along on its move."""
+        identity = self._identity(_MOVE, group.uuid) + vtpm.bytes
+        return envelope.wrap(self.group_key(group), identity, data)
+
+    def unwrap_move(self, group: GroupRecord, vtpm: UUID, wrapped: bytes) -> Secret:
+        """Return what a vTPM takes along on its move; raises as `unwrap_data`."""
+        identity = self._identity(_MOVE, group.uuid) + vtpm.bytes
+        return envelope.unwrap(self.group_key(group), identity, wrapped)
 
     # --- what lies under the manager key ---------------------------------------------------------
 

@@ -31,6 +31,7 @@ from daemons.vtpmmgr.records import (
     RECORD_TYPES,
     BadRow,
     GroupRecord,
+    MoveRecord,
     Record,
     SealRecord,
     SqlValue,
@@ -71,6 +72,9 @@ class Ledger:
         self._tree = tree
         # groups by number; few, read at each save
         self._groups: dict[int, GroupRecord] | None = None
+        # the vTPMs of a group that was listed, until one comes or goes; a list is asked for page by
+        # page, and finding its members reads every row
+        self._members: dict[UUID, list[bytes]] = {}
 
     @classmethod
     def found(cls, store: Store, keys: KeyRing, records: Iterable[Record]) -> Ledger:
@@ -147,12 +151,24 @@ class Ledger:
         keys = self._store.keys_where(SealRecord.TABLE, "scope", scope.bytes)
         return [seal for key in keys if (seal := self.get(SealRecord, key)) is not None]
 
-    def vtpms_of(self, group: UUID) -> list[UUID]:
-        """Return the uuids of a group's vTPMs, ascending."""
-        return [
-            UUID(bytes=key)
-            for key in self._store.keys_where(VtpmRecord.TABLE, "group_uuid", group.bytes)
-        ]
+    def vtpms_of(self, group: UUID, page: slice = slice(None)) -> list[UUID]:
+        """Return the uuids of a group's vTPMs, ascending; of a page of them."""
+        return [UUID(bytes=key) for key in self._members_of(group)[page]]
+
+    def number_of_vtpms(self, group: UUID) -> int:
+        """Return how many vTPMs a group has."""
+        return len(self._members_of(group))
+
+    def _members_of(self, group: UUID) -> list[bytes]:
+        found = self._members.get(group)
+        if found is None:
+            found = self._store.keys_where(VtpmRecord.TABLE, "group_uuid", group.bytes)
+            self._members[group] = found
+        return found
+
+    def moves(self) -> list[UUID]:
+        """Return the uuids of all vTPMs of which a move is noted, ascending."""
+        return sorted([UUID(bytes=_key(row)) for row, _ in self._store.scan(MoveRecord.TABLE)])
 
     @property
     def log_pages(self) -> int:
@@ -206,15 +222,17 @@ class Ledger:
         if ring.row_key != self.keys.row_key:
             changes += self._with_new_macs(ring)
         for (kind, key), record in transaction.changes():
-            table = kind.TABLE
+            table, leaf = kind.TABLE, tree_key(kind.TABLE, key)
+            if kind is VtpmRecord and (record is None or self._tree.get(leaf) is None):
+                self._members.clear()
             if record is None:
                 changes.append(RowChange(table, key, None))
-                digests[tree_key(table, key)] = None
+                digests[leaf] = None
                 continue
             row = record.row()
             encoded = encode_row(table, row)
             changes.append(RowChange(table, key, row, envelope.mac(ring.row_key, encoded)))
-            digests[tree_key(table, key)] = hashlib.sha256(encoded).digest()
+            digests[leaf] = hashlib.sha256(encoded).digest()
         tree = self._tree.with_changes(digests)
         unsigned = CommitRow(self.newest.sequence + 1, tree.root, self.newest.root, b"")
         mac = envelope.mac(ring.commit_key, _encode_commit(unsigned))
@@ -307,6 +325,12 @@ class Transaction:
                 if isinstance(record, VtpmRecord) and record.group == group:
                     found.add(record.uuid)
         return sorted(found)
+
+    def moves(self) -> list[MoveRecord]:
+        """Return the moves that are noted."""
+        found = dict.fromkeys(uuid.bytes for uuid in self._ledger.moves())
+        found.update((key, None) for (kind, key), _ in self.changes() if kind is MoveRecord)
+        return [move for key in found if (move := self.get(MoveRecord, key)) is not None]
 
     def put(self, record: Record) -> None:
         """Insert a record or replace the one with its key."""

@@ -9,13 +9,16 @@ from uuid import UUID
 
 from daemons.runtime.log import Log
 from daemons.runtime.secret import Secret
+from daemons.vtpmmgr.arriving import ArrivingCommands
 from daemons.vtpmmgr.commits import CommandRefused, Committer
 from daemons.vtpmmgr.envelope import NotAuthentic
 from daemons.vtpmmgr.groups import GROUPS, Group, GroupCommands
 from daemons.vtpmmgr.hardware import Hardware
 from daemons.vtpmmgr.identity import ClientTable
+from daemons.vtpmmgr.leaving import LeavingCommands
 from daemons.vtpmmgr.ledger import Ledger
 from daemons.vtpmmgr.management import Management
+from daemons.vtpmmgr.moves import Moves
 from daemons.vtpmmgr.openings import Openings
 from daemons.vtpmmgr.platform import PlatformCommands
 from daemons.vtpmmgr.records import GroupRecord, PolicyRecord
@@ -24,6 +27,7 @@ from daemons.vtpmmgr.rotation import RotationCommands
 from daemons.vtpmmgr.sealing import nv_indices
 from daemons.vtpmmgr.service import ManagerService
 from daemons.vtpmmgr.startup import Started
+from daemons.vtpmmgr.transportkeys import TransportKeyCommands
 from daemons.vtpmmgr.vtpms import VtpmCommands
 from protocol.manager.constants import ManagerCode
 
@@ -48,7 +52,7 @@ class Manager:
 
     Attributes:
         committer: its `run` has to be kept running.
-        management: commands for who has the ADMIN right.
+        management: all commands, for the admin socket.
         service: handler of the split driver's backend.
     """
 
@@ -75,18 +79,27 @@ class Manager:
         recovery = RecoveryCommands(
             hardware, options.identity_auth, groups.read, self._open_recovered, log
         )
-        self.management = Management(
+        for_vtpms = (
             groups.commands,
             VtpmCommands(self.committer, self._gives_admin, openings, log).commands,
             platform.commands,
             RotationCommands(self.committer, hardware, options.boot, log).commands,
             recovery.commands,
         )
+        moves = Moves(self.committer, log)
+        self.management = Management(
+            *for_vtpms,
+            TransportKeyCommands(self.committer, hardware, log).commands,
+            LeavingCommands(moves, hardware, openings).commands,
+            ArrivingCommands(moves, hardware).commands,
+            moves.commands,
+        )
+        # a vTPM, ADMIN or not, moves nobody
         self.service = ManagerService(
             clients,
             self.committer,
             hardware,
-            self.management,
+            Management(*for_vtpms),
             openings,
             log,
             connections_changed,

@@ -331,6 +331,129 @@ class CounterRecord:
         return cls(_integer(count_id), _blob(auth), _integer(value), _integer(retired))
 
 
+@dataclass(frozen=True, slots=True)
+class TransportKeyRecord:
+    """The key to which others encrypt the vTPMs that they move into a group.
+
+    Attributes:
+        group: uuid of the group.
+        key: as the hardware TPM wrapped it.
+        auth: envelope of the secret to use it, under the group key.
+        public_key: TPM_PUBKEY.
+        aik_modulus: of the group's attestation identity key, 256 bytes.
+        release: encoded TPM_PCR_SELECTION and the composite hash with which the key is used.
+    """
+
+    TABLE: ClassVar[Table] = Table(
+        "transport_keys",
+        (
+            ("group_uuid", "BLOB"),
+            ("key", "BLOB"),
+            ("auth", "BLOB"),
+            ("public_key", "BLOB"),
+            ("aik_modulus", "BLOB"),
+            ("release", "BLOB"),
+        ),
+        since=2,
+    )
+
+    group: UUID
+    key: bytes
+    auth: bytes
+    public_key: bytes
+    aik_modulus: bytes
+    release: bytes
+
+    def row(self) -> tuple[SqlValue, ...]:
+        """Return the values in column order."""
+        return (
+            self.group.bytes,
+            self.key,
+            self.auth,
+            self.public_key,
+            self.aik_modulus,
+            self.release,
+        )
+
+    @classmethod
+    def from_row(cls, row: tuple[SqlValue, ...]) -> Self:
+        """Return the record; BadRow if the row cannot be one."""
+        group, key, auth, public_key, aik_modulus, release = _columns(cls.TABLE, row)
+        return cls(
+            group=_uuid(group),
+            key=_blob(key),
+            auth=_blob(auth),
+            public_key=_blob(public_key),
+            aik_modulus=_blob(aik_modulus, MODULUS_BYTES),
+            release=_blob(release),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MoveRecord:
+    """A vTPM that is on its way to another manager or from one, or that once was.
+
+    Attributes:
+        uuid: of the vTPM.
+        group: uuid of its group here.
+        state: number of a MoveState.
+        identifier: of the move.
+        peer: uuid of the other manager.
+        secret: envelope under the group key of the contents of the package and, of one that is
+            arriving, the challenge; empty in the other states.
+        message: what is said again when it is asked for again: the package of one that is leaving,
+            the receipt for which one is gone, and behind it the release.
+    """
+
+    TABLE: ClassVar[Table] = Table(
+        "moves",
+        (
+            ("uuid", "BLOB"),
+            ("group_uuid", "BLOB"),
+            ("state", "INTEGER"),
+            ("identifier", "BLOB"),
+            ("peer", "BLOB"),
+            ("secret", "BLOB"),
+            ("message", "BLOB"),
+        ),
+        since=2,
+    )
+
+    uuid: UUID
+    group: UUID
+    state: int
+    identifier: UUID
+    peer: UUID
+    secret: bytes
+    message: bytes
+
+    def row(self) -> tuple[SqlValue, ...]:
+        """Return the values in column order."""
+        return (
+            self.uuid.bytes,
+            self.group.bytes,
+            self.state,
+            self.identifier.bytes,
+            self.peer.bytes,
+            self.secret,
+            self.message,
+        )
+
+    @classmethod
+    def from_row(cls, row: tuple[SqlValue, ...]) -> Self:
+        """Return the record; BadRow if the row cannot be one."""
+        uuid, group, state, identifier, peer, secret, message = _columns(cls.TABLE, row)
+        return cls(
+            uuid=_uuid(uuid),
+            group=_uuid(group),
+            state=_integer(state),
+            identifier=_uuid(identifier),
+            peer=_uuid(peer),
+            secret=_blob(secret),
+            message=_blob(message),
+        )
+
+
 RECORD_TYPES: Final[tuple[type[Record], ...]] = (
     ManagerRecord,
     GroupRecord,
@@ -338,6 +461,8 @@ RECORD_TYPES: Final[tuple[type[Record], ...]] = (
     SealRecord,
     PolicyRecord,
     CounterRecord,
+    TransportKeyRecord,
+    MoveRecord,
 )
 """All tables that the hash tree covers."""
 

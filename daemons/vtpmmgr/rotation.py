@@ -44,6 +44,7 @@ from daemons.vtpmmgr.records import (
     GroupRecord,
     PolicyRecord,
     SealRecord,
+    TransportKeyRecord,
     VtpmRecord,
 )
 from daemons.vtpmmgr.sealing import encode_group_secret, nv_indices
@@ -221,6 +222,15 @@ class RotationCommands:
             if record is not None:
                 data = keys.unwrap_data(group, record)
                 transaction.put(replace(record, data=keys.wrap_data(new, vtpm, data)))
+        for move in transaction.moves():
+            if move.group == group.uuid and move.secret:
+                contents = keys.unwrap_move(group, move.uuid, move.secret)
+                renewed = keys.wrap_move(new, move.uuid, contents)
+                transaction.put(replace(move, secret=renewed))
+        transport = transaction.get(TransportKeyRecord, group.uuid.bytes)
+        if transport is not None:
+            auth = keys.unwrap_transport_auth(group, transport.auth)
+            transaction.put(replace(transport, auth=keys.wrap_transport_auth(new, auth)))
         policy = transaction.get(PolicyRecord, group.uuid.bytes)
         if policy is not None:
             transaction.put(self._renewed(policy, group, new, keys))

@@ -36,6 +36,7 @@ from daemons.vtpmmgr.identity import (
 from daemons.vtpmmgr.keyring import GroupClosed
 from daemons.vtpmmgr.ledger import Ledger, Transaction
 from daemons.vtpmmgr.management import Management, UnknownOrdinal, refused_by_hardware
+from daemons.vtpmmgr.movestates import Event, NotNow, advance, standing_in
 from daemons.vtpmmgr.openings import Openings
 from daemons.vtpmmgr.records import ADMIN_SUSPENDED, PolicyRecord, VtpmRecord
 from daemons.vtpmmgr.turns import Withdrawn
@@ -103,8 +104,10 @@ class SaveKeyData:
         """Make the change; gives the kern_hash of the label, nothing for a bound connection."""
         group = transaction.group(self.group)
         record = transaction.get(VtpmRecord, self.uuid.bytes)
-        if record is None and self.group != AUTO_CREATE_GROUP:
-            raise CommandRefused(ManagerCode.BAD_PARAMETER)
+        if record is None:
+            if self.group != AUTO_CREATE_GROUP:
+                raise CommandRefused(ManagerCode.BAD_PARAMETER)
+            _check_not_moving(transaction, self.uuid)
         if group is None or (record is not None and record.group != group.uuid):
             raise CommandRefused(ManagerCode.FAIL)
         kern_hash = b""
@@ -115,6 +118,14 @@ class SaveKeyData:
         flags = 0 if record is None else record.flags
         transaction.put(VtpmRecord(self.uuid, group.uuid, flags, envelope))
         return kern_hash
+
+
+def _check_not_moving(view: Ledger | Transaction, vtpm: UUID) -> None:
+    """See that a vTPM that is not in service here may be new; CommandRefused(DISABLED) if not."""
+    try:
+        advance(standing_in(view, vtpm), Event.CREATE)
+    except NotNow as error:
+        raise CommandRefused(ManagerCode.DISABLED) from error
 
 
 def _approved(policy: PolicyRecord | None, label: str) -> bytes:
@@ -378,6 +389,7 @@ class ManagerService:
         def load(ledger: Ledger) -> tuple[Secret, bytes] | None:
             record = ledger.get(VtpmRecord, client.uuid.bytes)
             if record is None:
+                _check_not_moving(ledger, client.uuid)
                 return None
             group = ledger.group(client.group)
             if group is None or record.group != group.uuid:

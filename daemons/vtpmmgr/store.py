@@ -27,8 +27,8 @@ from daemons.vtpmmgr.records import RECORD_TYPES, SqlValue, Table
 
 APPLICATION_ID: Final = 0x76544D4D  # "vTMM"
 SCHEMA_VERSION: Final = 2
-"""Version 2 added the policies of groups. A database of version 1 is read as one whose newer tables
-are empty, and becomes version 2 with its next commit."""
+"""Version 2 added policies of groups, the counter, transport keys and moves. A database of version
+1 is read as one whose newer tables are empty, and becomes version 2 with its next commit."""
 _PAGE_BYTES: Final = 4096
 
 _COMMITS_SQL: Final = (

@@ -19,7 +19,9 @@ from daemons.runtime.log import Log
 from daemons.runtime.random import OsRandom
 from daemons.runtime.secret import Secret
 from daemons.vtpmmgr.hardware import (
+    BindingKey,
     HardwareLost,
+    KeyCertificate,
     NewIdentity,
     NvArea,
     SignedQuote,
@@ -32,7 +34,14 @@ from protocol.manager.quotes import Identification
 from protocol.tis.driver import TisError
 from protocol.tis.registers import BUFFER_SIZE
 from protocol.tpm12 import Ordinal, ReturnCode, error_response
-from protocol.tpm12.constants import NvAttributes, ReservedHandle, ResourceType
+from protocol.tpm12.constants import (
+    EncScheme,
+    KeyUsage,
+    NvAttributes,
+    ReservedHandle,
+    ResourceType,
+    SigScheme,
+)
 from protocol.tpm12.keys import Key, PubKey
 from protocol.tpm12.pcr import PcrSelection, release_of
 from protocol.tpm12.stored import StoredData
@@ -277,6 +286,58 @@ class Tpm12Hardware:
             )
         values = zip(selection.indices, quoted.composite.values, strict=True)
         return SignedQuote(quoted.signature, tuple(values))
+
+    def identity_modulus(self, key: bytes) -> bytes:
+        """Return the modulus of an identity key, 256 bytes."""
+        return Key.decode(key).pub_key
+
+    async def make_binding_key(
+        self, auth: Secret, selection: PcrSelection, composite: bytes
+    ) -> BindingKey:
+        """Make an RSA-2048 binding key (TPM_KEY12) below the SRK, not migratable."""
+        wanted = tss12.release_info(selection, composite, localities=1 << self._locality)
+        made = await self.converse(
+            tss12.create_wrap_key(
+                ReservedHandle.SRK,
+                Key.template(
+                    KeyUsage.BIND,
+                    enc_scheme=EncScheme.RSAESOAEP_SHA1_MGF1,
+                    sig_scheme=SigScheme.NONE,
+                    pcr_info=wanted,
+                    is_key12=True,
+                ),
+                parent_auth=self._srk_auth,
+                usage_auth=auth,
+                random=self._random,
+            )
+        )
+        return BindingKey(made.encode(), made.public_key.encode())
+
+    async def certify(
+        self, key: BindingKey, auth: Secret, *, by: bytes, by_auth: Secret, nonce: bytes
+    ) -> KeyCertificate:
+        """Have an identity key certify a binding key."""
+        async with (
+            self._turns.hold(OWN) as transact,
+            self._loaded(transact, by) as signer,
+            self._loaded(transact, key.key) as handle,
+        ):
+            conversation = tss12.certify_key(
+                signer,
+                handle,
+                cert_auth=by_auth,
+                key_auth=auth,
+                anti_replay=nonce,
+                random=self._random,
+            )
+            certified = await self._through(transact, conversation)
+        return KeyCertificate(certified.info.encode(), certified.signature)
+
+    async def unbind(self, key: bytes, auth: Secret, data: bytes) -> Secret:
+        """Return what was encrypted with the public part of a binding key."""
+        async with self._turns.hold(OWN) as transact, self._loaded(transact, key) as handle:
+            conversation = tss12.unbind(handle, data, key_auth=auth, random=self._random)
+            return Secret(await self._through(transact, conversation))
 
     async def _identify(self, transact: Transact, identification: Identification | None) -> None:
         """Set PCRs 20-23, which only locality 2 may."""

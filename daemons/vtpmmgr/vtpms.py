@@ -18,8 +18,9 @@ from daemons.vtpmmgr.commits import CommandRefused, Committer
 from daemons.vtpmmgr.groups import GROUPS, read_group
 from daemons.vtpmmgr.ledger import Ledger, Transaction
 from daemons.vtpmmgr.management import Answer, Command, Commands
+from daemons.vtpmmgr.movestates import Event, NotNow, advance, standing_in
 from daemons.vtpmmgr.openings import Openings
-from daemons.vtpmmgr.records import ADMIN_SUSPENDED, GroupRecord, VtpmRecord
+from daemons.vtpmmgr.records import ADMIN_SUSPENDED, GroupRecord, MoveRecord, VtpmRecord
 from protocol.manager.constants import (
     DIGEST_BYTES,
     HEADER_BYTES,
@@ -57,8 +58,10 @@ class _NewVtpm:
         group = transaction.get(GroupRecord, self.group.bytes)
         if group is None:
             raise CommandRefused(ManagerCode.BADINDEX)
-        if transaction.get(VtpmRecord, self.uuid.bytes) is not None:
-            raise CommandRefused(ManagerCode.FAIL)
+        try:
+            advance(standing_in(transaction, self.uuid), Event.CREATE)
+        except NotNow as error:
+            raise CommandRefused(ManagerCode.FAIL) from error
         data = transaction.keys.wrap_data(group, self.uuid, NO_IMAGE)
         transaction.put(VtpmRecord(self.uuid, group.uuid, 0, data))
         return b""
@@ -75,6 +78,7 @@ class _DeleteVtpm:
         if transaction.get(VtpmRecord, self.uuid.bytes) is None:
             raise CommandRefused(ManagerCode.FAIL)
         transaction.delete(VtpmRecord, self.uuid.bytes)
+        transaction.delete(MoveRecord, self.uuid.bytes)
         return b""
 
 
@@ -127,15 +131,17 @@ class VtpmCommands:
 
     async def _list(self, request: VtpmList) -> Answer:
 
-        def query(ledger: Ledger) -> list[UUID]:
+        page = slice(request.offset, request.offset + _PAGE)
+
+        def query(ledger: Ledger) -> VtpmsListed:
             group = read_group(ledger, request.group)
             if not group.is_open:
                 raise CommandRefused(ManagerCode.AUTHFAIL)
-            return ledger.vtpms_of(group.record.uuid)
+            uuid = group.record.uuid
+            found = ledger.vtpms_of(uuid, page)
+            return VtpmsListed(ledger.number_of_vtpms(uuid), tuple(each.bytes for each in found))
 
-        uuids = await self._committer.read(GROUPS, query)
-        page = uuids[request.offset : request.offset + _PAGE]
-        return VtpmsListed(len(uuids), tuple(uuid.bytes for uuid in page))
+        return await self._committer.read(GROUPS, query)
 
     async def _show(self, request: VtpmName) -> Answer:
         uuid = request.uuid

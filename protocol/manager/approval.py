@@ -9,6 +9,7 @@ The agent has an RSA-2048 key with exponent 65537 of which the manager knows the
 | a configuration list | SHA-256 | "vTPM CFG2", group uuid, CFG_LIST, selections, in a row    |
 | the same, as in Xen  | SHA-1   | CFG_LIST; only where the manager is told to take these     |
 | a registration       | SHA-1   | the agent's half of the exchange                           |
+| a move of vTPMs      | SHA-256 | a MoveApproval without its signature, see `moving`         |
 
 Xen's form names no group, so a list can be replayed into another group of the same agent, and its
 hash is SHA-1; hence the form of our own. Whoever registers is protected by the exchange itself.
@@ -25,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from protocol.manager.constants import ManagerCode
 from protocol.manager.management import ConfigList
+from protocol.manager.moving import MoveApproval
 from protocol.tpm12.pcr import PcrSelection
 
 EXPONENT: Final = 65537
@@ -81,6 +83,11 @@ def check_config_list(
 def check_registration(modulus: bytes, proof: bytes, exchange: bytes) -> None:
     """Return if the agent signed its half of an exchange; BadSignature if not."""
     _verify(modulus, proof, exchange, hashes.SHA1())
+
+
+def check_move(modulus: bytes, approval: MoveApproval) -> None:
+    """Return if the agent signed an approval; BadSignature if not."""
+    _verify(modulus, approval.signature, approval.message, hashes.SHA256())
 
 
 def is_agent_modulus(modulus: bytes) -> bool:

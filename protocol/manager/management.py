@@ -52,7 +52,7 @@ class _Uuid:
 T = TypeVar("T", bound=Structure)
 
 
-class _Rest:
+class Rest:
     """Elements up to the end of the message, however many."""
 
     def __init__(self, size: int) -> None:
@@ -90,14 +90,14 @@ class _Optional:
 
     def read(self, reader: Reader, field: str) -> UUID | None:
         """Take it if there is anything left."""
-        return _UUID.read(reader, field) if reader.remaining else None
+        return UUID_WIRE.read(reader, field) if reader.remaining else None
 
     def write(self, value: UUID | None) -> bytes:
         """Give it."""
         return b"" if value is None else value.bytes
 
 
-_UUID: Final = _Uuid()
+UUID_WIRE: Final = _Uuid()
 _MODULUS: Final = FixedBytes(MODULUS_BYTES)
 _SIGNATURE: Final = FixedBytes(SIGNATURE_BYTES)
 _EXCHANGE: Final = FixedBytes(EXCHANGE_BYTES)
@@ -165,7 +165,7 @@ class GroupMade(Structure):
         binding: that key's signature over TPM_IDENTITY_CONTENTS; given out once.
     """
 
-    uuid: Annotated[UUID, _UUID]
+    uuid: Annotated[UUID, UUID_WIRE]
     aik_modulus: Annotated[bytes, _MODULUS]
     binding: Annotated[bytes, _SIGNATURE]
 
@@ -233,7 +233,7 @@ class GroupUpdate(Structure):
 class GroupShown(Structure):
     """GROUP_SHOW's answer; the modulus is zeros for a group that has no agent yet."""
 
-    uuid: Annotated[UUID, _UUID]
+    uuid: Annotated[UUID, UUID_WIRE]
     saa_modulus: Annotated[bytes, _MODULUS]
     config_list: ConfigList
 
@@ -252,7 +252,7 @@ class SignedPcrs(Structure):
     """A quote: signature, then the selected PCRs in ascending order."""
 
     signature: Annotated[bytes, _SIGNATURE]
-    pcr_values: Annotated[tuple[bytes, ...], _Rest(20)]
+    pcr_values: Annotated[tuple[bytes, ...], Rest(20)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +281,7 @@ class RecoveryAsked(Structure):
 
     exchange: Annotated[bytes, _EXCHANGE]
     signature: Annotated[bytes, _SIGNATURE]
-    pcr_values: Annotated[tuple[bytes, ...], _Rest(20)]
+    pcr_values: Annotated[tuple[bytes, ...], Rest(20)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +306,7 @@ class VtpmsListed(Structure):
     """VTPM_LIST's answer: how many there are in all, and as many as fit into the message."""
 
     total: Annotated[int, U32]
-    uuids: Annotated[tuple[bytes, ...], _Rest(UUID_BYTES)]
+    uuids: Annotated[tuple[bytes, ...], Rest(UUID_BYTES)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,7 +321,7 @@ class VtpmNew(Structure):
 class VtpmName(Structure):
     """A vTPM by its uuid: VTPM_DEL, VTPM_SHOW, and VTPM_NEW's answer."""
 
-    uuid: Annotated[UUID, _UUID]
+    uuid: Annotated[UUID, UUID_WIRE]
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,7 +352,7 @@ class VtpmEdit(Structure):
         flags: their new values.
     """
 
-    uuid: Annotated[UUID, _UUID]
+    uuid: Annotated[UUID, UUID_WIRE]
     mask: Annotated[int, U32]
     flags: Annotated[int, U32]
 

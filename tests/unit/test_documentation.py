@@ -35,6 +35,7 @@ from daemons.vtpmmgr.store import APPLICATION_ID, SCHEMA_VERSION
 from docs.formatpages import FORMAT_PAGES
 from docs.manpages import FOLDER, PAGES, all_pages
 from protocol.manager.constants import HEADER_BYTES as MANAGER_HEADER_BYTES
+from protocol.manager.moving import Contents, MoveApproval, MoveReceipt, MoveRelease
 from protocol.tis.framing import REPLY_HEADER, REQUEST_HEADER
 from protocol.tpm12.transport import TransportPublic
 from protocol.tpmif.messages import DATAGRAM_LIMIT, Key
@@ -98,6 +99,7 @@ def _sizes_in_the_code() -> dict[str, int]:
     permanent, volatile = _state_sections("permanent"), _state_sections("volatile")
     counters = permanent[6]
     key = Secret(bytes(envelope.KEY_BYTES))
+    uuid = uuid4()
     return {
         "State head": (GOLDEN / "permanent").read_bytes().index(b"\x00\x01\x00\x00\x00\x16"),
         "Secrets": len(permanent[2]),
@@ -121,6 +123,10 @@ def _sizes_in_the_code() -> dict[str, int]:
         "Freshness area": NV_BYTES,
         "Half header": _half_header_bytes(),
         "Page header": HEADER_SIZE,
+        "Approval of a move": len(MoveApproval(uuid, b"." * 32, uuid, b"." * 32, uuid, 0).encode()),
+        "Contents of a package": len(Contents(bytes(64), bytes(32), 0).encode()),
+        "Receipt": len(MoveReceipt(uuid, uuid, bytes(32), bytes(32)).encode()),
+        "Release": len(MoveRelease(uuid, uuid, bytes(32)).encode()),
         "Manager header": MANAGER_HEADER_BYTES,
         "Access": REQUEST_HEADER.size,
         "Reply": REPLY_HEADER.size,
@@ -360,7 +366,9 @@ def test_every_command_below_vtpmctl_has_a_section() -> None:
         "vtpmctl manager rekey-counter",
         "vtpmctl manager rekey-nv",
         "vtpmctl manager status",
+        "vtpmctl manager transport-key",
         "vtpmctl reload",
+        "vtpmctl saa approve-move",
         "vtpmctl saa keygen",
         "vtpmctl saa pubkey",
         "vtpmctl saa recover",
@@ -371,10 +379,17 @@ def test_every_command_below_vtpmctl_has_a_section() -> None:
         "vtpmctl saa sign-config",
         "vtpmctl status",
         "vtpmctl up",
+        "vtpmctl vtpm abandon UUID|GUEST",
+        "vtpmctl vtpm activate FILE",
+        "vtpmctl vtpm cancel UUID|GUEST",
         "vtpmctl vtpm delete UUID|GUEST",
         "vtpmctl vtpm edit UUID|GUEST",
+        "vtpmctl vtpm export UUID|GUEST",
+        "vtpmctl vtpm import FILE",
         "vtpmctl vtpm list",
+        "vtpmctl vtpm moves",
         "vtpmctl vtpm new",
+        "vtpmctl vtpm release FILE",
         "vtpmctl vtpm show UUID|GUEST",
     ]
 

@@ -184,14 +184,16 @@ def certify_key(
     cert_auth: bytes | None,
     key_auth: bytes | None,
     random: RandomSource,
+    anti_replay: bytes | None = None,
 ) -> Conversation[Certification]:
     """Have one key certify another (13.8).
 
     Args:
+        anti_replay: nonce of whoever asks, 20 bytes; None takes a fresh one.
         cert_auth: None only if the certifying key needs none.
         key_auth: None only if cert_auth is None and the key needs none.
     """
-    anti_replay = random.random(20)
+    anti_replay = random.random(20) if anti_replay is None else anti_replay
     return _certify(
         Ordinal.CERTIFY_KEY,
         U32.write(cert_handle) + U32.write(key_handle),

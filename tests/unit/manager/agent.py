@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TypeVar
 from uuid import UUID
 
@@ -30,6 +31,7 @@ from protocol.manager.management import (
     GroupUpdate,
     encode_management,
 )
+from protocol.manager.moving import ANY_VTPM, MoveApproval, TransportKey
 from protocol.tpm12.pcr import PcrSelection
 from protocol.tpm12.wire import Structure
 from tests.unit.manager.fakes import rsa_key
@@ -85,6 +87,25 @@ class Agent:
             message = config_message(group, approved, selections)
             signature = self.key.sign(message, PKCS1v15(), SHA256())
         return GroupUpdate(number, signature, approved, selections)
+
+    def approve(
+        self,
+        source: TransportKey,
+        target: TransportKey,
+        *,
+        vtpm: UUID = ANY_VTPM,
+        sequence: int = 0,
+    ) -> MoveApproval:
+        """Return an approval of moves from one manager to another."""
+        unsigned = MoveApproval(
+            source.manager, source.digest, target.manager, target.digest, vtpm, sequence
+        )
+        return self.sign_approval(unsigned)
+
+    def sign_approval(self, approval: MoveApproval) -> MoveApproval:
+        """Return an approval with this agent's signature."""
+        signature = self.key.sign(approval.message, PKCS1v15(), SHA256())
+        return replace(approval, signature=signature)
 
 
 class Operator:

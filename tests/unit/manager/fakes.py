@@ -13,6 +13,7 @@ import enum
 import hashlib
 import os
 import random as seeded  # noqa: TID251 - repeatable choices of a test, no secrets
+import zlib
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,18 +22,28 @@ from pathlib import Path
 
 import apsw
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.padding import MGF1, OAEP, PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA1
 
 from daemons.runtime.log import Level, Log
 from daemons.runtime.secret import Secret
-from daemons.vtpmmgr.hardware import HardwareLost, NewIdentity, NvArea, SignedQuote
+from daemons.vtpmmgr.hardware import (
+    BindingKey,
+    HardwareLost,
+    KeyCertificate,
+    NewIdentity,
+    NvArea,
+    SignedQuote,
+)
 from daemons.vtpmmgr.sealing import PcrValues
 from protocol.manager.quotes import Identification
 from protocol.tpm12 import ReturnCode
-from protocol.tpm12.pcr import PcrSelection, composite_hash
+from protocol.tpm12.attestation import CertifyInfo2
+from protocol.tpm12.constants import EncScheme, KeyUsage, PayloadType
+from protocol.tpm12.keys import KeyParms, PubKey
+from protocol.tpm12.pcr import PcrInfoShort, PcrSelection, composite_hash
 from tpmcore.errors import TpmError
 
 WELL_KNOWN = Secret(20)
@@ -252,6 +263,11 @@ def rsa_key(number: int) -> RSAPrivateKey:
     return generate_private_key(public_exponent=65537, key_size=2048)
 
 
+def modulus_of(key: RSAPrivateKey) -> bytes:
+    """Return the modulus of an RSA-2048 key, 256 bytes."""
+    return key.public_key().public_numbers().n.to_bytes(256, "big")
+
+
 # --- the chip ------------------------------------------------------------------------------------
 
 
@@ -262,6 +278,28 @@ class Area:
     size: int
     auth: bytes
     data: bytes
+
+
+@dataclass
+class Binding:
+    """A binding key.
+
+    Attributes:
+        number: of its `rsa_key`.
+        flags: TPM_KEY_FLAGS that certificates name.
+    """
+
+    number: int
+    auth: bytes
+    selection: PcrSelection
+    composite: bytes
+    flags: int = 0
+
+    @property
+    def public_key(self) -> PubKey:
+        """As the chip shows it."""
+        parms = KeyParms.for_rsa(enc_scheme=EncScheme.RSAESOAEP_SHA1_MGF1)
+        return PubKey(parms, modulus_of(rsa_key(self.number)))
 
 
 @dataclass
@@ -276,6 +314,7 @@ class Chip:
     pcrs: dict[int, bytes] = field(default_factory=lambda: {i: bytes(20) for i in range(24)})
     areas: dict[int, Area] = field(default_factory=dict)
     identities: dict[bytes, bytes] = field(default_factory=dict)
+    bindings: dict[bytes, Binding] = field(default_factory=dict)
     counters: dict[int, tuple[bytes, int]] = field(default_factory=dict)
     active_counter: int | None = None
     highest: int = 0
@@ -401,8 +440,7 @@ class FakeHardware:
             key = rsa_key(len(self.chip.identities))
             name = b"identity %d" % len(self.chip.identities)
             self.chip.identities[name] = bytes(auth)
-            modulus = key.public_key().public_numbers().n.to_bytes(256, "big")
-            return NewIdentity(name, modulus, key.sign(label_digest, PKCS1v15(), SHA1()))
+            return NewIdentity(name, modulus_of(key), key.sign(label_digest, PKCS1v15(), SHA1()))
 
     async def activate_identity(
         self,
@@ -437,6 +475,62 @@ class FakeHardware:
             signer = rsa_key(list(self.chip.identities).index(key))
             values = tuple((index, self.chip.pcrs[index]) for index in selection.indices)
             return SignedQuote(signer.sign(info, PKCS1v15(), SHA1()), values)
+
+    def identity_modulus(self, key: bytes) -> bytes:
+        return modulus_of(rsa_key(list(self.chip.identities).index(key)))
+
+    async def make_binding_key(
+        self, auth: Secret, selection: PcrSelection, composite: bytes
+    ) -> BindingKey:
+        with self.operation():
+            name = b"binding key %d" % len(self.chip.bindings)
+            # another for each chip
+            number = 1000 + zlib.crc32(self.chip.name + name)
+            made = Binding(number, bytes(auth), selection, composite)
+            self.chip.bindings[name] = made
+            return BindingKey(name, made.public_key.encode())
+
+    async def certify(
+        self, key: BindingKey, auth: Secret, *, by: bytes, by_auth: Secret, nonce: bytes
+    ) -> KeyCertificate:
+        with self.operation():
+            self._check_identity(by, by_auth)
+            found = self._binding(key.key, auth)
+            info = CertifyInfo2(
+                payload_type=PayloadType.ASYM,
+                key_usage=KeyUsage.BIND,
+                key_flags=found.flags,
+                auth_data_usage=1,
+                algorithm_parms=found.public_key.algorithm_parms,
+                pubkey_digest=hashlib.sha1(found.public_key.key).digest(),
+                data=nonce,
+                parent_pcr_status=False,
+                pcr_info=PcrInfoShort(
+                    found.selection, 1 << self._locality, found.composite
+                ).encode(),
+                migration_authority=b"",
+            ).encode()
+            signer = rsa_key(list(self.chip.identities).index(by))
+            return KeyCertificate(info, signer.sign(info, PKCS1v15(), SHA1()))
+
+    async def unbind(self, key: bytes, auth: Secret, data: bytes) -> Secret:
+        with self.operation():
+            found = self._binding(key, auth)
+            if found.composite != self.chip.composite(found.selection):
+                raise TpmError(ReturnCode.WRONGPCRVAL)
+            try:
+                bound = rsa_key(found.number).decrypt(data, OAEP(MGF1(SHA1()), SHA1(), b"TCPA"))
+            except ValueError:
+                raise TpmError(ReturnCode.DECRYPT_ERROR) from None
+            return Secret(bound[5:])
+
+    def _binding(self, key: bytes, auth: Secret) -> Binding:
+        found = self.chip.bindings.get(key)
+        if found is None:
+            raise TpmError(ReturnCode.DECRYPT_ERROR)
+        if found.auth != bytes(auth):
+            raise TpmError(ReturnCode.AUTHFAIL)
+        return found
 
     def _identify(self, identification: Identification | None) -> None:
         for index, digests in (identification or {}).items():

@@ -729,7 +729,8 @@ async def test_a_wrong_body_is_a_bad_parameter_and_an_unknown_ordinal_none(tmp_p
     async with managed(options(tmp_path), FakeHardware(Chip()), CLIENTS) as manager:
         admin = await manager.guest(ADMIN, uid=UID)
         await admin.save(KEY)
-        for ordinal in ManagementOrdinal:
+        # moves are for the admin socket only
+        for ordinal in (one for one in ManagementOrdinal if one < ManagementOrdinal.TRANSPORT_KEY):
             body = bytes(3)
             message = b"\x01\xc2" + (10 + len(body)).to_bytes(4, "big")
             message += ordinal.to_bytes(4, "big") + body

@@ -18,11 +18,13 @@ from daemons.vtpmmgr.records import RECORD_TYPES
 from daemons.vtpmmgr.startup import StartOptions
 from daemons.vtpmmgr.store import Store
 from protocol.manager.constants import ManagementOrdinal
+from protocol.manager.management import VtpmNew
 from protocol.tpm12 import ReturnCode
 from protocol.tpm12.pcr import PcrSelection
 from tests.unit.manager.agent import Agent, Operator, composite
 from tests.unit.manager.fakes import Area, Chip, FakeHardware
 from tests.unit.manager.harness import NV_INDEX, A, B, managed, options
+from tests.unit.manager.moves import Running, transport_key
 from tpmcore.errors import TpmError
 
 ONE, TWO, THREE = (mark.ljust(64, b".") for mark in (b"one", b"two", b"three"))
@@ -291,6 +293,10 @@ async def test_a_changed_value_in_any_column_is_refused(
         selection = PcrSelection.of(range(8))
         approved = [(selection, composite(selection, chip.pcrs))]
         await op.send(ManagementOrdinal.GROUP_UPDATE, agent.sign_list(made.uuid, approved))
+        await op.send(ManagementOrdinal.VTPM_NEW, VtpmNew(0, B))
+        running = Running(manager, op)
+        own, target = await running.transport_key(), await transport_key(Chip(b"chip two"))
+        await running.export(B, target, agent.approve(own, target, sequence=1))
     changed = f"{column} + 1"
     blob = f"SELECT typeof({column}), {column} FROM {table} WHERE length({column}) LIMIT 1"
     connection = apsw.Connection(str(tmp_path / "manager.db"))

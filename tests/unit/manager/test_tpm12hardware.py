@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,16 @@ from daemons.runtime.errors import RefusedToStart
 from daemons.runtime.secret import Secret
 from daemons.vtpmmgr.hardware import HardwareLost, SignedQuote
 from daemons.vtpmmgr.tpm12hardware import Tpm12Hardware
+from protocol.manager.transportkey import check_transport_key
 from protocol.tis.driver import TisError
 from protocol.tpm12 import Ordinal, ReturnCode
 from protocol.tpm12.constants import NvAttributes, ResourceType
-from protocol.tpm12.pcr import PcrSelection
+from protocol.tpm12.keys import PubKey
+from protocol.tpm12.pcr import PcrSelection, composite_hash
+from tests.unit.manager.agent import Agent, Operator
 from tests.unit.manager.fakes import Lines
 from tests.unit.manager.harness import NV_INDEX, A, managed, options
+from tests.unit.manager.moves import Running
 from tests.unit.tpm12.world import OWNER_AUTH, SRK_AUTH, Chip, SeededRandom, make_chip
 from tpmcore import tss12
 from tpmcore.errors import TpmError
@@ -370,3 +375,50 @@ async def test_nv_permissions_are_enforced_before_the_area_counts(tmp_path: Path
         tss12.nv_define_space(NV_INDEX, 0, NvAttributes(0)),
     ):
         assert chip.code(conversation) != ReturnCode.SUCCESS
+
+
+async def test_a_vtpm_moves_between_two_chips(tmp_path: Path) -> None:
+    chips = [make_chip(seed=name) for name in ("source", "target")]
+    for number, chip in enumerate(chips):
+        chip.keys.made = 20 * number  # else both make the same keys
+    agent = Agent()
+    async with AsyncExitStack() as stack:
+        sides = []
+        for number, chip in enumerate(chips):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            manager = await stack.enter_async_context(
+                managed(options(folder), hardware_on(Wire(chip)))
+            )
+            sides.append(Running(manager, Operator(manager.parts.management)))
+            await sides[-1].operator.new_group(agent)
+        source, target = sides
+        assert await source.save(A, KEY) == 0
+        key = await target.transport_key()
+        check_transport_key(key)
+        approval = agent.approve(await source.transport_key(), key)
+        package = await source.export(A, key, approval)
+        release = await source.release(await target.take_in(package))
+        await target.activate(release)
+        assert await target.load(A) == KEY
+        assert not chips[0].run(tss12.handles(ResourceType.KEY))
+        assert not chips[1].run(tss12.handles(ResourceType.KEY))
+
+
+async def test_what_was_packed_opens_in_the_configuration_of_the_key_only(tmp_path: Path) -> None:
+    chip = make_chip()
+    hardware = hardware_on(Wire(chip))
+    async with managed(options(tmp_path), hardware):
+        selection = PcrSelection.of(range(8))
+        composite = composite_hash(selection, [bytes(20)] * 24)
+        auth = Secret(b"a".ljust(20))
+        made = await hardware.make_binding_key(auth, selection, composite)
+        data = tss12.bind(PubKey.decode(made.public_key), b"secret")
+        assert await hardware.unbind(made.key, auth, data) == b"secret"
+        with pytest.raises(TpmError) as wrong:
+            await hardware.unbind(made.key, Secret(bytes(20)), data)
+        assert wrong.value.code == ReturnCode.AUTHFAIL
+        chip.run(tss12.extend(3, bytes(20)))
+        with pytest.raises(TpmError) as elsewhere:
+            await hardware.unbind(made.key, auth, data)
+        assert elsewhere.value.code == ReturnCode.WRONGPCRVAL

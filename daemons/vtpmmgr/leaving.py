@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands by which a vTPM leaves for another manager; see `movestates` and `moves`."""
+
+from __future__ import annotations
+
+import os
+from uuid import UUID, uuid4
+
+from daemons.runtime.secret import Secret
+from daemons.vtpmmgr.commits import Exclusive
+from daemons.vtpmmgr.envelope import KEY_BYTES
+from daemons.vtpmmgr.groups import Group
+from daemons.vtpmmgr.hardware import Hardware
+from daemons.vtpmmgr.ledger import Transaction
+from daemons.vtpmmgr.management import Answer, Command, Commands, refused_by_hardware
+from daemons.vtpmmgr.moves import Found, Moves, noted_in, with_state
+from daemons.vtpmmgr.movestates import Action, Event
+from daemons.vtpmmgr.openings import Openings
+from daemons.vtpmmgr.records import (
+    MoveRecord,
+    PolicyRecord,
+    TransportKeyRecord,
+    VtpmRecord,
+)
+from daemons.vtpmmgr.sealing import composite_of
+from protocol.manager import approval as approvals
+from protocol.manager.constants import ManagementOrdinal, ManagerCode
+from protocol.manager.management import Nothing, VtpmName
+from protocol.manager.moving import (
+    NONCE_BYTES,
+    SECRET_BYTES,
+    Contents,
+    Move,
+    MoveApproval,
+    MoveExport,
+    MovePackage,
+    MoveReceipt,
+    MoveState,
+    TransportKey,
+    key_digest,
+)
+from protocol.manager.transportkey import BadTransportKey, check_transport_key, is_quoted
+from protocol.tpm12.keys import PubKey
+from protocol.tpm12.pcr import PcrSelection
+from protocol.tpm12.wire import Reader
+from tpmcore import tss12
+
+
+class LeavingCommands:
+    """What management commands do at the source of a move.
+
+    Args:
+        moves: of the same manager.
+        openings: who has which vTPM open.
+    """
+
+    def __init__(self, moves: Moves, hardware: Hardware, openings: Openings) -> None:
+        self._moves = moves
+        self._committer = moves.committer
+        self._log = moves.log
+        self._hardware = hardware
+        self._openings = openings
+
+    @property
+    def commands(self) -> Commands:
+        """The commands."""
+        return {
+            ManagementOrdinal.MOVE_EXPORT: Command(MoveExport, self._export),
+            ManagementOrdinal.MOVE_RELEASE: Command(MoveReceipt, self._release),
+            ManagementOrdinal.MOVE_CANCEL: Command(VtpmName, self._cancel),
+        }
+
+    async def _export(self, request: MoveExport) -> Answer:
+        target = TransportKey.decode(request.target)
+        approval = MoveApproval.decode(request.approval) if request.approval else None
+
+        async def pack(alone: Exclusive) -> bytes:
+            found, action = await self._moves.advance(alone, request.vtpm, Event.EXPORT)
+            if action is Action.PACK_AGAIN and found.move is not None:
+                package = MovePackage.decode(found.move.message)
+                if package.approval.target_key != target.digest:
+                    raise self._moves.refusal(
+                        ManagerCode.FAIL, request.vtpm, "leaves for another target"
+                    )
+                return found.move.message
+            return await self._pack(alone, found, request.vtpm, target, approval)
+
+        with self._openings.reserved((request.vtpm,)):
+            return await self._committer.exclusively(pack)
+
+    async def _pack(
+        self,
+        alone: Exclusive,
+        found: Found,
+        vtpm: UUID,
+        target: TransportKey,
+        approval: MoveApproval | None,
+    ) -> bytes:
+        group, record, transport = found.group, found.vtpm, found.transport
+        if record is None or group is None or group.policy is None or transport is None:
+            raise self._moves.refusal(
+                ManagerCode.FAIL, vtpm, "its group has no agent or transport key"
+            )
+        if approval is None:
+            raise self._moves.refusal(
+                ManagerCode.AUTHFAIL, vtpm, "no approval of its group's agent"
+            )
+        policy, keys = group.policy, self._committer.keys
+        self._check_target(vtpm, target)
+        self._check_approval(vtpm, group, policy, transport, target, approval)
+        secret, key = Secret(os.urandom(SECRET_BYTES)), Secret(os.urandom(KEY_BYTES))
+        contents = Contents(keys.unwrap_data(group.record, record), secret, record.flags)
+        move = Move(uuid4(), self._moves.manager, target.manager, vtpm)
+        nonce = os.urandom(NONCE_BYTES)
+        unsigned = MovePackage(
+            identifier=move.identifier,
+            vtpm=vtpm,
+            source_public_key=PubKey.decode(transport.public_key),
+            source_aik=transport.aik_modulus,
+            approval=approval,
+            wrapped_key=tss12.bind(target.public_key, key),
+            nonce=nonce,
+            box=move.encrypt(key, nonce, contents),
+        )
+        package = await self._quoted(group, policy, transport, unsigned)
+        leaving = MoveRecord(
+            uuid=vtpm,
+            group=group.record.uuid,
+            state=MoveState.LEAVING,
+            identifier=move.identifier,
+            peer=target.manager,
+            secret=keys.wrap_move(group.record, vtpm, contents.encode()),
+            message=package.encode(),
+        )
+
+        def change(transaction: Transaction) -> None:
+            transaction.delete(VtpmRecord, vtpm.bytes)
+            transaction.put(leaving)
+
+        await alone.commit(change, bind_now=True)
+        self._log.info("vTPM leaves", uuid=vtpm, move=move.identifier, target=target.manager)
+        return leaving.message
+
+    async def _quoted(
+        self,
+        group: Group,
+        policy: PolicyRecord,
+        transport: TransportKeyRecord,
+        package: MovePackage,
+    ) -> MovePackage:
+        """Have the group's AIK vouch for a package."""
+        selection = PcrSelection.read(Reader(transport.release))
+        with refused_by_hardware():
+            quoted = await self._hardware.quote(
+                policy.aik,
+                self._committer.keys.unwrap_aik_auth(group.record, policy),
+                external_data=package.external_data,
+                selection=selection,
+            )
+        signed = package.quoted(composite_of(selection, quoted.pcr_values), quoted.signature)
+        if not is_quoted(signed):
+            # better now than at the target, when nobody serves the vTPM
+            raise self._moves.refusal(ManagerCode.FAIL, package.vtpm, "the quote does not verify")
+        return signed
+
+    def _check_target(self, vtpm: UUID, target: TransportKey) -> None:
+        try:
+            check_transport_key(target)
+        except BadTransportKey as error:
+            raise self._moves.refusal(ManagerCode.BAD_PARAMETER, vtpm, str(error)) from error
+        if target.manager == self._moves.manager:
+            raise self._moves.refusal(ManagerCode.BAD_PARAMETER, vtpm, "the target is the source")
+
+    def _check_approval(
+        self,
+        vtpm: UUID,
+        group: Group,
+        policy: PolicyRecord,
+        transport: TransportKeyRecord,
+        target: TransportKey,
+        approval: MoveApproval,
+    ) -> None:
+        """See that the group's agent approved this move."""
+        try:
+            approvals.check_move(policy.saa_modulus, approval)
+        except approvals.BadSignature as error:
+            raise self._moves.refusal(error.code, vtpm, str(error)) from error
+        own = key_digest(
+            self._moves.manager, PubKey.decode(transport.public_key), transport.aik_modulus
+        )
+        if (approval.source, approval.source_key) != (self._moves.manager, own):
+            reason = "the approval is of another source"
+        elif (approval.target, approval.target_key) != (target.manager, target.digest):
+            reason = "the approval is of another target"
+        elif not approval.covers(vtpm):
+            reason = "the approval is of another vTPM"
+        elif approval.sequence < group.config_list.sequence:
+            reason = f"a list is in force that is newer than the approval ({approval.sequence})"
+        else:
+            return
+        raise self._moves.refusal(ManagerCode.AUTHFAIL, vtpm, reason)
+
+    async def _release(self, receipt: MoveReceipt) -> Answer:
+        vtpm = receipt.vtpm
+
+        async def let_go(alone: Exclusive) -> bytes:
+            found, action = await self._moves.advance(alone, vtpm, Event.RECEIPT)
+            noted = noted_in(found)
+            said = receipt.encode()
+            if action is Action.LET_GO_AGAIN:
+                if not noted.message.startswith(said):
+                    raise self._moves.refusal(
+                        ManagerCode.AUTHFAIL, vtpm, "gone with another receipt"
+                    )
+                return noted.message[len(said) :]
+            contents, _ = self._moves.contents(found)
+            move = Move(noted.identifier, self._moves.manager, noted.peer, vtpm)
+            if not move.check_receipt(contents.secret, receipt):
+                raise self._moves.refusal(ManagerCode.AUTHFAIL, vtpm, "not a receipt of this move")
+            release = move.release(contents.secret, receipt.challenge).encode()
+            gone = with_state(noted, MoveState.GONE, message=said + release)
+            await alone.commit(lambda transaction: transaction.put(gone), bind_now=True)
+            self._log.info("vTPM moved away", uuid=vtpm, move=noted.identifier, target=noted.peer)
+            return release
+
+        return await self._committer.exclusively(let_go)
+
+    async def _cancel(self, request: VtpmName) -> Answer:
+        vtpm = request.uuid
+
+        async def take_back(alone: Exclusive) -> None:
+            found, _ = await self._moves.advance(alone, vtpm, Event.CANCEL)
+            noted = noted_in(found)
+            contents, _ = self._moves.contents(found)
+            held = self._moves.in_service(found, contents)
+
+            def change(transaction: Transaction) -> None:
+                transaction.delete(MoveRecord, vtpm.bytes)
+                transaction.put(held)
+
+            await alone.commit(change, bind_now=True)
+            self._log.info("move cancelled", uuid=vtpm, move=noted.identifier)
+
+        await self._committer.exclusively(take_back)
+        return Nothing()
