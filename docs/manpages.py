@@ -4,7 +4,8 @@
 Those of the commands come from their own help: options and descriptions are click's, so that page
 and `--help` cannot differ; what `--help` has no place for (files, environment, exit status) is
 here.
-Those of the files come from the declared keys, see `formatpages`.
+Those of the configuration come from the declared keys, see `formatpages`; the overview and the
+files that the daemons keep are prose, see `textpages`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from daemons.vtpm.cli import main as vtpm
 from daemons.vtpmctl.cli import main as vtpmctl
 from daemons.vtpmmgr.cli import main as vtpmmgr
 from docs.formatpages import FORMAT_PAGES, escape, format_page_text
+from docs.textpages import TEXT_PAGES, text_page_text
 
 FOLDER: Final = Path(__file__).resolve().parents[1] / "man"
 
@@ -158,7 +160,11 @@ def page_text(name: str) -> str:
 
 
 def _page_names() -> list[str]:
-    return [*(f"{name}(1)" for name in PAGES), *(f"{name}(5)" for name in FORMAT_PAGES)]
+    return [
+        *(f"{name}({page.section})" for name, page in TEXT_PAGES.items()),
+        *(f"{name}(1)" for name in PAGES),
+        *(f"{name}(5)" for name in FORMAT_PAGES),
+    ]
 
 
 def all_pages() -> dict[str, str]:
@@ -167,6 +173,9 @@ def all_pages() -> dict[str, str]:
     for name in FORMAT_PAGES:
         others = [other for other in _page_names() if other != f"{name}(5)"]
         pages[f"{name}.5"] = format_page_text(name, others)
+    for name, page in TEXT_PAGES.items():
+        others = [other for other in _page_names() if other != f"{name}({page.section})"]
+        pages[f"{name}.{page.section}"] = text_page_text(name, others)
     return pages
 
 

@@ -136,7 +136,7 @@ def running_tcsd(tpm_socket: Path, folder: Path) -> Iterator[Tcsd]:
     store.mkdir(exist_ok=True)
     store.chmod(0o700)
     shutil.chown(store, "tss", "tss")
-    port = _free_port()
+    port = free_port()
     config = folder / "tcsd.conf"
     config.write_text(f"port = {port}\nsystem_ps_file = {store}/system.data\n")
     shutil.chown(config, "root", "tss")
@@ -169,7 +169,8 @@ def running_tcsd(tpm_socket: Path, folder: Path) -> Iterator[Tcsd]:
             process.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of localhost that nobody uses at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

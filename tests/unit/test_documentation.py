@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -261,6 +262,65 @@ def test_the_page_has_the_options_of_the_help_and_no_others(name: str) -> None:
 @pytest.mark.parametrize("page", sorted(all_pages()))
 def test_the_page_is_what_make_man_writes(page: str) -> None:
     assert (FOLDER / page).read_text() == all_pages()[page], "run make man"
+
+
+@pytest.mark.parametrize("page", sorted(all_pages()))
+def test_the_page_renders_without_a_warning(page: str) -> None:
+    done = subprocess.run(
+        ["man", "--warnings=w", "--encoding=UTF-8", "--local-file", FOLDER / page],
+        env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "MANWIDTH": "80", "MANPAGER": "cat"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    name, _, section = page.rpartition(".")
+    assert done.stdout.startswith(f"{name.upper()}({section})")
+    assert "SEE ALSO" in done.stdout
+
+
+def test_every_page_that_a_page_names_is_there_or_the_systems() -> None:
+    ours = {f"{name}({section})" for name, _, section in (p.rpartition(".") for p in all_pages())}
+    named = {
+        match
+        for text in all_pages().values()
+        for match in re.findall(r"[a-z][a-z0-9_.-]*\(\d\)", text.replace("\\-", "-"))
+    }
+    theirs = {"tcsd(8)", "sd_notify(3)", "sd_listen_fds(3)"}
+    assert named - ours - theirs == set()
+
+
+def test_every_link_of_the_manual_leads_somewhere() -> None:
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("systemd/*.md")]
+    broken = [
+        f"{page.relative_to(ROOT)}: {target}"
+        for page in pages
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+        if "://" not in target and not _leads_somewhere(page, target)
+    ]
+    assert broken == []
+
+
+def test_every_module_that_the_architecture_names_is_there() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    for folder in ("vtpmmgr", "vtpmctl"):
+        chapter = text.partition(f"\n`daemons/{folder}/` is ")[2].partition("\n## ")[0]
+        named = re.findall(r"`(\w+\.py)`", chapter)
+        assert len(named) > 10, folder
+        assert [name for name in named if not (ROOT / "daemons" / folder / name).exists()] == []
+
+
+def _leads_somewhere(page: Path, target: str) -> bool:
+    path, _, anchor = target.partition("#")
+    found = (page.parent / path) if path else page
+    if not found.exists():
+        return False
+    return not anchor or anchor in _anchors(found)
+
+
+def _anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as forges make them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", sorted(FORMAT_PAGES))

@@ -36,7 +36,7 @@ def _calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
                 yield node.attr, called[id(node)]
 
 
-def _in_the_code() -> dict[tuple[str, str], Event]:
+def events_in_the_code() -> dict[tuple[str, str], Event]:
     found: dict[tuple[str, str], Event] = {}
     for path in sorted((ROOT / "daemons").rglob("*.py")):
         folder = path.relative_to(ROOT / "daemons").parts[0]
@@ -74,7 +74,7 @@ def _in_the_documentation() -> dict[tuple[str, str], Event]:
 
 
 def test_every_event_is_in_the_table_with_its_level_and_fields_and_no_others_are() -> None:
-    assert _in_the_documentation() == _in_the_code()
+    assert _in_the_documentation() == events_in_the_code()
 
 
 def test_the_tables_are_not_empty() -> None:
