@@ -68,7 +68,7 @@ DOCUMENTS: Final[Mapping[str, type[Document]]] = {
 """Every kind of file, by the text of its `format`."""
 
 
-@click.group("saa")
+@click.group("saa", epilog=example("vtpmctl saa keygen --out agent.pem"))
 def saa_group() -> None:
     """A System Approval Agent: who decides which PCRs and labels a group may have.
 
@@ -76,24 +76,29 @@ def saa_group() -> None:
     """
 
 
-def _passphrase(_context: click.Context, _parameter: click.Parameter, text: str | None) -> object:
+def _passphrase_path(
+    _context: click.Context, _parameter: click.Parameter, text: str | None
+) -> Path | None:
     if text is None:
         return None
     if not text.startswith(_FILE_FORM):
         raise click.BadParameter("must be file:PATH")
-    try:
-        line = read_file(Path(text.removeprefix(_FILE_FORM)))
-    except DaemonError as error:
-        raise click.BadParameter(str(error)) from error
+    return Path(text.removeprefix(_FILE_FORM))
+
+
+def _read_passphrase(path: Path | None) -> Secret | None:
+    if path is None:
+        return None
+    line = read_file(path)
     if not line.strip():
-        raise click.BadParameter("the file has no passphrase")
+        raise DaemonError(f"{path}: no passphrase in it")
     return Secret(line.removesuffix(b"\n").removesuffix(b"\r"))
 
 
 passphrase_option = click.option(
     "--passphrase",
     metavar="file:PATH",
-    callback=_passphrase,
+    callback=_passphrase_path,
     help="Of the key's file: one line.",
 )
 key_option = file_option("--key", "The agent's private key.")
@@ -114,9 +119,9 @@ config_option = click.option(
 )
 
 
-def _load(key: Path, passphrase: Secret | None) -> Agent:
+def _load(key: Path, passphrase: Path | None) -> Agent:
     try:
-        return Agent.load(key, passphrase)
+        return Agent.load(key, _read_passphrase(passphrase))
     except KeyIsEncrypted:
         if not sys.stdin.isatty():
             raise
@@ -143,13 +148,13 @@ KEYGEN_EXAMPLE = example("vtpmctl saa keygen --out agent.pem --passphrase file:a
 @passphrase_option
 @json_option
 @_told()
-def keygen_command(out: Path, passphrase: Secret | None, as_json: bool) -> None:
+def keygen_command(out: Path, passphrase: Path | None, as_json: bool) -> None:
     """Make the key of an agent: RSA-2048, exponent 65537.
 
     Whoever has it decides about the agent's groups, and reads what is in escrow. Without a
     passphrase nothing but the mode of the file protects it. It cannot be replaced in a group.
     """
-    agent = Agent.generate(out, passphrase)
+    agent = Agent.generate(out, _read_passphrase(passphrase))
     digest = agent_digest(agent.modulus).hex()
     lines = [f"{out}: agent {digest}"]
     if passphrase is None:
@@ -163,7 +168,7 @@ def keygen_command(out: Path, passphrase: Secret | None, as_json: bool) -> None:
 @out_option("For the public key, PEM.")
 @json_option
 @_told()
-def pubkey_command(key: Path, passphrase: Secret | None, out: Path, as_json: bool) -> None:
+def pubkey_command(key: Path, passphrase: Path | None, out: Path, as_json: bool) -> None:
     """Write the public key of an agent, for vtpmctl group new."""
     agent = _load(key, passphrase)
     write_file(out, agent.public_pem)
@@ -172,7 +177,8 @@ def pubkey_command(key: Path, passphrase: Secret | None, out: Path, as_json: boo
 
 
 SIGN_EXAMPLE = example(
-    "vtpmctl saa sign-config --key agent.pem --group UUID --sequence 2 \\",
+    "vtpmctl saa sign-config --key agent.pem --group b1c1b4f3-c6bb-4d79-8d51-a4ee46ef563f \\",
+    "        --sequence 2 \\",
     "        --config 0-7 --pcrs-file now.txt --pcrs-file next-kernel.txt \\",
     "        --label system_u:vm_r:web_t --label '*:vm_r:db_t' --out list2.json",
 )
@@ -209,7 +215,7 @@ SIGN_EXAMPLE = example(
 @_told()
 def sign_config_command(
     key: Path,
-    passphrase: Secret | None,
+    passphrase: Path | None,
     group: UUID,
     sequence: int,
     configs: Sequence[str],
@@ -306,7 +312,8 @@ def _expected(configs: Sequence[str], files: Sequence[Path]) -> Configuration:
 
 
 REGISTER_BEGIN_EXAMPLE = example(
-    "vtpmctl saa register-begin --key agent.pem --group UUID --pcrs 0-7 \\",
+    "vtpmctl saa register-begin --key agent.pem --group b1c1b4f3-c6bb-4d79-8d51-a4ee46ef563f \\",
+    "        --pcrs 0-7 \\",
     "        --out registration.json --state pending.json",
 )
 
@@ -327,7 +334,7 @@ REGISTER_BEGIN_EXAMPLE = example(
 @_told()
 def register_begin_command(
     key: Path,
-    passphrase: Secret | None,
+    passphrase: Path | None,
     group: UUID,
     pcrs: PcrSelection,
     out: Path,
@@ -362,7 +369,7 @@ REGISTER_FINISH_EXAMPLE = example(
 @_told()
 def register_finish_command(
     key: Path,
-    passphrase: Secret | None,
+    passphrase: Path | None,
     state: Path,
     answer: Path,
     aik: Path,
@@ -387,7 +394,8 @@ def register_finish_command(
 
 
 RECOVER_BEGIN_EXAMPLE = example(
-    "vtpmctl saa recover-begin --key agent.pem --group UUID --identity identity.json \\",
+    "vtpmctl saa recover-begin --key agent.pem --group b1c1b4f3-c6bb-4d79-8d51-a4ee46ef563f \\",
+    "        --identity identity.json \\",
     "        --ek ek.pub --pcrs 0-7 --out challenge.json --state pending.json",
 )
 
@@ -410,7 +418,7 @@ RECOVER_BEGIN_EXAMPLE = example(
 @_told()
 def recover_begin_command(
     key: Path,
-    passphrase: Secret | None,
+    passphrase: Path | None,
     group: UUID,
     identity: Path,
     ek: Path,
@@ -452,7 +460,7 @@ RECOVER_EXAMPLE = example(
 @_told()
 def recover_command(
     key: Path,
-    passphrase: Secret | None,
+    passphrase: Path | None,
     state: Path,
     request: Path,
     escrow: Path,

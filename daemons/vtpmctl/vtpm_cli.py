@@ -39,7 +39,7 @@ _COLUMNS = ("uuid", "guest", "group", "admin", "open", "saved", "kern_hash")
 _LIST_COLUMNS = ("uuid", "guest", "group")
 
 
-@click.group("vtpm")
+@click.group("vtpm", epilog=example("vtpmctl vtpm list", "vtpmctl vtpm show web1"))
 def vtpm_group() -> None:
     """vTPMs as the manager knows them; guests are `vtpmctl guest`."""
 
@@ -181,7 +181,9 @@ def edit_command(name: str, admin: bool, as_json: bool, root: Path | None, syste
     tell(row, as_json, table(_COLUMNS, [row]))
 
 
-@vtpm_group.command("delete", epilog=example("vtpmctl vtpm delete UUID"))
+@vtpm_group.command(
+    "delete", epilog=example("vtpmctl vtpm delete b1c1b4f3-c6bb-4d79-8d51-a4ee46ef563f")
+)
 @_name_argument
 @yes_option
 @json_option
