@@ -106,7 +106,7 @@ async def _check_uuid(admin: Admin, number: int, uuid: UUID) -> None:
         raise DaemonError(f"the file is for group {uuid}; number {number} is {found}")
 
 
-@click.group("group")
+@click.group("group", epilog=example("vtpmctl group list", "vtpmctl group update 0 list.json"))
 def group_group() -> None:
     """Groups of vTPMs: who decides about them, and what was decided."""
 
@@ -239,7 +239,8 @@ def activate_command(
 
 
 REGISTER_EXAMPLE = example(
-    "vtpmctl saa register-begin --key agent.pem --group UUID --pcrs 0-7 \\",
+    "vtpmctl saa register-begin --key agent.pem --group b1c1b4f3-c6bb-4d79-8d51-a4ee46ef563f \\",
+    "        --pcrs 0-7 \\",
     "        --out registration.json --state pending.json",
     "vtpmctl group register 0 --request registration.json --out registered.json",
     "vtpmctl saa register-finish --key agent.pem --state pending.json \\",
@@ -279,7 +280,8 @@ def register_command(
 
 
 @group_group.command(
-    "update", epilog=example("vtpmctl group update 0 list.json", "vtpmctl group update 0 x --raw")
+    "update",
+    epilog=example("vtpmctl group update 0 list.json", "vtpmctl group update 0 list.bin --raw"),
 )
 @group_argument
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
@@ -317,7 +319,7 @@ def update_command(
 
 @group_group.command(
     "quote",
-    epilog=example("vtpmctl group quote 0 --nonce $(openssl rand -hex 20) --pcrs 0-7,20-23"),
+    epilog=example(f"vtpmctl group quote 0 --nonce {'5a' * 20} --pcrs 0-7,20-23"),
 )
 @group_argument
 @click.option("--nonce", type=HexParameter(20), required=True, help="Of who will verify it.")
@@ -351,7 +353,8 @@ def quote_command(
 
 RECOVER_EXAMPLE = example(
     "vtpmctl manager identity --label recovery --out identity.json",
-    "vtpmctl saa recover-begin --key agent.pem --group UUID --identity identity.json \\",
+    "vtpmctl saa recover-begin --key agent.pem --group b1c1b4f3-c6bb-4d79-8d51-a4ee46ef563f \\",
+    "        --identity identity.json \\",
     "        --ek ek.pub --pcrs 0-7 --out challenge.json --state pending.json",
     "vtpmctl group recover-begin 0 --identity identity.json --challenge challenge.json \\",
     "        --out request.json",

@@ -45,7 +45,7 @@ from protocol.tpm12.pcr import PcrSelection
 _O = ManagementOrdinal
 
 
-@click.group("manager")
+@click.group("manager", epilog=example("vtpmctl manager status", "vtpmctl manager rekey"))
 def manager_group() -> None:
     """The manager itself: its state, its keys, the hardware TPM that it uses."""
 
@@ -76,7 +76,7 @@ def status_command(as_json: bool, root: Path | None, system: bool) -> None:
 
 
 @manager_group.command(
-    "pcrs", epilog=example("vtpmctl manager pcrs > pcrs.txt", "vtpmctl manager pcrs --pcrs 0-7")
+    "pcrs", epilog=example("vtpmctl manager pcrs | tee pcrs.txt", "vtpmctl manager pcrs --pcrs 0-7")
 )
 @click.option("--pcrs", type=SelectionParameter(), help="Which.  [default: all]")
 @json_option
@@ -196,9 +196,7 @@ def rekey_counter_command(as_json: bool, root: Path | None, system: bool) -> Non
 
 
 ACCEPT_EXAMPLE = example(
-    "systemctl stop vtpm.target",
     "vtpmctl manager accept-rollback --owner-auth file:/etc/vtpm/credentials/owner-auth",
-    "systemctl start vtpm.target",
 )
 
 

@@ -69,7 +69,7 @@ DOCUMENTS: Final[Mapping[str, type[Document]]] = {
 """Every kind of file, by the text of its `format`."""
 
 
-@click.group("saa")
+@click.group("saa", epilog=example("vtpmctl saa keygen --out agent.pem"))
 def saa_group() -> None:
     """A System Approval Agent: who decides which PCRs and labels a group may have.
 
@@ -98,7 +98,7 @@ config_option = click.option(
 def load_agent(key: Path, passphrase: Secret | None) -> Agent:
     """Return the agent of a key, asking for the passphrase if need be and somebody is there."""
     try:
-        return Agent.load(key, passphrase)
+        return Agent.load(key, _read_passphrase(passphrase))
     except KeyIsEncrypted:
         if not sys.stdin.isatty():
             raise
@@ -120,7 +120,7 @@ def keygen_command(out: Path, passphrase: Secret | None, as_json: bool) -> None:
     Whoever has it decides about the agent's groups, and reads what is in escrow. Without a
     passphrase nothing but the mode of the file protects it. It cannot be replaced in a group.
     """
-    agent = Agent.generate(out, passphrase)
+    agent = Agent.generate(out, _read_passphrase(passphrase))
     digest = agent_digest(agent.modulus).hex()
     lines = [f"{out}: agent {digest}"]
     if passphrase is None:
@@ -143,7 +143,8 @@ def pubkey_command(key: Path, passphrase: Secret | None, out: Path, as_json: boo
 
 
 SIGN_EXAMPLE = example(
-    "vtpmctl saa sign-config --key agent.pem --group UUID --sequence 2 \\",
+    "vtpmctl saa sign-config --key agent.pem --group b1c1b4f3-c6bb-4d79-8d51-a4ee46ef563f \\",
+    "        --sequence 2 \\",
     "        --config 0-7 --pcrs-file now.txt --pcrs-file next-kernel.txt \\",
     "        --label system_u:vm_r:web_t --label '*:vm_r:db_t' --out list2.json",
 )
@@ -180,7 +181,7 @@ SIGN_EXAMPLE = example(
 @told()
 def sign_config_command(
     key: Path,
-    passphrase: Secret | None,
+    passphrase: Path | None,
     group: UUID,
     sequence: int,
     configs: Sequence[str],
@@ -277,7 +278,8 @@ def _expected(configs: Sequence[str], files: Sequence[Path]) -> Configuration:
 
 
 REGISTER_BEGIN_EXAMPLE = example(
-    "vtpmctl saa register-begin --key agent.pem --group UUID --pcrs 0-7 \\",
+    "vtpmctl saa register-begin --key agent.pem --group b1c1b4f3-c6bb-4d79-8d51-a4ee46ef563f \\",
+    "        --pcrs 0-7 \\",
     "        --out registration.json --state pending.json",
 )
 
@@ -298,7 +300,7 @@ REGISTER_BEGIN_EXAMPLE = example(
 @told()
 def register_begin_command(
     key: Path,
-    passphrase: Secret | None,
+    passphrase: Path | None,
     group: UUID,
     pcrs: PcrSelection,
     out: Path,
@@ -333,7 +335,7 @@ REGISTER_FINISH_EXAMPLE = example(
 @told()
 def register_finish_command(
     key: Path,
-    passphrase: Secret | None,
+    passphrase: Path | None,
     state: Path,
     answer: Path,
     aik: Path,
@@ -358,7 +360,8 @@ def register_finish_command(
 
 
 RECOVER_BEGIN_EXAMPLE = example(
-    "vtpmctl saa recover-begin --key agent.pem --group UUID --identity identity.json \\",
+    "vtpmctl saa recover-begin --key agent.pem --group b1c1b4f3-c6bb-4d79-8d51-a4ee46ef563f \\",
+    "        --identity identity.json \\",
     "        --ek ek.pub --pcrs 0-7 --out challenge.json --state pending.json",
 )
 
@@ -381,7 +384,7 @@ RECOVER_BEGIN_EXAMPLE = example(
 @told()
 def recover_begin_command(
     key: Path,
-    passphrase: Secret | None,
+    passphrase: Path | None,
     group: UUID,
     identity: Path,
     ek: Path,
@@ -423,7 +426,7 @@ RECOVER_EXAMPLE = example(
 @told()
 def recover_command(
     key: Path,
-    passphrase: Secret | None,
+    passphrase: Path | None,
     state: Path,
     request: Path,
     escrow: Path,

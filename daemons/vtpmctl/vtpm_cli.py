@@ -39,7 +39,7 @@ _COLUMNS = ("uuid", "guest", "group", "admin", "open", "saved", "kern_hash")
 _LIST_COLUMNS = ("uuid", "guest", "group")
 
 
-@click.group("vtpm")
+@click.group("vtpm", epilog=example("vtpmctl vtpm list", "vtpmctl vtpm show web1"))
 def vtpm_group() -> None:
     """vTPMs as the manager knows them; guests are `vtpmctl guest`."""
 

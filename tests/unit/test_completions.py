@@ -20,7 +20,10 @@ FILES = [
     name for command in COMMANDS for name in (f"{command}.bash", f"_{command}", f"{command}.fish")
 ]
 
-SUBCOMMANDS = ["config", "doctor", "guest", "hwtpm", "reload", "status", "up"]
+SUBCOMMANDS = [
+    *("config", "doctor", "group", "guest", "hwtpm", "manager", "reload", "saa", "status", "up"),
+    "vtpm",
+]
 SHELL = {"bash": ("bash", "--norc", "-n"), "zsh": ("zsh", "-f", "-n"), "fish": ("fish", "-n")}
 
 
@@ -86,7 +89,7 @@ def test_no_python_is_started(name: str) -> None:
 
 def test_bash_completes_subcommands_and_options() -> None:
     assert bash("vtpmctl", "") == SUBCOMMANDS
-    assert bash("vtpmctl", "s") == ["status"]
+    assert bash("vtpmctl", "s") == ["saa", "status"]
     assert bash("vtpmctl", "hwtpm", "") == ["power-cycle"]
     assert bash("vtpmctl", "status", "--w") == ["--watch"]
     assert bash("vtpmctl", "hwtpm", "-") == ["--help"]
