@@ -47,24 +47,34 @@ def file_option(name: str, help_text: str) -> Callable[[Callable[..., None]], Ca
     )
 
 
-def _passphrase(_context: click.Context, _parameter: click.Parameter, text: str | None) -> object:
+def _passphrase_path(
+    _context: click.Context, _parameter: click.Parameter, text: str | None
+) -> Path | None:
     if text is None:
         return None
     if not text.startswith(_FILE_FORM):
         raise click.BadParameter("must be file:PATH")
-    try:
-        line = read_file(Path(text.removeprefix(_FILE_FORM)))
-    except DaemonError as error:
-        raise click.BadParameter(str(error)) from error
+    return Path(text.removeprefix(_FILE_FORM))
+
+
+def read_passphrase(path: Path | None) -> Secret | None:
+    """Return the passphrase in a file: its one line.
+
+    Raises:
+        DaemonError: there is none.
+    """
+    if path is None:
+        return None
+    line = read_file(path)
     if not line.strip():
-        raise click.BadParameter("the file has no passphrase")
+        raise DaemonError(f"{path}: no passphrase in it")
     return Secret(line.removesuffix(b"\n").removesuffix(b"\r"))
 
 
 passphrase_option = click.option(
     "--passphrase",
     metavar="file:PATH",
-    callback=_passphrase,
+    callback=_passphrase_path,
     help="Of the key's file: one line.",
 )
 

@@ -10,12 +10,12 @@ from uuid import UUID
 import click
 
 from daemons.runtime.errors import DaemonError
-from daemons.runtime.secret import Secret
 from daemons.vtpmctl.answers import (
     example,
     file_option,
     out_option,
     passphrase_option,
+    read_passphrase,
     told,
 )
 from daemons.vtpmctl.attest_cli import read_proof
@@ -66,10 +66,10 @@ def ca_group() -> None:
 @_days_option(_CA_DAYS)
 @passphrase_option
 @told()
-def init_command(folder: Path, name: str, days: int, passphrase: Secret | None) -> None:
+def init_command(folder: Path, name: str, days: int, passphrase: Path | None) -> None:
     """Make a CA: a key, its certificate for verifiers (ca.crt), and its TPM_PUBKEY for
     vtpmctl group new --privacy-ca (ca.pub)."""
-    with Authority.create(folder, name, days, passphrase):
+    with Authority.create(folder, name, days, read_passphrase(passphrase)):
         pass
     click.echo(f"CA {name!r} in {folder}; give {folder / CERTIFICATE} to verifiers")
     click.echo(f"{folder / PUBLIC} is for vtpmctl group new --privacy-ca")
@@ -115,7 +115,7 @@ def certify_ek_command(
     model: str,
     tpm_version: str,
     days: int,
-    passphrase: Secret | None,
+    passphrase: Path | None,
     out: Path,
 ) -> None:
     """Certify an endorsement key, on your word: see to it that the file is from the TPM that it is
@@ -134,7 +134,7 @@ def certify_ek_command(
     else:
         raise click.UsageError("give one of --ek and --ek-proof")
     about = TpmModel(manufacturer, model, tpm_version)
-    with Authority.open(folder, passphrase) as authority:
+    with Authority.open(folder, read_passphrase(passphrase)) as authority:
         found = authority.certify_ek(key, about, vtpm, days)
     write_file(out, pem(found))
     click.echo(f"certificate {found.serial_number} in {out}")
@@ -181,7 +181,7 @@ def certify_aik_command(
     ek_cas: Sequence[Path],
     anonymous: bool,
     days: int,
-    passphrase: Secret | None,
+    passphrase: Path | None,
     blob: Path,
     out: Path,
 ) -> None:
@@ -194,7 +194,7 @@ def certify_aik_command(
     check_absent(blob, out)
     asked = IdentityFile.read(identity)
     trusted = [each for path in ek_cas for each in read_certificates(path)]
-    with Authority.open(folder, passphrase) as authority:
+    with Authority.open(folder, read_passphrase(passphrase)) as authority:
         made = authority.certify_aik(asked, read_chain(ek_cert), trusted, days, anonymous=anonymous)
     write_file(blob, made.blob)
     write_file(out, made.attestation)

@@ -12,7 +12,6 @@ import click
 
 from daemons.runtime.control import Json
 from daemons.runtime.errors import DaemonError
-from daemons.runtime.secret import Secret
 from daemons.vtpmctl.adminclient import Admin
 from daemons.vtpmctl.answers import (
     ask_manager,
@@ -148,7 +147,7 @@ APPROVE_EXAMPLE = example(
 @told()
 def approve_move_command(
     key: Path,
-    passphrase: Secret | None,
+    passphrase: Path | None,
     source: Path,
     target: Path,
     vtpm: UUID | None,

@@ -31,6 +31,7 @@ from daemons.vtpmctl.answers import (
     json_option,
     out_option,
     passphrase_option,
+    read_passphrase,
     tell,
     told,
 )
@@ -95,10 +96,10 @@ config_option = click.option(
 )
 
 
-def load_agent(key: Path, passphrase: Secret | None) -> Agent:
+def load_agent(key: Path, passphrase: Path | None) -> Agent:
     """Return the agent of a key, asking for the passphrase if need be and somebody is there."""
     try:
-        return Agent.load(key, _read_passphrase(passphrase))
+        return Agent.load(key, read_passphrase(passphrase))
     except KeyIsEncrypted:
         if not sys.stdin.isatty():
             raise
@@ -114,13 +115,13 @@ KEYGEN_EXAMPLE = example("vtpmctl saa keygen --out agent.pem --passphrase file:a
 @passphrase_option
 @json_option
 @told()
-def keygen_command(out: Path, passphrase: Secret | None, as_json: bool) -> None:
+def keygen_command(out: Path, passphrase: Path | None, as_json: bool) -> None:
     """Make the key of an agent: RSA-2048, exponent 65537.
 
     Whoever has it decides about the agent's groups, and reads what is in escrow. Without a
     passphrase nothing but the mode of the file protects it. It cannot be replaced in a group.
     """
-    agent = Agent.generate(out, _read_passphrase(passphrase))
+    agent = Agent.generate(out, read_passphrase(passphrase))
     digest = agent_digest(agent.modulus).hex()
     lines = [f"{out}: agent {digest}"]
     if passphrase is None:
@@ -134,7 +135,7 @@ def keygen_command(out: Path, passphrase: Secret | None, as_json: bool) -> None:
 @out_option("For the public key, PEM.")
 @json_option
 @told()
-def pubkey_command(key: Path, passphrase: Secret | None, out: Path, as_json: bool) -> None:
+def pubkey_command(key: Path, passphrase: Path | None, out: Path, as_json: bool) -> None:
     """Write the public key of an agent, for vtpmctl group new."""
     agent = load_agent(key, passphrase)
     write_file(out, agent.public_pem)
