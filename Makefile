@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-# make up | test | soak | bench | lint | setup | units | man | conformance-doc | lock
+# make up | test | soak | bench | lint | setup | install | uninstall | man | completions | conformance-doc | lock
 
 SHELL := /bin/bash
 BIN := .venv/bin
-CODE := protocol tpmcore daemons tests bench
+CODE := protocol tpmcore daemons tests bench systemd/install.py
 
-# Where the commands and the units go when somebody installs them (make units).
-BINDIR ?= /opt/vtpm-suite/bin
-UNITS ?= build/systemd
+# Where `make install` puts things; DESTDIR goes before all of it.
+PREFIX ?= /opt/vtpm-suite
+LOCAL ?= /usr/local
+INSTALL = systemd/install.py --destdir "$(DESTDIR)" --prefix "$(PREFIX)" --local "$(LOCAL)"
 
 # What the tests and the benchmarks start, as Debian package = command.
 TEST_PACKAGES := trousers=tcsd tpm-tools=tpm_version tpm-quote-tools=tpm_mkuuid \
-    systemd=systemd-analyze util-linux=unshare swtpm=swtpm
+    systemd=systemd-analyze util-linux=unshare swtpm=swtpm zsh=zsh fish=fish
 BENCH_PACKAGES := swtpm=swtpm util-linux=taskset
 
-.PHONY: setup up test lint unit integration soak bench fuzz corpus units man conformance-doc lock packages
+.PHONY: setup up test lint unit integration soak bench fuzz corpus install uninstall man completions conformance-doc lock packages
 
 setup: .venv/.installed
 	@:
@@ -69,16 +70,21 @@ fuzz: setup
 corpus: setup
 	$(BIN)/python -m tests.fuzz.record
 
-# The units with the folder of the commands filled in.
-units:
-	mkdir -p $(UNITS)
-	for unit in systemd/*.service systemd/*.target systemd/*.sysusers; do \
-	    sed 's|@bindir@|$(BINDIR)|g' "$$unit" > "$(UNITS)/$$(basename "$$unit")"; \
-	done
+# The suite with its units, in an environment of its own that does not need this folder.
+install: setup
+	$(BIN)/python $(INSTALL) install
+
+# What it installed is taken away; /etc/vtpm, /var/lib/vtpm and the users stay.
+uninstall:
+	python3 $(INSTALL) uninstall
 
 # The manual pages, from the commands' own help.
 man: setup
 	$(BIN)/python -m docs.manpages
+
+# What the TAB key does in bash, zsh and fish, from the commands' own options.
+completions: setup
+	$(BIN)/python -m docs.completions
 
 # What of TPM 1.2 there is, compared and different: docs/conformance.md.
 conformance-doc: setup

@@ -24,6 +24,7 @@ from bench.peers import (
 )
 from bench.report import Row, facts_table, make_row, table, write_files
 from bench.startup import memory, start_times
+from bench.units import measure_units
 
 PLACEMENTS = {
     "client on core 0, daemons on core 1": (0, 1),
@@ -87,11 +88,23 @@ def _placement(client_core: int, daemon_core: int, rounds: int) -> list[Row]:
 @click.option(
     "--quick", is_flag=True, help="Leave out the manager under load, start-up times and memory."
 )
-def main(rounds: int, results: Path, quick: bool) -> None:
+@click.option(
+    "--units",
+    type=click.IntRange(1),
+    metavar="GUESTS",
+    help="Instead: so many guests under a systemd of their own; needs root. Written to units.md.",
+)
+def main(rounds: int, results: Path, quick: bool, units: int | None) -> None:
     """Measure the whole chain and swtpm in one interleaved run.
 
     Needs two cores and swtpm; nothing else should run on the machine.
     """
+    if units is not None:
+        figures = facts_table(measure_units(units))
+        results.mkdir(parents=True, exist_ok=True)
+        (results / "units.md").write_text(figures)
+        click.echo(f"\n{figures}\nwritten to {results}")
+        return
     allowed = os.sched_getaffinity(0)
     placements = {}
     for name, (client_core, daemon_core) in PLACEMENTS.items():

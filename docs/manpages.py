@@ -119,7 +119,11 @@ PAGES: Final[Mapping[str, Page]] = {
         (_XDG,),
         (
             ("0", "Done; for up: stopped in order, everything saved."),
-            ("1", "Failed; for up also: a daemon had to be killed at the end."),
+            (
+                "1",
+                "Failed; for up also: a daemon had to be killed at the end; for status: something "
+                "does not serve; for doctor: a finding is a failure.",
+            ),
             _USAGE,
             ("3", "No guest can be served because a daemon refuses, or DIR is in use."),
         ),

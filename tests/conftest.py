@@ -12,6 +12,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.integration.log_search import SEARCH
+
 # No deadline: two test workers share two cores with the daemons they start, so single examples may
 # be slow. A fixed seed, so that a failure on one machine is a failure on every machine; looking for
 # new inputs is the fuzzer's work, not this run's.
@@ -29,4 +31,5 @@ def run_dir() -> Iterator[Path]:
     """A fresh folder with a short path, since the path of a Unix socket ends at 107 bytes."""
     path = Path(tempfile.mkdtemp(prefix="v", dir="/tmp"))
     yield path
+    SEARCH.collect(path)
     shutil.rmtree(path)

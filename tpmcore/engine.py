@@ -71,7 +71,10 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The effect was certainly not performed: the engine goes back to the state before the command.
+    """The effect was certainly not performed: the command ends in an error.
+
+    After a Persist the engine goes back to the state before the command; after a ParentQuote there
+    is nothing to take back.
 
     Attributes:
         code: return code that the client is told, if the parent gave one; None leaves it to the
@@ -128,6 +131,52 @@ class SetPcr:
 
     index: int
     value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PcrBank:
+    """All PCRs of one hash algorithm.
+
+    Attributes:
+        algorithm: name of the hash, such as "sha1".
+        values: by PCR index, each as long as the hash.
+        changed: indices whose value is not the one of a power-on, ascending.
+    """
+
+    algorithm: str
+    values: tuple[bytes, ...]
+    changed: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """How a TPM is, for those who look after it.
+
+    Attributes:
+        owned: whether somebody has taken ownership.
+        banks: its PCRs.
+        flags: what is to be said of its state, a few words each, such as "disabled".
+    """
+
+    owned: bool
+    banks: tuple[PcrBank, ...]
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What a command and its response are called, for the log; nothing of their content.
+
+    Attributes:
+        command: name of the command, or its number.
+        code: name of the return code, or its number.
+        refused: whether the client was denied what only others may do (wrong authorization, locked
+            out, another locality).
+    """
+
+    command: str
+    code: str
+    refused: bool
 
 
 Event = PowerOn | HashStart | HashData | HashEnd | PhysicalPresence | CapPcrs | SetPcr
@@ -202,6 +251,16 @@ class Engine(Protocol):
 
     def volatile_state(self) -> bytes:
         """Return what must survive a restart of the daemon: PCRs, flags, sessions, loaded keys."""
+
+    def snapshot(self) -> Snapshot:
+        """Return how the TPM is; it takes no notice of it: no ticks, sessions, audit, transports.
+
+        May be called at any time, also while a step is pending or another thread executes: then
+        some parts may be from before that command and others from after it.
+        """
+
+    def exchange(self, command: bytes, response: bytes) -> Exchange:
+        """Name a command and its response; any bytes are accepted, the TPM takes no notice."""
 
     @property
     def fault(self) -> Exception | None:

@@ -118,7 +118,7 @@ def main(
             level=level_of(loglevel, configured.loglevel),
         )
 
-    log = Log("hwtpm")
+    log = Log.of_process("hwtpm")
     try:
         config = resolve()
         inherited = inherited_fds()
@@ -130,6 +130,7 @@ def main(
     run_daemon(
         partial(run, config, inherited=inherited, notifier=notifier, log=log, reloads=reloads),
         log=log,
+        notifier=notifier,
         inherited=inherited,
         on_hangup=None if reloads is None else reloads.request,
     )

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import enum
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -37,8 +38,10 @@ from daemons.runtime.keypool import KeyPool
 from daemons.runtime.log import Level, Log
 from daemons.runtime.marker import RunMarker, read_boot_id
 from daemons.runtime.notify import Notifier
+from daemons.runtime.observation import observe
 from daemons.runtime.random import SeededRandom
 from daemons.runtime.reload import Reloads, changed_fields
+from daemons.runtime.sockets import Listeners
 from daemons.runtime.volatile import VolatileMemory
 from protocol.errors import WireError
 from protocol.tis.registers import BUFFER_SIZE, LOCALITIES
@@ -114,7 +117,8 @@ async def _run_locked(
     engine, origin = _make_engine(store, world, volatile, was_killed=was_killed, log=log)
     host = EngineHost(engine, persist=store.persist, volatile=volatile, log=log)
     chip = Chip(host, engine, config.startup, log)
-    server = PageServer(chip, config.run, config.modes, log)
+    listeners = Listeners(inherited)
+    server = PageServer(chip, listeners, config.run, config.modes, log)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(host.wait_broken)
         await nursery.start(pool.run)
@@ -132,10 +136,20 @@ async def _run_locked(
             notifier.store_fd(VOLATILE, volatile.fd)
         nursery.start_soon(chip.run)
         await nursery.start(server.serve)
-        await nursery.start(_serve_control, config, chip, server, log, reloads)
+        await nursery.start(
+            _serve_control,
+            config,
+            chip,
+            server,
+            partial(observe, host, pool),
+            listeners,
+            log,
+            reloads,
+        )
         log.info(
             "ready", state=config.state, origin=origin.value, established=engine.is_established
         )
+        notifier.status(f"serving, {origin.value}")
         notifier.ready()
         if reloads is not None:
             nursery.start_soon(reloads.serve, apply)
@@ -197,6 +211,8 @@ async def _serve_control(
     config: Config,
     chip: Chip,
     server: PageServer,
+    observe_tpm: Callable[[], Fields],
+    listeners: Listeners,
     log: Log,
     reloads: Reloads[Config] | None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
@@ -210,6 +226,7 @@ async def _serve_control(
             "command": device.state.value,
             "established": device.established,
             "connections": list(server.connections()),
+            **observe_tpm(),
         }
 
     async def power_cycle(args: Fields) -> Fields:
@@ -239,7 +256,13 @@ async def _serve_control(
     }
     if reloads is not None:
         handlers["reload"] = reloads.verb
-    await serve_control(config.run / CONTROL_NAME, handlers, log=log, task_status=task_status)
+    await serve_control(
+        config.run / CONTROL_NAME,
+        handlers,
+        log=log,
+        listeners=listeners,
+        task_status=task_status,
+    )
 
 
 def _expect(args: Fields, names: Sequence[str]) -> None:

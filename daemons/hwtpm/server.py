@@ -20,7 +20,7 @@ import trio
 
 from daemons.hwtpm.chip import Chip
 from daemons.runtime.log import Log
-from daemons.runtime.sockets import accept, listen_unix
+from daemons.runtime.sockets import Listeners, accept
 from protocol.errors import WireError
 from protocol.tis.framing import (
     MAX_REQUEST,
@@ -52,14 +52,23 @@ class PeerLost(Exception):
 class PageServer:
     """The sockets of all localities of one chip."""
 
-    def __init__(self, chip: Chip, run_dir: Path, modes: Mapping[int, int], log: Log) -> None:
+    def __init__(
+        self,
+        chip: Chip,
+        listeners: Listeners,
+        run_dir: Path,
+        modes: Mapping[int, int],
+        log: Log,
+    ) -> None:
         """Args:
         chip: whose registers they are.
-        run_dir: where the sockets are made.
+        listeners: may have inherited ones, named "locality0" to "locality4".
+        run_dir: where the others are made.
         modes: permissions of a locality's socket file where they are not 0600.
         log: for connections and refusals.
         """
         self._chip = chip
+        self._listeners = listeners
         self._modes = modes
         self._run_dir = run_dir
         self._log = log
@@ -75,7 +84,8 @@ class PageServer:
         with ExitStack() as stack:
             listeners = [
                 stack.enter_context(
-                    listen_unix(
+                    self._listeners.listen(
+                        f"locality{locality}",
                         locality_socket(self._run_dir, locality),
                         kind=socket.SOCK_SEQPACKET,
                         mode=self._modes.get(locality, 0o600),

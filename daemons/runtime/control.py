@@ -7,7 +7,7 @@ A connection carries one request and one reply, each one line of JSON and at mos
     {"verb": "reset", "args": {...}}         {"ok": false, "error": "..."}
 
 Only root and the daemon's own user are heard. Verbs: "status" everywhere, "power-cycle" in hwtpm,
-"reset" in vtpm.
+"probe-hardware" in vtpmmgr, "reset" in vtpm.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import trio
 
 from daemons.runtime.errors import DaemonError
 from daemons.runtime.log import Log
-from daemons.runtime.sockets import listen_unix
+from daemons.runtime.sockets import Listeners
 from protocol.tpmif.unix import peer_credentials
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
@@ -37,6 +37,9 @@ REQUEST_TIMEOUT_S = 10.0
 """How long a peer may take over its request or over taking the reply; the handler's time does not
 count."""
 
+CONTROL = "control"
+"""Name of an inherited listener."""
+
 _BACKLOG = 16
 
 
@@ -45,15 +48,24 @@ async def serve_control(
     handlers: Mapping[str, Handler],
     *,
     log: Log,
+    listeners: Listeners | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Answer requests at `path` (mode 0600) until cancelled; `started` is called when it listens.
+    """Answer requests until cancelled; `started` is called when it listens.
+
+    Args:
+        path: of a socket of our own, mode 0600.
+        handlers: by verb.
+        log: for refusals.
+        listeners: may have an inherited one, named "control".
+        task_status: see above.
 
     Raises:
         DaemonError: the socket is in use.
         OSError: it cannot be made.
     """
-    with listen_unix(path, backlog=_BACKLOG) as listener:
+    listeners = listeners or Listeners()
+    with listeners.listen(CONTROL, path, backlog=_BACKLOG) as listener:
         task_status.started()
         serve_one = partial(_serve_one, handlers=handlers, log=log)
         await trio.serve_listeners(serve_one, [trio.SocketListener(listener)])

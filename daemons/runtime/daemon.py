@@ -4,7 +4,7 @@
 A stop is asked for by SIGTERM, SIGINT, SIGHUP, or end of file on the supervisor's pipe, which
 closes even when the supervisor is killed. Each cancels the main task; what must not be torn apart
 is shielded where it happens (commits). For a daemon that has a configuration SIGHUP means: read it
-again.
+again. As long as the event loop turns, the supervisor's watchdog hears of it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from typing import NoReturn
 
 import trio
 
-from daemons.runtime.errors import DaemonError, ExitCode
+from daemons.runtime.errors import DaemonError, ExitCode, RefusedToStart
 from daemons.runtime.log import Log
+from daemons.runtime.notify import Notifier
 
 SUPERVISOR = "supervisor"
 """Name of the inherited descriptor whose end of file means: shut down."""
@@ -34,6 +35,7 @@ def run_daemon(
     main: Callable[[], Awaitable[None]],
     *,
     log: Log,
+    notifier: Notifier | None = None,
     inherited: Mapping[str, Sequence[int]] | None = None,
     on_hangup: Callable[[], None] | None = None,
 ) -> NoReturn:
@@ -46,21 +48,23 @@ def run_daemon(
     Args:
         main: the daemon; its one nursery owns everything.
         log: where the reason of a failure goes.
+        notifier: the supervisor, which is told the reason too; None: there is none.
         inherited: descriptors by name; those named "supervisor" are watched.
         on_hangup: called for SIGHUP, which is a stop without it.
     """
     _harden()
     _raise_descriptor_limit()
+    notifier = notifier or Notifier(None)
     try:
-        trio.run(_supervised, main, (inherited or {}).get(SUPERVISOR, ()), on_hangup)
+        trio.run(_watched, main, notifier, (inherited or {}).get(SUPERVISOR, ()), on_hangup)
     except BaseException as error:
-        sys.exit(_report(error, log))
+        sys.exit(_report(error, log, notifier))
     sys.exit(ExitCode.OK)
 
 
 def end_before_start(error: DaemonError, log: Log) -> NoReturn:
     """End the process for a reason found before `run_daemon`, in the same way."""
-    sys.exit(_report(error, log))
+    sys.exit(_report(error, log, Notifier.from_environ()))
 
 
 def _harden() -> None:
@@ -77,6 +81,27 @@ def _raise_descriptor_limit() -> None:
     which know whose turn it is to be refused, and not the kernel's, which shut everybody out."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def _watched(
+    main: Callable[[], Awaitable[None]],
+    notifier: Notifier,
+    supervisor_fds: Sequence[int],
+    on_hangup: Callable[[], None] | None,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        # Outside of what a stop cancels: the last save of a daemon may take longer than the
+        # watchdog allows.
+        if notifier.watchdog_s is not None:
+            nursery.start_soon(_ping, notifier, notifier.watchdog_s / 2)
+        await _supervised(main, supervisor_fds, on_hangup)
+        nursery.cancel_scope.cancel()
+
+
+async def _ping(notifier: Notifier, interval_s: float) -> None:
+    while True:
+        notifier.alive()
+        await trio.sleep(interval_s)
 
 
 async def _supervised(
@@ -120,24 +145,31 @@ async def _stop_on_eof(fd: int, scope: trio.CancelScope) -> None:
             return
 
 
-def _report(error: BaseException, log: Log) -> ExitCode:
-    """Log why the daemon ends and return the exit code: the gravest among what was raised
+def _report(error: BaseException, log: Log, notifier: Notifier) -> ExitCode:
+    """Say why the daemon ends and return the exit code: the gravest among what was raised
     together."""
-    code = ExitCode.OK
+    worst = ExitCode.OK
     for leaf in _leaves(error):
         match leaf:
             case DaemonError():
-                for line in str(leaf).splitlines():
-                    log.error(line)
-                code = max(code, leaf.exit_code)
+                reason, code = str(leaf), leaf.exit_code
             case OSError():
-                log.error(str(leaf))
-                code = max(code, ExitCode.FAILED)
+                reason, code = str(leaf), ExitCode.FAILED
             case _:
                 traceback.print_exception(leaf)
-                log.error(f"unexpected {type(leaf).__name__}")
-                code = max(code, ExitCode.FAILED)
-    return code
+                reason, code = f"unexpected {type(leaf).__name__}", ExitCode.FAILED
+        refused = isinstance(leaf, RefusedToStart)
+        # A configuration has a reason for each of its mistakes.
+        for line in reason.splitlines():
+            if refused:
+                log.error("refused to start", reason=line)
+            else:
+                log.error("failed", reason=line)
+        if code > worst:
+            # What `systemctl status` shows of a daemon that is gone.
+            notifier.status(f"{'refused' if refused else 'failed'}: {reason}")
+            worst = code
+    return worst
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

@@ -12,12 +12,14 @@ from __future__ import annotations
 import contextlib
 import enum
 from collections.abc import Awaitable, Callable, Iterator
-from typing import TypeVarTuple, assert_never
+from time import perf_counter_ns
+from typing import Final, TypeVarTuple, assert_never
 
 import trio
 
 from daemons.runtime.errors import DaemonError, place
-from daemons.runtime.log import Log
+from daemons.runtime.latency import Latencies
+from daemons.runtime.log import Level, Log
 from daemons.runtime.volatile import VolatileMemory
 from tpmcore.engine import (
     Done,
@@ -29,8 +31,15 @@ from tpmcore.engine import (
     Failed,
     ParentQuote,
     Persist,
+    Snapshot,
     Step,
 )
+
+SLOW_COMMAND_S: Final = 1.0
+"""A command that takes longer, its save included, is worth a line in the log."""
+
+_SLOW_COMMAND_NS: Final = int(SLOW_COMMAND_S * 1e9)
+_DEBUG: Final = int(Level.DEBUG)
 
 Args = TypeVarTuple("Args")
 
@@ -48,7 +57,8 @@ exception ends the
 daemon, and the next start finds out which state is current."""
 
 ParentQuoter = Callable[[ParentQuote], Awaitable[EffectResult]]
-"""Has the parent TPM quote; what the parent refuses is `Failed` with the parent's code."""
+"""Has the parent TPM quote; what the parent refuses is `Failed` with the parent's code.
+It is cancelled when nobody wants the quote any more."""
 
 
 class EngineBroken(DaemonError):
@@ -86,6 +96,8 @@ class EngineHost:
         self._volatile = volatile
         self._log = log
         self._effect_deadline_s = effect_deadline_s
+        # Of commands, from when one is taken to when its response may leave.
+        self._latencies = Latencies()
         # Last fault of the engine that was logged; None if it is well.
         self._fault: Exception | None = None
         # In `indivisible`: nothing goes into `volatile`.
@@ -115,6 +127,7 @@ class EngineHost:
                 well.
         """
         self._enter()
+        started_ns = perf_counter_ns()
         try:
             engine = self._engine
             if engine.duration(command) is Duration.SHORT:
@@ -138,6 +151,18 @@ class EngineHost:
             raise
         finally:
             self._busy = False
+        elapsed_ns = perf_counter_ns() - started_ns
+        latencies = self._latencies
+        latencies.keep(elapsed_ns)
+        latencies.count += 1
+        # An error is a header alone, and the last byte of its code is 0 in no refusal. The level of
+        # the log may change at any time.
+        if (
+            elapsed_ns >= _SLOW_COMMAND_NS
+            or (len(step) == 10 and step[9])
+            or self._log.level <= _DEBUG
+        ):
+            self._note(command, locality, step, elapsed_ns)
         return step
 
     async def handle(self, event: Event) -> EventDone:
@@ -161,6 +186,15 @@ class EngineHost:
         finally:
             self._busy = False
         return step
+
+    @property
+    def latencies(self) -> Latencies:
+        """How long the last commands took, and how many there were."""
+        return self._latencies
+
+    def snapshot(self) -> Snapshot:
+        """Return how the TPM is; may be called while a command is under way."""
+        return self._engine.snapshot()
 
     @contextlib.contextmanager
     def indivisible(self) -> Iterator[None]:
@@ -226,6 +260,35 @@ class EngineHost:
         error = self._broken
         told = isinstance(error, DaemonError | OSError)
         return f"the engine stopped: {error if told or error is None else place(error)}"
+
+    def _note(self, command: bytes, locality: int, response: bytes, elapsed_ns: int) -> None:
+        """Log a command if somebody wants to hear of it."""
+        exchange = self._engine.exchange(command, response)
+        duration_ms = elapsed_ns / 1e6
+        if elapsed_ns >= _SLOW_COMMAND_NS:
+            self._log.info(
+                "slow command",
+                command=exchange.command,
+                locality=locality,
+                code=exchange.code,
+                duration_ms=duration_ms,
+            )
+        elif exchange.refused:
+            self._log.info(
+                "command refused",
+                command=exchange.command,
+                locality=locality,
+                code=exchange.code,
+                duration_ms=duration_ms,
+            )
+        else:
+            self._log.debug(
+                "command",
+                command=exchange.command,
+                locality=locality,
+                code=exchange.code,
+                duration_ms=duration_ms,
+            )
 
     def _note_fault(self) -> None:
         self._fault = self._engine.fault

@@ -3,7 +3,10 @@
 
 They begin at 3, LISTEN_FDS of them, named in order by LISTEN_FDNAMES (colons between), and are
 meant for the process whose id is LISTEN_PID. Names in use: "volatile" (a memfd for
-`VolatileMemory.adopt`) and "supervisor" (a pipe whose end of file means: shut down).
+`VolatileMemory.adopt`), "supervisor" (a pipe whose end of file means: shut down), and the names
+under which `Listeners.listen` is asked for a socket that listens already: "control" in every
+daemon, "locality0" to "locality4" in hwtpm, "backend" in vtpmmgr and vtpm, "admin" in vtpmmgr,
+"tpm" in tpmfront.
 """
 
 from __future__ import annotations
@@ -15,10 +18,14 @@ from daemons.runtime.errors import DaemonError
 
 FIRST_FD = 3
 VOLATILE = "volatile"
+BACKEND = "backend"
+"""A listener of the split driver."""
+ADMIN = "admin"
+"""The listener for management commands, in vtpmmgr."""
 UNNAMED = "unknown"
 """What sd_listen_fds_with_names(3) calls a descriptor without a name."""
 
-_LIMIT = 256
+_LIMIT = 1024
 
 
 def inherited_fds(environ: MutableMapping[str, str] | None = None) -> Mapping[str, Sequence[int]]:

@@ -55,6 +55,11 @@ class KeyPool:
         """How many keys wait."""
         return len(self._keys)
 
+    @property
+    def size(self) -> int:
+        """How many are to be kept."""
+        return self._size
+
     def generate(self, bits: int, exponent: int) -> tuple[int, int]:
         """Return two primes for a key of `bits` bits: from stock if there is one, else made now.
 

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Log lines of the daemons: one line per state change or refusal, fields rather than prose, to
-standard error.
+standard error, or as fields to the journal if that is where standard error leads.
 
-    vtpm[guest=g1] image saved slot=1 ms=2.1
+    vtpm[guest=g1] image saved slot=1 duration_ms=2.1
     vtpm[guest=g1] warning: manager lost attempt=3
+
+The journal gets the first as MESSAGE=[guest=g1] image saved slot=1 duration_ms=2.1, PRIORITY=7,
+SYSLOG_IDENTIFIER=vtpm, VTPM_EVENT=image saved, VTPM_GUEST=g1, VTPM_UUID=..., VTPM_SLOT=1,
+VTPM_DURATION_MS=2.1. All events are in docs/operating.md.
 
 What a peer can bring about as often as it likes must not fill the disk: of the information and the
 warnings with the same event, so many are written in a period and the others counted; errors always
@@ -20,7 +24,10 @@ import os
 import re
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final, Self
+
+from daemons.runtime.journal import Journal
 
 _PLAIN = re.compile(r"[!#-<>-~]+", re.ASCII)  # printable, no blank, no quote, no equals sign
 
@@ -37,6 +44,17 @@ class Level(enum.IntEnum):
     def named(cls, name: str) -> Level:
         """Return the level of a `--loglevel` option (any case); KeyError if there is none."""
         return cls[name.upper()]
+
+
+_PRIORITIES: Final = {Level.DEBUG: "7", Level.INFO: "6", Level.WARNING: "4", Level.ERROR: "3"}
+"""Levels as syslog(3) has them."""
+
+_MARKS: Final = {
+    Level.DEBUG: "debug: ",
+    Level.INFO: "",
+    Level.WARNING: "warning: ",
+    Level.ERROR: "error: ",
+}
 
 
 def write_to_stderr(line: str) -> None:
@@ -83,41 +101,93 @@ class Log:
         *,
         level: Level = Level.INFO,
         sink: Callable[[str], None] = write_to_stderr,
+        journal: Journal | None = None,
         clock: Callable[[], float] = time.monotonic,
         **fields: object,
     ) -> None:
+        """Args:
+        daemon: the first word of every line.
+        level: what is written.
+        sink: takes whole lines.
+        journal: takes entries instead; what it does not take goes to the sink.
+        clock: seconds, for the flood control.
+        fields: that every line carries.
+        """
         self.level = level
         self._daemon = daemon
         self._sink = sink
+        self._journal = journal
         self._clock = clock
         self._flows: dict[str, _Flow] = {}
         self._fields = fields
         context = _format(fields)
-        self._prefix = f"{daemon}[{context}] " if context else f"{daemon} "
+        self._context = f"[{context}] " if context else ""
+        self._prefix = f"{daemon}{self._context or ' '}"
+
+    @classmethod
+    def of_process(
+        cls,
+        daemon: str,
+        /,
+        *,
+        level: Level = Level.INFO,
+        environ: Mapping[str, str] | None = None,
+        **fields: object,
+    ) -> Self:
+        """Return the log of this process, to the journal if systemd leads standard error there.
+
+        Args:
+            daemon: the command's name.
+            level: what is written.
+            environ: by default that of this process.
+            fields: that every line carries.
+        """
+        constant = {"SYSLOG_IDENTIFIER": daemon}
+        journal = Journal.of_stderr(os.environ if environ is None else environ, constant)
+        return cls(
+            daemon,
+            level=level,
+            sink=write_to_stderr,
+            journal=journal,
+            clock=time.monotonic,
+            **fields,
+        )
+
+    def add_to_journal(self, **fields: object) -> None:
+        """Have every entry of the journal carry these fields as well; a line stays short without,
+        such as the uuid beside the name of a guest."""
+        if self._journal is not None:
+            self._journal.add({_journal_name(name): _text(value) for name, value in fields.items()})
 
     def bind(self, **fields: object) -> Log:
         """Return a log that adds these fields to every line."""
-        merged = {**self._fields, **fields}
-        return Log(self._daemon, level=self.level, sink=self._sink, clock=self._clock, **merged)
+        return Log(
+            self._daemon,
+            level=self.level,
+            sink=self._sink,
+            journal=self._journal,
+            clock=self._clock,
+            **{**self._fields, **fields},
+        )
 
     def debug(self, event: str, /, **fields: object) -> None:
         """Log what only a developer wants to see."""
         if self.level <= Level.DEBUG:
-            self._write("debug: ", event, fields)
+            self._write(Level.DEBUG, event, fields)
 
     def info(self, event: str, /, **fields: object) -> None:
         """Log what an operator wants in a quiet month."""
         if self.level <= Level.INFO and self._may_write(event, fields):
-            self._write("", event, fields)
+            self._write(Level.INFO, event, fields)
 
     def warning(self, event: str, /, **fields: object) -> None:
         """Log what is wrong and goes on by itself."""
         if self.level <= Level.WARNING and self._may_write(event, fields):
-            self._write("warning: ", event, fields)
+            self._write(Level.WARNING, event, fields)
 
     def error(self, event: str, /, **fields: object) -> None:
         """Log what somebody must look at."""
-        self._write("error: ", event, fields)
+        self._write(Level.ERROR, event, fields)
 
     def _may_write(self, event: str, fields: dict[str, object]) -> bool:
         """Count an event; the first one after others were dropped says how many."""
@@ -137,13 +207,23 @@ class Log:
         flow.written += 1
         return True
 
-    def _write(self, mark: str, event: str, fields: dict[str, object]) -> None:
+    def _write(self, level: Level, event: str, fields: dict[str, object]) -> None:
         text = _format(fields)
-        self._sink(
-            f"{self._prefix}{mark}{_one_line(event)} {text}\n"
-            if text
-            else f"{self._prefix}{mark}{_one_line(event)}\n"
-        )
+        message = f"{_one_line(event)} {text}" if text else _one_line(event)
+        if self._journal is not None and self._journal.send(
+            self._entry(level, event, message, fields)
+        ):
+            return
+        self._sink(f"{self._prefix}{_MARKS[level]}{message}\n")
+
+    def _entry(
+        self, level: Level, event: str, message: str, fields: Mapping[str, object]
+    ) -> Iterator[tuple[str, str]]:
+        yield "MESSAGE", self._context + message
+        yield "PRIORITY", _PRIORITIES[level]
+        yield "VTPM_EVENT", event
+        for name, value in {**self._fields, **fields}.items():
+            yield _journal_name(name), _text(value)
 
 
 def _format(fields: dict[str, object]) -> str:
@@ -151,6 +231,11 @@ def _format(fields: dict[str, object]) -> str:
 
 
 def _value(value: object) -> str:
+    text = _text(value)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)
+
+
+def _text(value: object) -> str:
     match value:
         case bytes() | bytearray() | memoryview():
             return f"<{len(value)}bytes>"
@@ -159,8 +244,11 @@ def _value(value: object) -> str:
         case enum.Enum():
             return value.name
         case _:
-            text = str(value)
-            return text if _PLAIN.fullmatch(text) else json.dumps(text)
+            return str(value)
+
+
+def _journal_name(name: str) -> str:
+    return f"VTPM_{name.upper()}"
 
 
 def _one_line(event: str) -> str:

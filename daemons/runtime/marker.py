@@ -10,23 +10,40 @@ its successor has to know.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
+from uuid import UUID
 
 import trio
 
+from daemons.runtime.errors import DaemonError
 from daemons.runtime.files import StateFolder
 from daemons.runtime.log import Log
 
 MARKER_NAME: Final = "running"
 _BOOT_ID_PATH: Final = Path("/proc/sys/kernel/random/boot_id")
+BOOT_ID_VARIABLE: Final = "VTPM_BOOT_ID"
 _BOOT_ID_LIMIT_BYTES: Final = 64
 
 
-def read_boot_id() -> bytes:
-    """Return the id that the kernel made at boot, 36 characters."""
-    return _BOOT_ID_PATH.read_bytes().strip()
+def read_boot_id(environ: Mapping[str, str] | None = None) -> bytes:
+    """Return the id that the kernel made at boot, 36 characters.
+
+    A service manager that hides /proc/sys from us gives it in VTPM_BOOT_ID, as systemd writes it:
+    32 digits.
+
+    Raises:
+        DaemonError: the variable is no such id.
+    """
+    given = (os.environ if environ is None else environ).get(BOOT_ID_VARIABLE)
+    if given is None:
+        return _BOOT_ID_PATH.read_bytes().strip()
+    try:
+        return str(UUID(given)).encode()
+    except ValueError:
+        raise DaemonError(f"{BOOT_ID_VARIABLE}={given!r} is not the id of a boot") from None
 
 
 class RunMarker:

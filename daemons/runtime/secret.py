@@ -13,6 +13,10 @@ from daemons.runtime.errors import DaemonError
 AUTH_BYTES = 20
 WELL_KNOWN = "well-known"
 """The authorization value that the TPM main specification fixes for "no secret": 20 zero bytes."""
+CONFIGURED = "configured"
+
+FILE_FORM = "file:"
+"""What an authorization value begins with that is in a file."""
 
 _HEX_AUTH = re.compile(r"[0-9a-fA-F]{40}", re.ASCII)
 _FILE_LIMIT_BYTES = 4096
@@ -51,10 +55,27 @@ def parse_auth(text: str) -> Secret:
         DaemonError: the text has none of the forms or the file cannot be read; the message does not
         quote it.
     """
-    form, _, rest = text.partition(":")
-    if form != "file":
-        return _parse_plain(text, where="option")
-    path = Path(rest)
+    return _parse_plain(*_read(text))
+
+
+def parse_auth_option(text: str) -> Secret | None:
+    """Return the value that an option names in the forms of `parse_auth`; None if it, or the file
+    that it names, says `configured`: what a configuration says counts then.
+
+    A service manager hands over a credential if there is one, and else this word.
+
+    Raises:
+        DaemonError: as `parse_auth`.
+    """
+    plain, where = _read(text)
+    return None if plain == CONFIGURED else _parse_plain(plain, where)
+
+
+def _read(text: str) -> tuple[str, str]:
+    """Return what an option says or the line of the file that it names, and where that is from."""
+    if not text.startswith(FILE_FORM):
+        return text, "option"
+    path = Path(text.removeprefix(FILE_FORM))
     try:
         with path.open("rb") as file:
             content = file.read(_FILE_LIMIT_BYTES + 1)
@@ -66,10 +87,10 @@ def parse_auth(text: str) -> Secret:
         line = content.decode()
     except UnicodeDecodeError as error:
         raise DaemonError(f"secret file {path}: not UTF-8 text") from error
-    return _parse_plain(line.removesuffix("\n").removesuffix("\r"), where=f"secret file {path}")
+    return line.removesuffix("\n").removesuffix("\r"), f"secret file {path}"
 
 
-def _parse_plain(text: str, *, where: str) -> Secret:
+def _parse_plain(text: str, where: str) -> Secret:
     form, colon, rest = text.partition(":")
     if text == WELL_KNOWN:
         return Secret(AUTH_BYTES)

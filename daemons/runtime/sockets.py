@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Listening Unix sockets that replace a dead predecessor's file, and how they accept."""
+"""Listening Unix sockets, made by the supervisor or by ourselves, and how they accept.
+
+One that the supervisor made is there before we are and after: who connects while we are away waits
+instead of being refused. So it is not ours to remove. One of our own replaces a dead predecessor's
+file.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,7 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +29,63 @@ PATH_LIMIT_BYTES = 107
 # What accept(2) says of such a lack; the same set as in trio.serve_listeners.
 _OVERLOAD: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _OVERLOAD_PAUSE_S: Final = 0.1
+
+
+class Listeners:
+    """Where a daemon listens: at what it inherits under a name, else at a socket of its own."""
+
+    def __init__(self, inherited: Mapping[str, Sequence[int]] | None = None) -> None:
+        """Args: inherited: descriptors by name; those that are asked for become ours."""
+        self._inherited = {name: list(fds) for name, fds in (inherited or {}).items()}
+
+    @contextlib.contextmanager
+    def listen(
+        self,
+        name: str,
+        path: Path,
+        *,
+        kind: int = socket.SOCK_STREAM,
+        mode: int = 0o600,
+        backlog: int = 128,
+    ) -> Iterator[SocketType]:
+        """Listen; on leaving the context the socket is closed, its file removed if we made it.
+
+        Args:
+            name: of the inherited listener; asked for again, it is the next one of that name.
+            path: of the socket's file, and as below, if there is no inherited one.
+            kind: SOCK_STREAM or SOCK_SEQPACKET.
+            mode: of a socket of our own.
+            backlog: of a socket of our own.
+
+        Raises:
+            DaemonError: what is inherited is no listening Unix socket of that kind; or as
+                `listen_unix`.
+            OSError: it cannot be bound.
+        """
+        fds = self._inherited.get(name)
+        if fds:
+            with _adopt(fds.pop(0), name, kind) as listener:
+                yield listener
+        else:
+            with listen_unix(path, kind=kind, mode=mode, backlog=backlog) as listener:
+                yield listener
+
+
+@contextlib.contextmanager
+def _adopt(fd: int, name: str, kind: int) -> Iterator[SocketType]:
+    """Take over a listening socket that the supervisor made, which stays open there."""
+    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+        raise DaemonError(f"inherited descriptor {name} is not a socket")
+    with socket.socket(fileno=fd) as listener:
+        if listener.family != socket.AF_UNIX or listener.type != kind:
+            wanted = socket.SocketKind(kind).name
+            raise DaemonError(
+                f"inherited socket {name} is {listener.family.name} {listener.type.name}, "
+                f"should be AF_UNIX {wanted}"
+            )
+        if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise DaemonError(f"inherited socket {name} does not listen")
+        yield trio.socket.from_stdlib_socket(listener)
 
 
 @contextlib.contextmanager

@@ -74,6 +74,7 @@ Example:
     help="Control socket for vtpmctl.  [default: front-control.sock beside --backend]",
 )
 @loglevel_option
+@click.version_option(package_name="vtpm-suite")
 def main(
     config_folder: Path | None,
     guest: str | None,
@@ -112,18 +113,20 @@ def main(
             level=level_of(loglevel, defaults.vtpm.loglevel),
         )
 
-    log = Log("tpmfront", guest=name or guest or str(uuid))
+    log = Log.of_process("tpmfront", guest=name or guest or str(uuid))
     try:
         config = resolve()
         inherited = inherited_fds()
     except DaemonError as error:
         end_before_start(error, log)
     log.level = config.level
+    log.add_to_journal(uuid=config.uuid)
     notifier = Notifier.from_environ()
     reloads = None if config_folder is None else Reloads(resolve, notifier, log)
     run_daemon(
-        partial(serve, config, notifier, log, reloads),
+        partial(serve, config, inherited, notifier, log, reloads),
         log=log,
+        notifier=notifier,
         inherited=inherited,
         on_hangup=None if reloads is None else reloads.request,
     )

@@ -5,12 +5,16 @@ Each client has one task, and at most one command at the vTPM; the link takes tu
 which commands came, so a client that sends ten thousand commands at once is served one, then the
 others. A client that does not read its responses keeps only its own task waiting; nothing more is
 read from it meanwhile. Nothing is held for a client that sent half a command but that half.
+
+Clients do not notice that this process is replaced by another (`handover`): a stop finishes the
+commands that are under way and leaves the connections open.
 """
 
 from __future__ import annotations
 
 import socket
 from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 import trio
@@ -19,11 +23,12 @@ from trio.socket import SocketType
 from daemons.runtime.log import Log
 from daemons.runtime.sockets import accept
 from daemons.tpmfront.framing import CommandStream
+from daemons.tpmfront.handover import Handover, Kept, Slot, end
 from daemons.tpmfront.link import VtpmLink
 from protocol.errors import WireError
 from protocol.tpm12 import ReturnCode, error_response
 from protocol.tpmif.page import capacity_bytes
-from protocol.tpmif.unix import peer_credentials
+from protocol.tpmif.unix import PeerCredentials, peer_credentials
 from protocol.tpmif.unix.waiting import QuickWait
 
 MAX_CLIENTS: Final = 900
@@ -32,7 +37,44 @@ MAX_CLIENTS_PER_UID: Final = 256
 RECEIVE_BYTES: Final = 4096
 STALLED_READER_S: Final = 60.0
 """A client that takes none of a response for so long is disconnected."""
+STOP_GRACE_S: Final = 5.0
+"""How long a stop waits for the response to a command; who has none by then is disconnected."""
 _DONTWAIT: Final = socket.MSG_DONTWAIT
+
+
+class _Client:
+    """One connection."""
+
+    __slots__ = (
+        "command",
+        "is_idle",
+        "is_submitted",
+        "locality",
+        "raw",
+        "scope",
+        "slot",
+        "stream",
+        "wait",
+    )
+
+    def __init__(
+        self, raw: socket.socket, locality: int, slot: Slot | None, data: bytes = b""
+    ) -> None:
+        self.raw = raw
+        self.locality = locality
+        # None: it ends with this process.
+        self.slot = slot
+        self.stream = CommandStream(capacity_bytes(0))
+        self.stream.feed(data)
+        self.wait = QuickWait(raw, spin=False)
+        # Waits for more from the client.
+        self.is_idle = True
+        # What is being answered; None: nothing.
+        self.command: bytes | None = None
+        # The vTPM may have it: a stop waits for the answer. Set by the link.
+        self.is_submitted = False
+        # Shielded, so that a stop tears no command apart; ended by `Clients.stop`.
+        self.scope = trio.CancelScope(shield=True)
 
 
 class Clients:
@@ -40,22 +82,25 @@ class Clients:
 
     Args:
         link: to the vTPM.
+        handover: to the next process.
         log: for refusals and disconnects.
     """
 
-    def __init__(self, link: VtpmLink, log: Log) -> None:
+    def __init__(self, link: VtpmLink, handover: Handover, log: Log) -> None:
         self._link = link
+        self._handover = handover
         self._log = log
         self._by_uid: Counter[int] = Counter()
-        self._count = 0
         self._commands = 0
-        # Of all clients; spinning would keep the others waiting, so only a single one may.
-        self._waits: set[QuickWait] = set()
+        self._clients: set[_Client] = set()
+        self._is_stopping = False
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when `count` changes."""
 
     @property
     def count(self) -> int:
         """Connected clients."""
-        return self._count
+        return len(self._clients)
 
     @property
     def commands(self) -> int:
@@ -63,79 +108,140 @@ class Clients:
         return self._commands
 
     async def serve(self, listener: SocketType, locality: int) -> None:
-        """Accept clients of one socket until cancelled; their commands have this locality."""
+        """Accept clients of one socket until cancelled; their commands have this locality.
+
+        Then it goes on until `stop` has ended those that there are.
+        """
         async with trio.open_nursery() as nursery:
             while True:
                 connection = await accept(listener, self._log)
-                nursery.start_soon(self._serve_one, connection, locality)
+                # trio's wrapper makes a scheduler round of every call; the raw socket does not.
+                raw = socket.socket(fileno=connection.detach())
+                nursery.start_soon(self._serve_new, raw, locality)
 
-    async def _serve_one(self, connection: SocketType, locality: int) -> None:
-        peer = peer_credentials(connection)
-        if self._count >= MAX_CLIENTS or self._by_uid[peer.uid] >= MAX_CLIENTS_PER_UID:
-            self._log.warning("too many clients", uid=peer.uid, clients=self._count)
-            connection.close()
+    async def _serve_new(self, raw: socket.socket, locality: int) -> None:
+        peer = peer_credentials(raw)
+        if self.count >= MAX_CLIENTS or self._by_uid[peer.uid] >= MAX_CLIENTS_PER_UID:
+            self._log.warning("too many clients", uid=peer.uid, clients=self.count)
+            raw.close()
             return
-        # trio's wrapper makes a scheduler round of every call; the raw socket does not.
-        raw = socket.socket(fileno=connection.detach())
-        wait = QuickWait(raw, spin=False)
-        self._count += 1
+        await self._serve_one(_Client(raw, locality, self._handover.take(raw, locality)), peer)
+
+    async def resume(self, kept: Kept) -> None:
+        """Serve a client of the last process."""
+        client = _Client(kept.connection, kept.locality, kept.slot, kept.data)
+        await self._serve_one(client, peer_credentials(kept.connection))
+
+    def stop(self) -> None:
+        """Have every client left alone as soon as no command of it is under way."""
+        self._is_stopping = True
+        for client in self._clients:
+            if client.is_idle or not client.is_submitted:
+                client.scope.cancel()
+            else:
+                client.scope.deadline = trio.current_time() + STOP_GRACE_S
+
+    async def _serve_one(self, client: _Client, peer: PeerCredentials) -> None:
         self._by_uid[peer.uid] += 1
-        self._waits.add(wait)
+        self._clients.add(client)
         self._choose_spinner()
+        self.on_change()
+        is_left_alone = False
         try:
-            await self._converse(raw, wait, locality)
+            with client.scope:
+                is_left_alone = await self._converse(client)
+            is_left_alone = is_left_alone or (client.scope.cancelled_caught and _put_back(client))
         except WireError as error:
             self._log.warning("client disconnected", pid=peer.pid, uid=peer.uid, reason=error)
         except (OSError, trio.TooSlowError) as error:
             self._log.debug("client lost", pid=peer.pid, reason=error)
         finally:
-            raw.close()
-            self._waits.discard(wait)
+            self._clients.discard(client)
             self._choose_spinner()
-            self._count -= 1
             self._by_uid[peer.uid] -= 1
             if not self._by_uid[peer.uid]:
                 del self._by_uid[peer.uid]
+            self._part(client, is_left_alone=is_left_alone)
+            self.on_change()
+
+    def _part(self, client: _Client, *, is_left_alone: bool) -> None:
+        """Close our side of a connection; the client's as well, unless the next process goes on."""
+        if client.slot is not None and is_left_alone:
+            self._handover.leave(client.slot)
+            client.raw.close()
+            return
+        if client.slot is not None:
+            self._handover.release(client.slot)
+        end(client.raw)
 
     def _choose_spinner(self) -> None:
-        alone = len(self._waits) == 1
-        for wait in self._waits:
-            wait.spin = alone
+        # Of all clients; spinning would keep the others waiting, so only a single one may.
+        alone = len(self._clients) == 1
+        for client in self._clients:
+            client.wait.spin = alone
 
-    async def _converse(self, raw: socket.socket, wait: QuickWait, locality: int) -> None:
-        """Answer commands until the client goes.
+    async def _converse(self, client: _Client) -> bool:
+        """Answer commands until the client goes (False) or is to be left alone (True).
 
         Raises:
             WireError: a length that cannot be true; the client was told.
             OSError: the client is gone.
         """
-        stream = CommandStream(capacity_bytes(0))
+        raw, slot, stream = client.raw, client.slot, client.stream
         raw.setblocking(False)
         while True:
+            if self._is_stopping:
+                if slot is not None:
+                    slot.rest(stream.rest)
+                return True
             try:
                 command = stream.next_command()
             except WireError:
                 _tell(raw, error_response(ReturnCode.BAD_PARAM_SIZE))
                 raise
             if command is None:
-                data = await _receive(raw, wait)
-                if not data:
-                    return
-                stream.feed(data)
+                data = await self._receive(client)
+                if data == b"":
+                    return False
+                stream.feed(data or b"")
                 continue
-            response = await self._link.transact(command, locality)
+            if slot is not None:
+                slot.busy()
+            client.command = command
+            response = await self._link.transact(command, client.locality, client)
+            client.is_submitted = True  # answered, which is as good
             self._commands += 1
             await _send(raw, response)
+            client.command = None
+            client.is_submitted = False
+
+    async def _receive(self, client: _Client) -> bytes | None:
+        """Return what is there, waiting for the first byte; b"" at the end of the stream, None if
+        there is to be no more."""
+        slot = client.slot
+        while True:
+            if slot is not None:
+                slot.rest(client.stream.rest)
+            client.is_idle = True
+            await client.wait.wait_readable()
+            if self._is_stopping:
+                return None
+            client.is_idle = False
+            if slot is not None:
+                slot.busy()
+            try:
+                return client.raw.recv(RECEIVE_BYTES, _DONTWAIT)
+            except BlockingIOError:
+                continue
 
 
-async def _receive(raw: socket.socket, wait: QuickWait) -> bytes:
-    """Return what is there, waiting for the first byte; b"" at the end of the stream."""
-    while True:
-        await wait.wait_readable()
-        try:
-            return raw.recv(RECEIVE_BYTES, _DONTWAIT)
-        except BlockingIOError:
-            continue
+def _put_back(client: _Client) -> bool:
+    """Leave to the next process what surely nobody has executed; whether that is all of it."""
+    if client.is_submitted:
+        return False
+    if client.slot is not None:
+        client.slot.rest((client.command or b"") + client.stream.rest)
+    return True
 
 
 async def _send(raw: socket.socket, data: bytes) -> None:

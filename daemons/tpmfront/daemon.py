@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -13,10 +13,11 @@ import trio
 
 from daemons.runtime.control import Fields, Handler, serve_control
 from daemons.runtime.log import Log
-from daemons.runtime.notify import Notifier
+from daemons.runtime.notify import Notifier, StatusLine
 from daemons.runtime.reload import Reloads, changed_fields
-from daemons.runtime.sockets import listen_unix
+from daemons.runtime.sockets import Listeners
 from daemons.tpmfront.clients import Clients
+from daemons.tpmfront.handover import Handover
 from daemons.tpmfront.link import VtpmLink
 from daemons.tpmfront.options import Config
 
@@ -29,7 +30,11 @@ _LIVE: Final = frozenset({"level"})
 
 
 async def serve(
-    config: Config, notifier: Notifier, log: Log, reloads: Reloads[Config] | None = None
+    config: Config,
+    inherited: Mapping[str, Sequence[int]],
+    notifier: Notifier,
+    log: Log,
+    reloads: Reloads[Config] | None = None,
 ) -> None:
     """Serve a guest's TPM software until cancelled.
 
@@ -39,8 +44,17 @@ async def serve(
         DaemonError: a socket is in use.
         OSError: a socket cannot be made.
     """
+    listeners = Listeners(inherited)
     link = VtpmLink(config.backend, config.uuid, log)
-    clients = Clients(link, log)
+    handover, kept = Handover.open(inherited, notifier, log)
+    clients = Clients(link, handover, log)
+
+    def describe() -> str:
+        state = "serving guest" if link.is_connected else "waiting for the vtpm of guest"
+        return f"{state} {config.name}, {clients.count} client{'' if clients.count == 1 else 's'}"
+
+    line = StatusLine(notifier, describe)
+    link.on_change = clients.on_change = line.changed
 
     async def status(_args: Fields) -> Fields:
         return {
@@ -49,6 +63,7 @@ async def serve(
             "guest": config.name,
             "uuid": str(config.uuid),
             "clients": clients.count,
+            "kept": handover.kept,
             "commands": clients.commands,
             "connections": link.connections,
         }
@@ -60,18 +75,46 @@ async def serve(
     verbs: dict[str, Handler] = {"status": status}
     if reloads is not None:
         verbs["reload"] = reloads.verb
-    with contextlib.ExitStack() as listeners:
+    with contextlib.ExitStack() as stack:
         bound = []
         for front in config.sockets:
-            listener = listen_unix(front.path, mode=config.socket_mode, backlog=BACKLOG)
-            bound.append((listeners.enter_context(listener), front.locality))
+            listener = listeners.listen(
+                front.listener_name, front.path, mode=config.socket_mode, backlog=BACKLOG
+            )
+            bound.append((stack.enter_context(listener), front.locality))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(link.run)
-            control = partial(serve_control, config.control, verbs, log=log)
-            await nursery.start(control)
-            for bound_socket, locality in bound:
-                nursery.start_soon(clients.serve, bound_socket, locality)
-            log.info("listening", sockets=len(bound))
-            notifier.ready()
-            if reloads is not None:
-                nursery.start_soon(reloads.serve, apply)
+            # It outlives the clients: a stop waits for the last responses.
+            going = await nursery.start(_run_shielded, link.run)
+            try:
+                async with trio.open_nursery() as serving:
+                    serving.start_soon(_stop_when_cancelled, clients)
+                    serving.start_soon(handover.run)
+                    serving.start_soon(line.run)
+                    await serving.start(
+                        partial(serve_control, config.control, verbs, log=log, listeners=listeners)
+                    )
+                    for one in kept:
+                        serving.start_soon(clients.resume, one)
+                    for bound_socket, locality in bound:
+                        serving.start_soon(clients.serve, bound_socket, locality)
+                    log.info("listening", sockets=len(bound))
+                    notifier.ready()
+                    if reloads is not None:
+                        serving.start_soon(reloads.serve, apply)
+            finally:
+                going.cancel()
+
+
+async def _run_shielded(
+    run: Callable[[], Awaitable[None]], task_status: trio.TaskStatus[trio.CancelScope]
+) -> None:
+    with trio.CancelScope(shield=True) as scope:
+        task_status.started(scope)
+        await run()
+
+
+async def _stop_when_cancelled(clients: Clients) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        clients.stop()

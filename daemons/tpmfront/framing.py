@@ -33,9 +33,9 @@ class CommandStream:
         self._buffer = self._buffer + data if self._buffer else data
 
     @property
-    def is_empty(self) -> bool:
-        """True between commands."""
-        return not self._buffer
+    def rest(self) -> bytes:
+        """What was fed and is not part of a command that was given out."""
+        return self._buffer
 
     def next_command(self) -> bytes | None:
         """Return the next whole command, None if bytes are missing.

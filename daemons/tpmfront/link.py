@@ -7,8 +7,9 @@ have executed is never repeated: it is answered by TPM_IOERROR, and the client f
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 from uuid import UUID
 
 import trio
@@ -24,6 +25,12 @@ RECONNECT_WAIT_S: Final = 60.0
 """How long a command waits for a vTPM that is away; a restarted one is back in two seconds."""
 COMMAND_DEADLINE_S: Final = 900.0
 """Above the longest duration that the vTPM reports (600 s), so that only a stuck one meets it."""
+
+
+class Submission(Protocol):
+    """How far a command has come."""
+
+    is_submitted: bool
 
 
 class VtpmLink:
@@ -48,6 +55,8 @@ class VtpmLink:
         # Whoever holds it has the device. Fair: waiters get it in the order in which they came.
         self._turn = trio.Lock()
         self._connections = 0
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when `is_connected` changes."""
 
     @property
     def is_connected(self) -> bool:
@@ -80,6 +89,7 @@ class VtpmLink:
         self._device = device
         self._lost = trio.Event()
         self._connected.set()
+        self.on_change()
         self._log.info("vtpm connected", connection=self._connections)
         try:
             await self._lost.wait()
@@ -93,12 +103,19 @@ class VtpmLink:
             self._device = None
             self._connected = trio.Event()
             self._lost.set()
+            self.on_change()
 
-    async def transact(self, command: bytes, locality: int) -> bytes:
+    async def transact(self, command: bytes, locality: int, submission: Submission) -> bytes:
         """Return the vTPM's response to a whole command, in turn with other callers.
 
         A vTPM that is away, or that gave the command up, makes it a TPM error, never an exception.
         Does not suspend if the link is idle and the vTPM answers at once.
+
+        Args:
+            command: at most 4088 bytes.
+            locality: 0 to 255.
+            submission: is told whether the vTPM may have the command; false at the start. A caller
+                that is cancelled before can give the same command again.
         """
         try:
             self._turn.acquire_nowait()
@@ -106,7 +123,7 @@ class VtpmLink:
             await self._turn.acquire()
         try:
             with trio.move_on_after(COMMAND_DEADLINE_S):
-                return await self._transact(command, locality)
+                return await self._transact(command, locality, submission)
             self._log.error("vtpm did not answer", seconds=COMMAND_DEADLINE_S)
             if self._device is not None:
                 self._drop(self._device)
@@ -114,8 +131,9 @@ class VtpmLink:
         finally:
             self._turn.release()
 
-    async def _transact(self, command: bytes, locality: int) -> bytes:
+    async def _transact(self, command: bytes, locality: int, submission: Submission) -> bytes:
         while True:
+            submission.is_submitted = False
             device = self._device
             if device is None:
                 with trio.move_on_after(RECONNECT_WAIT_S):
@@ -123,6 +141,7 @@ class VtpmLink:
                 device = self._device
                 if device is None:
                     return error_response(ReturnCode.RETRY)
+            submission.is_submitted = True
             try:
                 return await device.transact(command, locality)
             except RequestCancelled:

@@ -21,6 +21,12 @@ class FrontSocket:
     path: Path
     locality: int
 
+    @property
+    def listener_name(self) -> str:
+        """Name of the inherited listener: "tpm", and with the number for another locality than
+        0."""
+        return f"tpm{self.locality or ''}"
+
 
 @dataclass(frozen=True, slots=True)
 class Config:

@@ -121,6 +121,7 @@ Example:
     help="Whether a new TPM gets its endorsement key at once.",
 )
 @loglevel_option
+@click.version_option(package_name="vtpm-suite")
 def main(
     config_folder: Path | None,
     guest: str | None,
@@ -170,19 +171,21 @@ def main(
             level=level_of(loglevel, configured.loglevel),
         )
 
-    log = Log("vtpm", guest=name or guest or str(uuid))
+    log = Log.of_process("vtpm", guest=name or guest or str(uuid))
     try:
         config = resolve()
         inherited = inherited_fds()
     except DaemonError as error:
         end_before_start(error, log)
     log.level = config.level
+    log.add_to_journal(uuid=config.uuid)
     notifier = Notifier.from_environ()
     reloads = None if config_folder is None else Reloads(resolve, notifier, log)
     environment = Environment.of_this_process(inherited, notifier, log)
     run_daemon(
         VtpmDaemon(config, environment, reloads).run,
         log=log,
+        notifier=notifier,
         inherited=inherited,
         on_hangup=None if reloads is None else reloads.request,
     )

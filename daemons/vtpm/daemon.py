@@ -24,13 +24,15 @@ from daemons.runtime.control import Fields, Json, serve_control
 from daemons.runtime.errors import DaemonError
 from daemons.runtime.files import Files, OsFiles, StateFolder
 from daemons.runtime.host import EngineHost
+from daemons.runtime.inherited import BACKEND
 from daemons.runtime.keypool import KeyPool
 from daemons.runtime.log import Log
 from daemons.runtime.marker import RunMarker, read_boot_id
-from daemons.runtime.notify import Notifier
+from daemons.runtime.notify import Notifier, StatusLine
+from daemons.runtime.observation import observe
 from daemons.runtime.random import SeededRandom
 from daemons.runtime.reload import Reloads, changed_fields
-from daemons.runtime.sockets import listen_unix
+from daemons.runtime.sockets import Listeners
 from daemons.runtime.volatile import VolatileMemory
 from daemons.vtpm.factory import Tpm12Maker
 from daemons.vtpm.manager_client import ManagerCommands, ManagerLink
@@ -84,12 +86,14 @@ class Environment:
 class _Condition:
     """What the daemon says about itself."""
 
-    def __init__(self, notifier: Notifier) -> None:
-        self._notifier = notifier
+    def __init__(self, guest: str, notifier: Notifier) -> None:
+        self._guest = guest
+        self.line = StatusLine(notifier, self.describe)
         self.phase = "starting"
         self._manager_is_there = False
         # What the store waits for; "" if nothing.
         self._doubt = ""
+        self._fronts = 0
 
     @property
     def waiting(self) -> str:
@@ -98,20 +102,26 @@ class _Condition:
 
     def enter(self, phase: str) -> None:
         self.phase = phase
-        self._tell()
+        self.line.changed()
 
     def manager_changed(self, is_there: bool) -> None:
         self._manager_is_there = is_there
-        self._tell()
+        self.line.changed()
 
     def doubt(self, what: str) -> None:
-        if what != self._doubt:
-            self._doubt = what
-            self._tell()
+        self._doubt = what
+        self.line.changed()
 
-    def _tell(self) -> None:
-        waiting = self.waiting
-        self._notifier.status(f"{self.phase}: {waiting}" if waiting else self.phase)
+    def fronts_changed(self, count: int) -> None:
+        self._fronts = count
+        self.line.changed()
+
+    def describe(self) -> str:
+        waiting = self._doubt if self._manager_is_there else "waiting for the manager"
+        what = f"{self.phase} guest {self._guest}"
+        if self.phase == "serving":
+            what += f", {self._fronts} front{'' if self._fronts == 1 else 's'}"
+        return f"{what}; {waiting}" if waiting else what
 
 
 class VtpmDaemon:
@@ -129,7 +139,8 @@ class VtpmDaemon:
         self._environment = environment
         self._reloads = reloads
         self._log = environment.log
-        self._condition = _Condition(environment.notifier)
+        self._listeners = Listeners(environment.inherited)
+        self._condition = _Condition(config.name, environment.notifier)
         self._link = ManagerLink(
             partial(open_frontend, config.manager, uuid=config.uuid, linger=False),
             self._log,
@@ -181,10 +192,19 @@ class VtpmDaemon:
         config = self._config
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_limit_patience, store)
+            nursery.start_soon(self._condition.line.run)
             verbs = {"status": self._status, "reset": self._reset}
             if self._reloads is not None:
                 verbs["reload"] = self._reloads.verb
-            await nursery.start(partial(serve_control, config.control, verbs, log=self._log))
+            await nursery.start(
+                partial(
+                    serve_control,
+                    config.control,
+                    verbs,
+                    log=self._log,
+                    listeners=self._listeners,
+                )
+            )
             await nursery.start(self._keys.run)
             self._condition.enter("starting")
             self._random.stir(await read_seed(self._manager, self._log))
@@ -210,12 +230,16 @@ class VtpmDaemon:
     async def _serve(self, host: EngineHost) -> None:
         config = self._config
         notifier = self._environment.notifier
-        service = GuestService(host, self._link, config.locality_rules, self._log)
+        service = GuestService(
+            host, self._link, config.locality_rules, self._log, self._condition.fronts_changed
+        )
         admit = Admission(config.front_uid, config.uuid, self._log).admit
         # Other users have to reach the socket if the front is one; `admit` decides.
         mode = 0o600 if config.front_uid == os.geteuid() else 0o666
         try:
-            with listen_unix(config.socket, kind=socket.SOCK_SEQPACKET, mode=mode) as listener:
+            with self._listeners.listen(
+                BACKEND, config.socket, kind=socket.SOCK_SEQPACKET, mode=mode
+            ) as listener:
                 async with trio.open_nursery() as guests:
                     await guests.start(
                         partial(serve_backend, listener, admit=admit, handler=service)
@@ -250,8 +274,11 @@ class VtpmDaemon:
             "manager_connected": self._link.is_up,
             "fronts": 0 if service is None else service.fronts,
             "image": 0 if store is None else store.sequence,
+            "last_save": None if store is None else _last_save(store),
             "origin": self._origin,
         }
+        if self._host is not None:
+            fields |= observe(self._host, self._keys)
         return fields
 
     async def _reset(self, args: Fields) -> Fields:
@@ -282,6 +309,18 @@ async def _end_quotes(host: EngineHost) -> None:
         await trio.sleep_forever()
     finally:
         host.give_up_quotes()
+
+
+def _last_save(store: ImageStore) -> dict[str, Json] | None:
+    """Say when which slot was written, by the file itself: that outlives this process."""
+    slot = store.slot
+    if slot is None:
+        return None
+    try:
+        written_s = slot.stat().st_mtime
+    except OSError:
+        return None  # somebody took it away; the next start will refuse
+    return {"slot": slot.name, "sequence": store.sequence, "unix_time": round(written_s, 3)}
 
 
 def _no_args(args: Fields) -> None:

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from daemons.runtime.clock import MonotonicTicks
 from daemons.runtime.config.values import EndorsementKey
 from daemons.runtime.errors import DaemonError
 from daemons.vtpm.options import Config
-from protocol.tpm12 import Ordinal, Tag, build_message, parse_header
-from protocol.tpm12.constants import PhysicalPresenceFlags, StartupType
+from protocol.tpm12.constants import PhysicalPresenceFlags
 from protocol.tpmif.page import capacity_bytes
+from tpmcore import tss12
 from tpmcore.engine import (
     Done,
     Engine,
@@ -20,13 +22,20 @@ from tpmcore.engine import (
     RandomSource,
     Step,
 )
+from tpmcore.errors import TpmError
 from tpmcore.tpm12 import Profile, Tpm12Engine, World
+from tpmcore.tss12 import Conversation
 
-_FACTORY_COMMANDS = (
-    (Ordinal.STARTUP, StartupType.CLEAR),
-    # A TPM comes with no way to assert physical presence switched on; the platform chooses.
-    (Ordinal.TSC_PHYSICAL_PRESENCE, PhysicalPresenceFlags.CMD_ENABLE),
-)
+
+def _factory_settings() -> tuple[Conversation[None], ...]:
+    """Return what is done to a TPM before anybody has it, as to Xen's."""
+    return (
+        tss12.startup(),
+        # A TPM comes with no way to assert physical presence switched on; the platform chooses.
+        tss12.tsc_physical_presence(PhysicalPresenceFlags.CMD_ENABLE),
+        # Until nvLocked is set no permission of any NV area counts.
+        tss12.nv_lock(),
+    )
 
 
 class Tpm12Maker:
@@ -53,11 +62,11 @@ class Tpm12Maker:
             DaemonError: it does not take what a manufacturer sets.
         """
         engine = Tpm12Engine.manufacture(self._world, self._profile)
-        for ordinal, argument in _FACTORY_COMMANDS:
-            command = build_message(Tag.RQU_COMMAND, ordinal, argument.to_bytes(2, "big"))
-            response = _settle(engine, engine.execute(command, 0))
-            if not isinstance(response, bytes) or parse_header(response).code:
-                raise DaemonError(f"a new TPM does not take {ordinal.name}")
+        try:
+            for setting in _factory_settings():
+                tss12.run_sync(partial(_send, engine), setting)
+        except TpmError as error:
+            raise DaemonError(f"a new TPM does not take what a factory sets: {error}") from error
         _settle(engine, engine.handle(PowerOn()))
         return engine
 
@@ -68,6 +77,13 @@ class Tpm12Maker:
             WireError: not states that this version reads.
         """
         return Tpm12Engine.restore(self._world, self._profile, permanent, volatile)
+
+
+def _send(engine: Engine, command: bytes) -> bytes:
+    response = _settle(engine, engine.execute(command, 0))
+    if not isinstance(response, bytes):
+        raise DaemonError("a new TPM has no answer")
+    return response
 
 
 def _settle(engine: Engine, step: Step) -> bytes | EventDone:

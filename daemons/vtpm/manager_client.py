@@ -186,9 +186,11 @@ class ManagerLink:
                     if now - refused_since >= REFUSED_FOR_S:
                         raise RefusedToStart(f"the manager does not admit this vTPM: {error}")
                 # One line for each change; a manager that stays away would fill the log.
-                tell = self._log.debug if str(error) == told else self._log.warning
+                if str(error) == told:
+                    self._log.debug("manager not connected", reason=error)
+                else:
+                    self._log.warning("manager not connected", reason=error)
                 told = str(error)
-                tell("manager not connected", reason=error)
                 await trio.sleep(next(pauses))
 
     async def _connect(self, check: Callable[[KeyKeeper], Awaitable[None]]) -> Exception:

@@ -20,6 +20,7 @@ outstanding, so each gets its turn. What goes to the manager does not hold up th
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 from uuid import UUID
@@ -94,7 +95,7 @@ class Admission:
             self.log.warning("front refused", pid=peer.pid, uid=peer.uid)
             raise Refused(f"uid {peer.uid} is not the front of this vTPM")
         if uuid != self.uuid:
-            self.log.warning("front refused", pid=peer.pid, uuid=uuid)
+            self.log.warning("front refused", pid=peer.pid, uid=peer.uid, claimed=uuid)
             raise Refused(f"this is not vTPM {uuid}")
 
 
@@ -130,17 +131,20 @@ class GuestService:
         link: ManagerLink,
         rules: tuple[LocalityRule, ...],
         log: Log,
+        fronts_changed: Callable[[int], None] = lambda _count: None,
     ) -> None:
         """Args:
         host: the TPM.
         link: to the manager.
         rules: locality masks.
         log: for connections and refusals.
+        fronts_changed: told how many devices are connected.
         """
         self._host = host
         self._link = link
         self._rules = rules
         self._log = log
+        self._fronts_changed = fronts_changed
         self._fronts: dict[int, _Front] = {}
         # Whoever holds it has the engine. Fair: waiters get it in the order in which they came.
         self._engine = trio.Lock()
@@ -166,6 +170,7 @@ class GuestService:
         """A front connected."""
         label = client_label(device.peer)
         self._fronts[device.serial] = _Front(label, allowed_localities(self._rules, label))
+        self._fronts_changed(len(self._fronts))
         self._log.info("front connected", device=device.serial, pid=device.peer.pid, label=label)
 
     async def closed(self, device: Device) -> None:
@@ -173,6 +178,7 @@ class GuestService:
         front = self._fronts.pop(device.serial, None)
         if front is not None:
             self._give_up(front)
+            self._fronts_changed(len(self._fronts))
             self._log.info("front gone", device=device.serial)
 
     def cancel(self, device: Device) -> None:

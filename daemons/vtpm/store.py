@@ -21,6 +21,7 @@ from __future__ import annotations
 import hmac
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -129,6 +130,13 @@ class ImageStore:
         """Number of the last acknowledged image, 0 before the first."""
         return 0 if self._current is None else self._current.sequence
 
+    @property
+    def slot(self) -> Path | None:
+        """The file of that image, None before the first."""
+        return (
+            None if self._current is None else self._folder.path / SLOT_NAMES[self._current.index]
+        )
+
     async def load(self) -> bytes | None:
         """Return the permanent state, or None for a new vTPM, whose uuid is then registered.
 
@@ -225,7 +233,7 @@ class ImageStore:
             return PersistOutcome.NOT_SAVED
         self._current = Image(index, sequence, record, b"")
         elapsed_ms = (trio.current_time() - started) * 1000
-        self._log.debug("image saved", slot=index, sequence=sequence, ms=elapsed_ms)
+        self._log.debug("image saved", slot=index, sequence=sequence, duration_ms=elapsed_ms)
         return PersistOutcome.SAVED
 
     async def _settle(self, record: HashKey) -> bool:

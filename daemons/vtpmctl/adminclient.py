@@ -21,7 +21,6 @@ from protocol.manager.constants import (
 from protocol.manager.framing import ManagerRefused
 from protocol.manager.management import Nothing, decode_answer, encode_management
 from protocol.tpm12.wire import Structure
-from tpmcore import tss12
 from tpmcore.errors import TpmError
 
 S = TypeVar("S", bound=Structure)
@@ -149,6 +148,9 @@ class Admin:
 
     async def read_pcr(self, index: int) -> bytes:
         """Return a PCR of the hardware TPM, 20 bytes."""
+        # here: see agent._is_signed
+        from tpmcore import tss12
+
         try:
             return await tss12.converse(self._transact, tss12.pcr_read(index))
         except (TpmError, WireError) as error:

@@ -50,7 +50,6 @@ from protocol.tpm12.attestation import AsymCaContents, IdentityContents, QuoteIn
 from protocol.tpm12.constants import Algorithm, EncScheme, Ordinal
 from protocol.tpm12.keys import PubKey
 from protocol.tpm12.pcr import PcrSelection
-from tpmcore import tss12
 
 _SALT_BYTES: Final = 32
 _NONCE_BYTES: Final = 12
@@ -284,6 +283,8 @@ class Agent:
         check_binding(identity)
         if identity.ek.key != ek.key:
             raise DaemonError("the identity says that it is of another TPM than --ek")
+        from tpmcore import tss12  # here: see _is_signed
+
         credential = os.urandom(_CREDENTIAL_BYTES)
         symmetric = SymmetricKey(Algorithm.AES128, EncScheme.NONE, credential)
         contents = AsymCaContents(symmetric, identity.aik.digest())
@@ -364,14 +365,11 @@ def check_quote(aik: PubKey, signature: bytes, composite: bytes, external_data: 
     Raises:
         DaemonError: it did not.
     """
-    info = QuoteInfo(b"QUOT", composite, external_data)
-    try:
-        tss12.verify_signature(aik, hashlib.sha1(info.encode()).digest(), signature)
-    except tss12.ResponseError as error:
+    if not _is_signed(aik, QuoteInfo(b"QUOT", composite, external_data).encode(), signature):
         raise DaemonError(
             "the quote does not verify: another identity key, other PCR values than expected, or "
             "something was changed on the way"
-        ) from error
+        )
 
 
 def check_binding(identity: IdentityFile) -> None:
@@ -381,11 +379,19 @@ def check_binding(identity: IdentityFile) -> None:
         DaemonError: it did not.
     """
     contents = IdentityContents(Ordinal.MAKE_IDENTITY, identity.label_digest, identity.aik)
-    digest = hashlib.sha1(contents.encode()).digest()
+    if not _is_signed(identity.aik, contents.encode(), identity.binding):
+        raise DaemonError("the identity key did not sign its binding")
+
+
+def _is_signed(key: PubKey, message: bytes, signature: bytes) -> bool:
+    # With it comes the whole engine, whose import most commands of vtpmctl need not wait for.
+    from tpmcore import tss12
+
     try:
-        tss12.verify_signature(identity.aik, digest, identity.binding)
-    except tss12.ResponseError as error:
-        raise DaemonError("the identity key did not sign its binding") from error
+        tss12.verify_signature(key, hashlib.sha1(message).digest(), signature)
+    except tss12.ResponseError:
+        return False
+    return True
 
 
 def _unmask(exchange: Exchange, peer: bytes, masked: bytes) -> Secret:

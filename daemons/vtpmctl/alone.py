@@ -8,7 +8,6 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -64,19 +63,27 @@ async def running_alone(
 
 
 async def _wait_ready(process: trio.Process, told: trio.socket.SocketType, module: str) -> None:
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(partial(_fail_at_end, process, module))
-        with trio.move_on_after(_START_LIMIT_S) as limit:
-            while b"READY=1" not in await told.recv(_NOTIFICATION_LIMIT_BYTES):
-                pass
+    ready = trio.Event()
+
+    async def follow() -> None:
+        while b"READY=1" not in await told.recv(_NOTIFICATION_LIMIT_BYTES):
+            pass
+        ready.set()
         nursery.cancel_scope.cancel()
-    if limit.cancelled_caught:
-        raise DaemonError(f"{module} is not ready after {_START_LIMIT_S:g} s")
 
+    async def wait_end() -> None:
+        await process.wait()
+        nursery.cancel_scope.cancel()
 
-async def _fail_at_end(process: trio.Process, module: str) -> None:
-    code = await process.wait()
-    raise DaemonError(f"{module} ended with {code}; the reason is above")
+    with trio.move_on_after(_START_LIMIT_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(follow)
+            nursery.start_soon(wait_end)
+    if ready.is_set():
+        return
+    if process.returncode is not None:
+        raise DaemonError(f"{module} ended with {process.returncode}; the reason is above")
+    raise DaemonError(f"{module} is not ready after {_START_LIMIT_S:g} s")
 
 
 async def _end(process: trio.Process) -> None:

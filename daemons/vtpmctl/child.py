@@ -3,13 +3,15 @@
 
 A daemon that ends without having been told to is started again: at once if it had been ready for a
 while, else after a pause that doubles. One that refuses to start (exit code 3) or does not
-understand its command line (2) is not: that would go on for ever and change nothing.
+understand its command line (2) is not: that would go on for ever and change nothing. One that is
+silent for too long hangs: it is killed, and started again like any other.
 """
 
 from __future__ import annotations
 
 import contextlib
 import enum
+import math
 import os
 import signal
 import socket
@@ -23,10 +25,12 @@ from daemons.runtime.daemon import SUPERVISOR
 from daemons.runtime.errors import ExitCode
 from daemons.runtime.inherited import VOLATILE
 from daemons.runtime.log import Log
+from daemons.vtpmctl.fdstore import FdStore
 from daemons.vtpmctl.plan import ChildSpec
 from daemons.vtpmctl.process import ChildProcess, ForkServer
 
 _NOTIFICATION_LIMIT_BYTES = 4096
+_FDS_PER_NOTIFICATION = 4
 
 
 class ChildState(enum.Enum):
@@ -49,12 +53,14 @@ class RestartPolicy:
         first_pause_s: after the second failure in a row; the first is followed by none.
         longest_pause_s: where doubling ends.
         stop_deadline_s: from SIGTERM to SIGKILL.
+        watchdog_s: from the last sign of life to SIGKILL.
     """
 
     steady_s: float = 1.0
     first_pause_s: float = 0.1
     longest_pause_s: float = 10.0
     stop_deadline_s: float = 10.0
+    watchdog_s: float = 30.0
 
     def pause_s(self, failures: int) -> float:
         """Return the pause after so many failures in a row (0 after a daemon that was steady)."""
@@ -102,6 +108,7 @@ class Child:
         self._log = log.bind(daemon=spec.name)
         self._policy = policy
         self._notify_path = notify / spec.name
+        self._store = FdStore()
         self._fds: dict[str, int] = {SUPERVISOR: supervisor_fd}
         if spec.volatile:
             # Empty: the daemon's first start is a power-on. What a later start finds in it is what
@@ -112,7 +119,7 @@ class Child:
     @property
     def fds(self) -> Mapping[str, int]:
         """What the daemon inherits, by name."""
-        return self._fds
+        return {**self._store.fds(), **self._fds}
 
     def stop(self) -> None:
         """Ask for an orderly end; `ended` is set when it is over."""
@@ -148,7 +155,8 @@ class Child:
                 failures = 0 if steady else failures + 1
                 if code in {ExitCode.REFUSED, ExitCode.USAGE}:
                     self._enter(ChildState.REFUSED)
-                    self.note = f"exit code {code}"
+                    # What it said last is the reason, if it came to say anything.
+                    self.note = self.note or f"exit code {code}"
                     self._log.error("refused to start, is not tried again", exit_code=code)
                     self.refused.set()
                     return
@@ -161,6 +169,7 @@ class Child:
                 self.restarts += 1
             self._enter(ChildState.STOPPED)
         finally:
+            self._store.close()
             self.ended.set()
 
     async def _run_once(self) -> int:
@@ -172,30 +181,56 @@ class Child:
                 name=self.spec.name,
                 module=self.spec.module,
                 args=self.spec.args,
-                fds=self._fds,
+                fds=self.fds,
                 notify=self._notify_path,
+                watchdog_s=self._policy.watchdog_s,
             )
             self.pid = process.pid
             self._log.debug("started", pid=process.pid)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._follow, notifications)
+                nursery.start_soon(self._follow, notifications, process)
                 nursery.start_soon(self._end_when_told, process)
                 code = await process.wait()
                 nursery.cancel_scope.cancel()
+            self._take(notifications)  # its last words
             self.pid = None
         return code
 
-    async def _follow(self, notifications: trio.socket.SocketType) -> None:
+    async def _follow(self, notifications: socket.socket, process: ChildProcess) -> None:
+        # Not before the first sign of life: what a daemon does before its event loop has no limit.
+        silent_at = math.inf
         while True:
-            # recv drops descriptors that come along (FDSTORE=1): this supervisor holds the memory.
-            message = await notifications.recv(_NOTIFICATION_LIMIT_BYTES)
-            for line in message.decode("utf-8", "replace").splitlines():
-                if line == "READY=1" and self.state is ChildState.STARTING:
-                    self._enter(ChildState.READY)
-                    self.ready.set()
-                    self._log.debug("ready")
-                elif line.startswith("STATUS="):
-                    self.note = line.removeprefix("STATUS=")
+            with trio.move_on_at(silent_at):
+                await trio.lowlevel.wait_readable(notifications)
+            # Read before judging: when this process was stopped (Ctrl-Z), signs of life lie here
+            # although the time for them is over.
+            if self._take(notifications):
+                silent_at = trio.current_time() + self._policy.watchdog_s
+            elif trio.current_time() >= silent_at:
+                self._log.error("hangs, is killed", silent_s=self._policy.watchdog_s)
+                process.send_signal(signal.SIGKILL)
+                return
+
+    def _take(self, notifications: socket.socket) -> bool:
+        """Take all that was sent; whether a sign of life was among it."""
+        alive = False
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                message, fds, _flags, _address = socket.recv_fds(
+                    notifications, _NOTIFICATION_LIMIT_BYTES, _FDS_PER_NOTIFICATION
+                )
+                lines = message.decode("utf-8", "replace").splitlines()
+                self._store.take(dict(line.partition("=")[::2] for line in lines), fds)
+                for line in lines:
+                    if line == "READY=1" and self.state is ChildState.STARTING:
+                        self._enter(ChildState.READY)
+                        self.ready.set()
+                        self._log.debug("ready")
+                    elif line == "WATCHDOG=1":
+                        alive = True
+                    elif line.startswith("STATUS="):
+                        self.note = line.removeprefix("STATUS=")
+        return alive
 
     async def _end_when_told(self, process: ChildProcess) -> None:
         await self._stop.wait()
@@ -213,14 +248,15 @@ def describe_exit(code: int) -> str:
 
 
 @contextlib.contextmanager
-def _notify_socket(path: Path) -> Iterator[trio.socket.SocketType]:
+def _notify_socket(path: Path) -> Iterator[socket.socket]:
     # A new socket for each process: a late word of the last one cannot pass for the next one's.
     # Its folder is private.
     path.unlink(missing_ok=True)
     made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
     with contextlib.closing(made):
+        made.setblocking(False)
         made.bind(os.fspath(path))
         try:
-            yield trio.socket.from_stdlib_socket(made)
+            yield made
         finally:
             path.unlink(missing_ok=True)

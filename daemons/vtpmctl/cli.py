@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from daemons.runtime.errors import DaemonError
 from daemons.runtime.log import Level, Log
 from daemons.runtime.secret import WELL_KNOWN, parse_auth
 from daemons.vtpmctl.config_cli import config_group, reload_command
+from daemons.vtpmctl.doctor.cli import doctor_command
 from daemons.vtpmctl.group_cli import group_group
 from daemons.vtpmctl.guest_cli import guest_group
 from daemons.vtpmctl.manager_cli import manager_group
@@ -29,7 +29,7 @@ from daemons.vtpmctl.options import ask, dir_option, layout_of
 from daemons.vtpmctl.plan import MODULES, UpConfig
 from daemons.vtpmctl.process import ForkServer
 from daemons.vtpmctl.saa_cli import saa_group
-from daemons.vtpmctl.status import format_table, gather_status
+from daemons.vtpmctl.status_cli import status_command
 from daemons.vtpmctl.up import up
 from daemons.vtpmctl.vtpm_cli import vtpm_group
 
@@ -37,15 +37,28 @@ EXAMPLE = """\b
 Example:
   vtpmctl up --dir /srv/vtpm --guest g1
   vtpmctl guest add g2 --dir /srv/vtpm
+  vtpmctl status --watch
+  vtpmctl doctor
+"""
+UP_EXAMPLE = """\b
+Example:
+  vtpmctl up
+  vtpmctl up --dir /srv/vtpm --guest g1 --guest g2 --hwinitpcr 0-7
+  vtpmctl up --owner-auth file:/etc/vtpm/owner --srk-auth well-known
+"""
+HWTPM_EXAMPLE = """\b
+Example:
+  vtpmctl hwtpm power-cycle --dir /srv/vtpm
 """
 
 
 @click.group(epilog=EXAMPLE)
+@click.version_option(package_name="vtpm-suite")
 def main() -> None:
     """Run a vTPM stack and look after it."""
 
 
-@main.command("up")
+@main.command("up", epilog=UP_EXAMPLE)
 @dir_option
 @click.option(
     "--guest",
@@ -80,6 +93,15 @@ def main() -> None:
     metavar="AUTH",
     help="Storage root key of the hardware TPM, in the same forms.",
 )
+@click.option(
+    "--watchdog",
+    "watchdog_s",
+    type=click.FloatRange(1),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="A daemon that gives no sign of life for so long hangs: it is killed and started again.",
+)
 @loglevel_option
 def up_command(
     root: Path | None,
@@ -88,6 +110,7 @@ def up_command(
     ek: str | None,
     owner_auth: str | None,
     srk_auth: str | None,
+    watchdog_s: float,
     loglevel: str | None,
 ) -> None:
     """Run hwtpm, vtpmmgr and a vTPM with its front for each guest, in the foreground.
@@ -113,29 +136,25 @@ def up_command(
         owner_auth=owner_auth,
         srk_auth=srk_auth,
         loglevel=loglevel,
+        watchdog_s=watchdog_s,
     )
-    log = Log("vtpmctl", level=level_of(loglevel, Level.INFO))
+    log = Log.of_process("vtpmctl", level=level_of(loglevel, Level.INFO))
     # Before the event loop, and before this process closes itself to debuggers and core files,
     # which every daemon does for itself.
     with ForkServer.start(MODULES) as forkserver:
         run_daemon(partial(up, config, forkserver, log=log, report=click.echo), log=log)
 
 
-@main.command("status")
-@dir_option
-@click.option("--json", "as_json", is_flag=True, help="Everything that is known, as JSON.")
-def status_command(root: Path | None, as_json: bool) -> None:
-    """Show the daemons of a running stack."""
-    status = ask(partial(gather_status, layout_of(root)))
-    click.echo(json.dumps(status, indent=2) if as_json else format_table(status))
+main.add_command(status_command)
+main.add_command(doctor_command)
 
 
-@main.group("hwtpm")
+@main.group("hwtpm", epilog=HWTPM_EXAMPLE)
 def hwtpm_group() -> None:
     """Handle the hardware TPM."""
 
 
-@hwtpm_group.command("power-cycle")
+@hwtpm_group.command("power-cycle", epilog=HWTPM_EXAMPLE)
 @dir_option
 def power_cycle_command(root: Path | None) -> None:
     """Switch the chip off and on: its PCRs and sessions are lost, what is permanent stays."""

@@ -13,16 +13,15 @@ from daemons.runtime.config.folder import examine
 from daemons.vtpmctl.guests import reload_all
 from daemons.vtpmctl.options import ask, dir_option, find_host, layout_of, system_option
 
-
-@click.group("config")
-def config_group() -> None:
-    """Look at the configuration."""
-
-
 CHECK_EXAMPLE = """\b
 Example:
   vtpmctl config check && vtpmctl reload
 """
+
+
+@click.group("config", epilog=CHECK_EXAMPLE)
+def config_group() -> None:
+    """Look at the configuration."""
 
 
 @config_group.command("check", epilog=CHECK_EXAMPLE)
@@ -56,7 +55,14 @@ def check_command(folder: Path | None, root: Path | None) -> None:
     click.echo(f"{folder}: no mistakes, {count} guest{'' if count == 1 else 's'}")
 
 
-@click.command("reload")
+RELOAD_EXAMPLE = """\b
+Example:
+  vtpmctl reload
+  vtpmctl reload --dir /srv/vtpm
+"""
+
+
+@click.command("reload", epilog=RELOAD_EXAMPLE)
 @dir_option
 @system_option
 def reload_command(root: Path | None, system: bool) -> None:

@@ -6,12 +6,13 @@ and 30 MB of memory; forked from a process that has done it, a daemon starts in 
 most of that memory with the others. The server is one thread, opens nothing, and serves one
 supervisor over a SOCK_SEQPACKET pair:
 
-    supervisor -> server   {"name", "module", "args", "fd_names", "notify"} with the descriptors
+    supervisor -> server   {"name", "module", "args", "fd_names", "notify", "watchdog_usec"},
+                           with the descriptors
     server -> supervisor   {"started": pid} with a pidfd, in the order of the requests
     server -> supervisor   {"exited": pid, "code": as of subprocess}
 
 It ends when the supervisor does. A daemon finds what it would find under systemd: its descriptors
-from 3 on, LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES and NOTIFY_SOCKET.
+from 3 on, LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES, NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ from typing import NoReturn, Self
 from daemons.runtime.inherited import FIRST_FD
 
 MESSAGE_LIMIT_BYTES = 64 * 1024
-FD_LIMIT = 16
+FD_LIMIT = 253
+"""What one message carries (unix(7))."""
 
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _HIGH_FD = 256
@@ -59,6 +61,7 @@ class SpawnRequest:
         args: its command line; may hold secrets, so it is not shown and not in the process list.
         fd_names: names of the descriptors that come along, in their order.
         notify: path of the socket for sd_notify(3).
+        watchdog_usec: how long it may be silent there.
     """
 
     name: str
@@ -66,6 +69,7 @@ class SpawnRequest:
     args: tuple[str, ...] = field(repr=False)
     fd_names: tuple[str, ...]
     notify: str
+    watchdog_usec: int
 
     def encode(self) -> bytes:
         """Return the message to the server."""
@@ -151,6 +155,8 @@ def _become(request: SpawnRequest, fds: Sequence[int]) -> NoReturn:
         os.environ["LISTEN_FDS"] = str(len(request.fd_names))
         os.environ["LISTEN_FDNAMES"] = ":".join(request.fd_names)
         os.environ["NOTIFY_SOCKET"] = request.notify
+        os.environ["WATCHDOG_PID"] = str(os.getpid())
+        os.environ["WATCHDOG_USEC"] = str(request.watchdog_usec)
         _show_name(request.name)
         main = importlib.import_module(request.module).main
         main(args=list(request.args), prog_name=request.name)

@@ -16,7 +16,7 @@ import click
 from daemons.runtime.control import Json
 from daemons.runtime.errors import DaemonError
 from daemons.vtpmctl.adminclient import Admin, Refused
-from daemons.vtpmctl.agent import agent_digest, check_binding, read_agent_pub
+from daemons.vtpmctl.agent import agent_digest, read_agent_pub
 from daemons.vtpmctl.answers import (
     ask_manager,
     cell,
@@ -39,6 +39,12 @@ from daemons.vtpmctl.exchanges import (
     Registered,
     Registration,
     SignedList,
+)
+from daemons.vtpmctl.identities import (
+    chosen_id_hash,
+    identity_pub,
+    read_pubkey,
+    write_identity,
 )
 from daemons.vtpmctl.options import dir_option, system_option
 from daemons.vtpmctl.pcrs import HexParameter, SelectionParameter, format_pcrs
@@ -66,28 +72,10 @@ from protocol.manager.management import (
     VtpmsListed,
 )
 from protocol.tpm12.attestation import SymmetricKey
-from protocol.tpm12.constants import EncScheme, SigScheme
-from protocol.tpm12.keys import KeyParms, PubKey
 from protocol.tpm12.pcr import PcrSelection
 
 _O = ManagementOrdinal
 _COLUMNS = ("group", "uuid", "open", "vtpms", "agent", "sequence", "list_hash")
-AIK_PUB = "aik.pub"
-AIK_BINDING = "aik.priv-ca-data"
-"""Named as Xen's manage-vtpmmgr.pl names them."""
-IDENTITY = "identity.json"
-
-
-def chosen_id_hash(label: str, privacy_ca: PubKey | None) -> bytes:
-    """Return TPM_CHOSENID_HASH (TPM Main Part 2, 5.8): of the label, and the Privacy CA's key."""
-    ca = b"" if privacy_ca is None else privacy_ca.encode()
-    return hashlib.sha1(label.encode() + ca).digest()
-
-
-def identity_pub(modulus: bytes) -> PubKey:
-    """Return the public part of an AIK that the manager has made."""
-    parms = KeyParms.for_rsa(enc_scheme=EncScheme.NONE, sig_scheme=SigScheme.RSASSAPKCS1V15_SHA1)
-    return PubKey(parms, modulus)
 
 
 async def describe_group(admin: Admin, number: int) -> dict[str, Json]:
@@ -228,37 +216,6 @@ def new_command(
         as_json,
         f"group {made.group} has its agent; identity key in {out}",
     )
-
-
-def write_identity(folder: Path, identity: IdentityFile) -> None:
-    """Make a folder with the files of a group's identity key.
-
-    Raises:
-        click.ClickException: it cannot be made; what only the manager knew is in the message then.
-    """
-    try:
-        check_binding(identity)
-        folder.mkdir(mode=0o700)
-        write_file(folder / AIK_PUB, identity.aik.encode())
-        write_file(folder / AIK_BINDING, identity.binding)
-        identity.write(folder / IDENTITY)
-    except (DaemonError, OSError) as error:
-        raise click.ClickException(
-            f"group {identity.group} is made, but its files are not: {error}; the binding, "
-            f"given out once, is {identity.binding.hex()}, of AIK {identity.aik.key.hex()}"
-        ) from error
-
-
-def read_pubkey(path: Path) -> PubKey:
-    """Return the TPM_PUBKEY in a file.
-
-    Raises:
-        DaemonError: there is none.
-    """
-    try:
-        return PubKey.decode(read_file(path))
-    except WireError as error:
-        raise DaemonError(f"{path}: no TPM_PUBKEY: {error}") from error
 
 
 @group_group.command(

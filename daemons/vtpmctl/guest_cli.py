@@ -37,7 +37,15 @@ def _check_name(_context: click.Context, _parameter: click.Parameter, value: str
 _name_argument = click.argument("name", callback=_check_name)
 
 
-@click.group("guest")
+def _example(*lines: str) -> str:
+    """Return an epilog with one line for each example."""
+    return "\b\nExample:\n" + "\n".join([f"  {line}" for line in lines])
+
+
+@click.group(
+    "guest",
+    epilog=_example("vtpmctl guest list", "vtpmctl guest add web1", "vtpmctl guest restart web1"),
+)
 def guest_group() -> None:
     """Add, remove, start and stop guests."""
 
@@ -120,7 +128,12 @@ def add_command(
     click.echo(f"guest {name} {what} and {runs}; its uuid is {added.guest.identity.uuid}")
 
 
-@guest_group.command("remove")
+@guest_group.command(
+    "remove",
+    epilog=_example(
+        "vtpmctl guest remove web1", "vtpmctl guest remove web1 --delete-state --yes web1"
+    ),
+)
 @_name_argument
 @click.option(
     "--delete-state",
@@ -161,7 +174,10 @@ def remove_command(
         click.echo(f"its image is kept, for vtpmctl guest add {name}{known}")
 
 
-@guest_group.command("list")
+@guest_group.command(
+    "list",
+    epilog=_example("vtpmctl guest list --system"),
+)
 @click.option("--json", "as_json", is_flag=True, help="The same, as JSON.")
 @dir_option
 @system_option
@@ -200,7 +216,7 @@ def _cell(value: Json) -> str:
             return str(value)
 
 
-@guest_group.command("start")
+@guest_group.command("start", epilog=_example("vtpmctl guest start web1"))
 @_name_argument
 @dir_option
 @system_option
@@ -215,7 +231,7 @@ def start_command(name: str, root: Path | None, system: bool) -> None:
     ask(start)
 
 
-@guest_group.command("stop")
+@guest_group.command("stop", epilog=_example("vtpmctl guest stop web1 --dir /srv/vtpm"))
 @_name_argument
 @dir_option
 @system_option
@@ -231,7 +247,7 @@ def stop_command(name: str, root: Path | None, system: bool) -> None:
     ask(stop)
 
 
-@guest_group.command("restart")
+@guest_group.command("restart", epilog=_example("vtpmctl guest restart web1"))
 @_name_argument
 @dir_option
 @system_option
@@ -247,7 +263,7 @@ def restart_command(name: str, root: Path | None, system: bool) -> None:
     ask(restart)
 
 
-@guest_group.command("reset")
+@guest_group.command("reset", epilog=_example("vtpmctl guest reset web1"))
 @_name_argument
 @dir_option
 @system_option

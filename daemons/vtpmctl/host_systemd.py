@@ -33,6 +33,7 @@ NAME_LIMIT: Final = 31 - len(USER_PREFIX)
 
 _TARGET: Final = "vtpm.target"
 _MANAGER: Final = "vtpmmgr.service"
+_MANAGER_SOCKETS: Final = ("vtpmmgr.socket", "vtpmmgr-control.socket", "vtpmmgr-admin.socket")
 _HWTPM: Final = "hwtpm.service"
 _RUNNING: Final = frozenset({"active", "reloading"})
 _COMMAND_TIMEOUT_S: Final = 330.0
@@ -170,9 +171,10 @@ class SystemdHost:
     @asynccontextmanager
     async def manager_alone(self) -> AsyncIterator[ManagerCommand]:
         """See `Host`."""
-        states = await self._active_states([_MANAGER])
-        if states[_MANAGER] in {*_RUNNING, "activating", "deactivating"}:
-            raise DaemonError(f"the manager runs: systemctl stop {_MANAGER} ends it")
+        # Its sockets too: whoever connects would have it started.
+        states = await self._active_states([_MANAGER, *_MANAGER_SOCKETS])
+        if not set(states.values()) <= {"inactive", "failed"}:
+            raise DaemonError(f"the manager runs, or would: systemctl stop {_TARGET} first")
         await self._run("systemctl", "start", _HWTPM)
         places = self._places
         yield ManagerCommand(

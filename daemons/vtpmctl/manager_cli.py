@@ -26,7 +26,7 @@ from daemons.vtpmctl.answers import (
 )
 from daemons.vtpmctl.documents import check_absent, write_file
 from daemons.vtpmctl.exchanges import IdentityFile
-from daemons.vtpmctl.group_cli import chosen_id_hash, read_pubkey
+from daemons.vtpmctl.identities import chosen_id_hash, read_pubkey
 from daemons.vtpmctl.options import ask, dir_option, find_host, system_option
 from daemons.vtpmctl.pcrs import SelectionParameter, format_pcrs, selection_of
 from daemons.vtpmctl.rollback import Examination
@@ -195,8 +195,8 @@ def rekey_counter_command(as_json: bool, root: Path | None, system: bool) -> Non
 
 
 ACCEPT_EXAMPLE = example(
-    "systemctl stop vtpmmgr",
-    "vtpmctl manager accept-rollback --owner-auth file:/etc/vtpm/owner",
+    "systemctl stop vtpm.target",
+    "vtpmctl manager accept-rollback --owner-auth file:/etc/vtpm/credentials/owner-auth",
     "systemctl start vtpm.target",
 )
 
@@ -224,8 +224,8 @@ def accept_rollback_command(
 
     For a machine whose newest database is lost. Both sides are shown first, and the sequence number
     of the database has to be typed (or said with --yes). Every vTPM that has saved since then has
-    an image that its key does not open any more. The manager must not run; with --dir nothing of
-    the stack may.
+    an image that its key does not open any more. Nothing of the suite may run but the hardware
+    TPM.
     """
     try:
         owner = parse_auth(owner_auth)

@@ -47,6 +47,7 @@ class UpConfig:
         owner_auth: as `daemons.runtime.secret.parse_auth` takes it; for the hardware TPM.
         srk_auth: the same.
         loglevel: of every daemon.
+        watchdog_s: how long a daemon may be silent before it is taken to be hung.
     """
 
     layout: Layout
@@ -56,6 +57,7 @@ class UpConfig:
     owner_auth: str | None = field(default=None, repr=False)
     srk_auth: str | None = field(default=None, repr=False)
     loglevel: str | None = None
+    watchdog_s: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)

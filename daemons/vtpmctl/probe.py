@@ -22,8 +22,8 @@ _RESPONSE_LIMIT_BYTES = 4096
 _RETRY_S = 0.05
 
 
-class _NoAnswer(Exception):
-    """The connection gave no success response."""
+class NoAnswer(Exception):
+    """The connection gave no success response; the message says what it gave."""
 
 
 async def wait_tpm_answers(path: Path, log: Log) -> None:
@@ -34,8 +34,8 @@ async def wait_tpm_answers(path: Path, log: Log) -> None:
     said = ""
     while True:
         try:
-            await _ask(path)
-        except (OSError, trio.BrokenResourceError, _NoAnswer) as error:
+            await transact(path, GET_MANUFACTURER)
+        except (OSError, trio.BrokenResourceError, NoAnswer) as error:
             reason = str(error)
             if reason != said:
                 said = reason
@@ -45,19 +45,26 @@ async def wait_tpm_answers(path: Path, log: Log) -> None:
         await trio.sleep(_RETRY_S)
 
 
-async def _ask(path: Path) -> None:
+async def transact(path: Path, command: bytes) -> bytes:
+    """Return the success response to a command over a raw stream socket of its own.
+
+    Raises:
+        OSError, trio.BrokenResourceError: there is no connection.
+        NoAnswer: it hung up, or its answer is no success.
+    """
     async with await trio.open_unix_socket(path) as stream:
-        await stream.send_all(GET_MANUFACTURER)
+        await stream.send_all(command)
         response = b""
         size = _HEADER.size
         while len(response) < size:
             chunk = await stream.receive_some(_RESPONSE_LIMIT_BYTES)
             if not chunk:
-                raise _NoAnswer("hung up")
+                raise NoAnswer("hung up")
             response += chunk
             if len(response) >= _HEADER.size:
                 _tag, size, code = _HEADER.unpack_from(response)
                 if not _HEADER.size <= size <= _RESPONSE_LIMIT_BYTES:
-                    raise _NoAnswer(f"response of {size} bytes")
+                    raise NoAnswer(f"response of {size} bytes")
                 if code:
-                    raise _NoAnswer(f"return code {code}")
+                    raise NoAnswer(f"return code {code:#x}")
+    return response

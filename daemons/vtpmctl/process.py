@@ -120,7 +120,14 @@ class ForkServer:
                     self._running.pop(pid).note_end(code)
 
     async def spawn(
-        self, *, name: str, module: str, args: Sequence[str], fds: Mapping[str, int], notify: Path
+        self,
+        *,
+        name: str,
+        module: str,
+        args: Sequence[str],
+        fds: Mapping[str, int],
+        notify: Path,
+        watchdog_s: float,
     ) -> ChildProcess:
         """Start a daemon.
 
@@ -130,11 +137,14 @@ class ForkServer:
             args: its command line.
             fds: descriptors that it inherits, by the names it finds them under.
             notify: where it reports that it is ready.
+            watchdog_s: how long it may be silent there.
 
         Raises:
             DaemonError: the server has ended.
         """
-        request = SpawnRequest(name, module, tuple(args), tuple(fds), str(notify)).encode()
+        request = SpawnRequest(
+            name, module, tuple(args), tuple(fds), str(notify), round(watchdog_s * 1e6)
+        ).encode()
         answered = trio.Event()
         place: list[ChildProcess] = []
         # Shielded: a process that nobody knows of could not be stopped.

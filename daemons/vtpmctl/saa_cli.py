@@ -13,7 +13,7 @@ from uuid import UUID
 
 import click
 
-from daemons.runtime.control import Json
+from daemons.runtime.config.kinds import LABEL
 from daemons.runtime.errors import DaemonError
 from daemons.runtime.secret import Secret
 from daemons.vtpmctl.agent import (
@@ -42,7 +42,7 @@ from daemons.vtpmctl.exchanges import (
     Registration,
     SignedList,
 )
-from daemons.vtpmctl.group_cli import read_pubkey
+from daemons.vtpmctl.identities import read_pubkey
 from daemons.vtpmctl.pcrs import (
     Configuration,
     HexParameter,
@@ -136,7 +136,7 @@ def told() -> Iterator[None]:
         raise click.UsageError(str(error)) from error
 
 
-KEYGEN_EXAMPLE = example("vtpmctl saa keygen --out agent.pem --passphrase file:/root/agent-pass")
+KEYGEN_EXAMPLE = example("vtpmctl saa keygen --out agent.pem --passphrase file:agent-pass")
 
 
 @saa_group.command("keygen", epilog=KEYGEN_EXAMPLE)
@@ -228,10 +228,12 @@ def sign_config_command(
     approved = configurations(configs, pcrs_files)
     if not approved:
         raise click.UsageError("no --config: a list that approves nothing would close the group")
+    for label in labels:
+        LABEL.read(label)
     agent = load_agent(key, passphrase)
     signed = agent.sign_list(group, sequence, approved, labels, kernels)
     signed.write(out)
-    tell(_described(signed.to_json()), as_json, *_list_lines(signed))
+    tell(signed.to_json(), as_json, *_list_lines(signed))
 
 
 def _list_lines(signed: SignedList) -> list[str]:
@@ -246,10 +248,6 @@ def _list_lines(signed: SignedList) -> list[str]:
         for kernel in signed.kernels
     ]
     return lines
-
-
-def _described(fields: dict[str, Json]) -> dict[str, Json]:
-    return {name: value for name, value in fields.items() if name != "version"}
 
 
 @saa_group.command("show", epilog=example("vtpmctl saa show list2.json --agent-pub agent.pub"))

@@ -15,15 +15,17 @@ import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import trio
 
 from daemons.runtime.control import Fields, Json
 from daemons.runtime.errors import DaemonError
 from daemons.runtime.log import Log
-from daemons.vtpmctl.child import Child, RestartPolicy
+from daemons.vtpmctl.child import Child, ChildState, RestartPolicy
 from daemons.vtpmctl.plan import ChildSpec, Guest, Stage
 from daemons.vtpmctl.process import ForkServer
+from daemons.vtpmctl.site import Kind
 
 Probe = Callable[[Guest], Awaitable[None]]
 """Returns when the TPM of a guest has answered a command."""
@@ -176,7 +178,8 @@ class Supervisor:
                 async def give_up_without(child: Child) -> None:
                     # It has refused to start, or somebody has stopped it.
                     await child.ended.wait()
-                    refused[guest] = child.spec.name
+                    # The first one: the front of a vTPM that refuses is stopped for it.
+                    refused.setdefault(guest, child.spec.name)
                     nursery.cancel_scope.cancel()
 
                 for child in chain:
@@ -197,6 +200,23 @@ class Supervisor:
         """Return what `vtpmctl status` shows of the processes."""
         return {"daemons": [_describe(child) for child in self.children]}
 
+    def describe_waiting(self) -> str:
+        """Return what somebody who waits for the stack is shown: who is not ready, and why."""
+        waiting = [
+            f"{child.spec.name} ({child.note or child.state.value})"
+            for child in self.children
+            if child.state is not ChildState.READY
+        ]
+        return f"waiting for {', '.join(waiting)}" if waiting else "waiting for the first answers"
+
+
+_KINDS: Final = {
+    Stage.HARDWARE: Kind.HWTPM,
+    Stage.MANAGER: Kind.MANAGER,
+    Stage.VTPM: Kind.VTPM,
+    Stage.FRONT: Kind.FRONT,
+}
+
 
 async def _stop_in_order(children: Sequence[Child]) -> None:
     """Stop daemons, stage by stage."""
@@ -212,6 +232,7 @@ def _describe(child: Child) -> dict[str, Json]:
     guest = child.spec.guest
     return {
         "daemon": child.spec.name,
+        "kind": _KINDS[child.spec.stage].value,
         "pid": child.pid,
         "state": child.state.value,
         "restarts": child.restarts,

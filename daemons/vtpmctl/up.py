@@ -8,21 +8,25 @@ guest that is refused while others are served is reported and left alone; the st
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import trio
 
-from daemons.runtime.control import Fields, serve_control
+from daemons.runtime.control import Fields, Json, serve_control
 from daemons.runtime.errors import RefusedToStart
 from daemons.runtime.files import OsFiles, StateFolder
 from daemons.runtime.log import Log
+from daemons.runtime.secret import FILE_FORM
+from daemons.vtpmctl.child import RestartPolicy
 from daemons.vtpmctl.guestverbs import GuestVerbs, prepare_guest
 from daemons.vtpmctl.layout import Layout
 from daemons.vtpmctl.plan import Guest, UpConfig, plan_guest, plan_machine
 from daemons.vtpmctl.probe import wait_tpm_answers
 from daemons.vtpmctl.process import ForkServer
+from daemons.vtpmctl.progress import with_progress
 from daemons.vtpmctl.stackconfig import prepare_config
 from daemons.vtpmctl.supervisor import Outcome, Supervisor
 
@@ -57,11 +61,20 @@ async def up(
             specs += plan_guest(config, guest)
         folders = [layout.hwtpm_state, layout.vtpmmgr_state]
         folders += [layout.guest(guest.name).state for guest in guests]
-        await _wait_unlocked(folders, log)
-        supervisor = Supervisor(specs, forkserver=forkserver, notify=layout.notify, log=log)
+        await with_progress(
+            lambda: "waiting for the last run's daemons to stop",
+            partial(_wait_unlocked, folders, log),
+        )
+        supervisor = Supervisor(
+            specs,
+            forkserver=forkserver,
+            notify=layout.notify,
+            log=log,
+            policy=RestartPolicy(watchdog_s=config.watchdog_s),
+        )
 
         async def status(_args: Fields) -> Fields:
-            return supervisor.describe()
+            return {**supervisor.describe(), "secret_files": _secret_files(config)}
 
         async def probe(guest: Guest) -> None:
             if guest.has_stream:
@@ -78,13 +91,23 @@ async def up(
             try:
                 serve = partial(serve_control, layout.control_socket, verbs, log=log)
                 await nursery.start(serve)
-                outcome = await supervisor.wait_outcome(guests, probe)
+                outcome = await with_progress(
+                    supervisor.describe_waiting,
+                    partial(supervisor.wait_outcome, guests, probe),
+                )
                 if not outcome.serving:
                     raise RefusedToStart(describe_refusals(outcome))
                 report(describe_ready(layout, outcome))
                 await trio.sleep_forever()
             finally:
                 supervisor.stop()
+
+
+def _secret_files(config: UpConfig) -> list[Json]:
+    """Return the files that secrets of the hardware TPM are in, for `vtpmctl doctor`."""
+    given = [auth for auth in (config.owner_auth, config.srk_auth) if auth is not None]
+    paths = [auth.removeprefix(FILE_FORM) for auth in given if auth.startswith(FILE_FORM)]
+    return [os.path.abspath(path) for path in paths]
 
 
 def _prepare_guests(config: UpConfig, log: Log) -> list[Guest]:

@@ -98,8 +98,8 @@ async def _pass_through(hardware: Hardware, request: Request, message: bytes) ->
     if code != ManagerCode.SUCCESS:
         return error_response(code, error_tag(message))
     try:
-        # its own source: in no vTPM's turn, and nobody withdraws it
-        return await hardware.pass_through(message, request)
+        # a source of its own: in no vTPM's line, and nobody withdraws it
+        return await hardware.pass_through(message, object())
     except HardwareLost:
         return error_response(ManagerCode.IOERROR, error_tag(message))
 

@@ -3,7 +3,8 @@
 
     database          anchor               what it means                      what is done
     ----------------  -------------------  ---------------------------------  --------------------
-    sequence 1        none                 died in the first start            define, write a mark
+    sequence 1        none, nor one under  died in the first start            define, write a mark
+                      the other index
     sequence 1        never written        died in the first start            write a mark
     sequence n        mark n, its root     orderly                            serve
     sequence n+1      mark n, root of its  died between database and chip     write the mark n+1
@@ -13,6 +14,8 @@
                       root                 chip
     sequence n > 1    none, or never       the area was removed               refuse
                       written
+    sequence 1        none, but one under  an older copy; the area in force   refuse
+                      the other index      is another's
     names value c     counter c            orderly                            serve
     names value c+1   counter c            died between database and chip     increment, serve
     names value < c   counter c            older than the last binding        refuse
@@ -92,7 +95,10 @@ async def bind(ledger: Ledger, mode: FreshnessMode, hardware: Hardware, log: Log
     where = f"NV area {root.nv_index:#x} of the hardware TPM"
     area_bytes = await hardware.nv_area_size(root.nv_index)
     if area_bytes is None:
-        if ledger.newest.sequence != 1:
+        # Beside an area under the other index this is no first start, but a copy from before an
+        # NV_REKEY. What is there vouches for a database, whose anchor must not be removed for it.
+        moved = await hardware.nv_area_size(nv_indices(root.nv_index)[1]) is not None
+        if ledger.newest.sequence != 1 or moved:
             raise RefusedToStart(
                 f"{where} is gone; it must name sequence {ledger.newest.sequence}: without it "
                 "nobody can tell whether this database is the newest"
@@ -277,7 +283,7 @@ async def _accept_counter(bound: _Bound, anchor: CounterAnchor) -> None:
         await _in_thread(bound.ledger.make_durable)
         auth = bound.ledger.keys.unwrap_counter_auth(record)
         await bound.hardware.increment_counter(anchor.count_id, auth)
-        bound.log.info("brought the hardware TPM up to the database", value=record.value)
+        bound.log.info("brought the hardware TPM up to the database", sequence=sequence)
 
 
 # --- the mode that is wanted ---------------------------------------------------------------------
@@ -368,7 +374,10 @@ async def _forget_counter(bound: _Bound, anchor: Anchor | None) -> None:
         record = await _in_thread(partial(bound.ledger.get, CounterRecord, COUNTER_KEY))
         if record is not None:
             auth = bound.ledger.keys.unwrap_counter_auth(record)
-            await bound.hardware.release_counter(anchor.count_id, auth)
+            try:
+                await bound.hardware.release_counter(anchor.count_id, auth)
+            except TpmError as error:
+                bound.log.warning("counter not given back", counter=anchor.count_id, reason=error)
 
 
 async def _in_thread(function: Callable[[], T]) -> T:

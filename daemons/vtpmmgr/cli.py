@@ -27,7 +27,8 @@ from daemons.runtime.inherited import inherited_fds
 from daemons.runtime.log import Log
 from daemons.runtime.notify import Notifier
 from daemons.runtime.reload import Reloads
-from daemons.runtime.secret import WELL_KNOWN, parse_auth
+from daemons.runtime.secret import WELL_KNOWN, parse_auth, parse_auth_option
+from daemons.runtime.sockets import Listeners
 from daemons.vtpmmgr.config import ManagerConfig
 from daemons.vtpmmgr.daemon import Loaded, run
 from daemons.vtpmmgr.identity import ClientTable
@@ -44,7 +45,10 @@ PROBE = "probe"
 """Value of --tpmirq that leaves the choice to the driver."""
 
 _DEFAULTS = ManagerOptions()
-_AUTH_FORMS = "well-known, hash:<40 hex digits>, text:<passphrase> or file:<path>"
+_AUTH_FORMS = (
+    "well-known, hash:<40 hex digits>, text:<passphrase> or file:<path>; or configured, which is "
+    "what --config says"
+)
 
 
 @click.command(epilog=EXAMPLE, context_settings={"max_content_width": 100})
@@ -154,6 +158,7 @@ _AUTH_FORMS = "well-known, hash:<40 hex digits>, text:<passphrase> or file:<path
     help="Take configuration lists that are signed as in Xen: SHA-1, and no group named in them.",
 )
 @loglevel_option
+@click.version_option(package_name="vtpm-suite")
 def main(
     config_folder: Path,
     state: Path,
@@ -186,8 +191,8 @@ def main(
     if dry_run and not accept_rollback:
         raise click.UsageError("--dry-run needs --accept-rollback")
     mode = _parsed("--socket-mode", parse_mode, socket_mode)
-    owner = _given("--owner-auth", parse_auth, owner_auth)
-    srk = _given("--srk-auth", parse_auth, srk_auth)
+    owner = _given("--owner-auth", parse_auth_option, owner_auth)
+    srk = _given("--srk-auth", parse_auth_option, srk_auth)
     interrupts = _given("--tpmirq", _wants_interrupts, tpmirq)
     pcrs = _given("--seal-pcrs", lambda text: parse_pcrs((text,)), seal_pcrs)
     index = _given("--nv-index", parse_nv_index, nv_index)
@@ -215,7 +220,7 @@ def main(
         )
         return Loaded(config, ClientTable.of_guests(configuration.guests.values()))
 
-    log = Log("vtpmmgr")
+    log = Log.of_process("vtpmmgr")
     try:
         configuration, findings = load_without_bad_guests(config_folder)
         loaded = resolve(configuration)
@@ -228,14 +233,15 @@ def main(
     notifier = Notifier.from_environ()
     reloads = Reloads(lambda: resolve(load(config_folder)), notifier, log)
     run_daemon(
-        partial(run, loaded, reloads, notifier, log),
+        partial(run, loaded, reloads, Listeners(inherited), notifier, log),
         log=log,
+        notifier=notifier,
         inherited=inherited,
         on_hangup=reloads.request,
     )
 
 
-def _given(option: str, parse: Callable[[str], _T], text: str | None) -> _T | None:
+def _given(option: str, parse: Callable[[str], _T | None], text: str | None) -> _T | None:
     return None if text is None else _parsed(option, parse, text)
 
 

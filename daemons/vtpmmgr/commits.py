@@ -23,16 +23,18 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from time import perf_counter_ns
 from typing import Final, Protocol, TypeVar
 from uuid import UUID
 
 import trio
 
 from daemons.runtime.errors import DaemonError
+from daemons.runtime.latency import Latencies, LatencyStatistics
 from daemons.runtime.log import Log
 from daemons.vtpmmgr.freshness import Freshness, Mark
 from daemons.vtpmmgr.hardware import PASSING, Hardware, HardwareLost
-from daemons.vtpmmgr.keyring import KeyRing
+from daemons.vtpmmgr.keyring import GroupClosed, KeyRing
 from daemons.vtpmmgr.ledger import Ledger, Transaction
 from daemons.vtpmmgr.store import DiskFull
 from protocol.manager.constants import ManagerCode
@@ -81,6 +83,7 @@ class Mutation(Protocol):
 
         Raises:
             CommandRefused: not possible; whatever it changed so far is forgotten.
+            GroupClosed: likewise; told as TPM_AUTHFAIL.
         """
 
 
@@ -94,6 +97,8 @@ class CommitStatistics:
         mutations: that were part of them.
         largest: most mutations in one commit.
         waiting: mutations not settled.
+        bound: sequence that the hardware TPM is known to name.
+        latencies: of the last commits, from the first look at the chip to the answers.
     """
 
     sequence: int
@@ -101,6 +106,8 @@ class CommitStatistics:
     mutations: int
     largest: int
     waiting: int
+    bound: int
+    latencies: LatencyStatistics
 
 
 class _Pending:
@@ -114,11 +121,13 @@ class _Pending:
 
 
 class _Turn:
-    __slots__ = ("begun", "over")
+    __slots__ = ("begun", "over", "scope")
 
     def __init__(self) -> None:
         self.begun = trio.Event()
         self.over = trio.Event()
+        # Of the operation; it must not go on when nobody commits any more.
+        self.scope = trio.CancelScope()
 
 
 class Exclusive:
@@ -151,6 +160,18 @@ class Exclusive:
         """
         await self._committer.commit_now(change, keys, freshness, bind_now=bind_now)
 
+    async def insist(self, what: str, action: Callable[[], Awaitable[None]]) -> None:
+        """Do in the hardware TPM what belongs to a commit that was made, until it is done.
+
+        Args:
+            what: it is, for messages.
+            action: may be begun again after any failure.
+
+        Raises:
+            DaemonError: the chip refuses for good.
+        """
+        await self._committer.insist(what, action)
+
 
 class Committer:
     """The one task that changes the ledger.
@@ -181,6 +202,9 @@ class Committer:
         self._commits = 0
         self._mutations = 0
         self._largest = 0
+        self._latencies = Latencies()
+        # The ledger that we are given is bound to the chip.
+        self._bound = ledger.newest.sequence
 
     async def submit(self, mutation: Mutation) -> bytes:
         """Return the body of the response once the change is durable and bound to the chip.
@@ -221,12 +245,12 @@ class Committer:
     async def exclusively(self, operation: Callable[[Exclusive], Awaitable[T]]) -> T:
         """Run an operation while nothing else is committed, and give what it gives.
 
-        So that what it reads, does in the hardware TPM and commits belongs together. It is not
-        cancelled.
+        So that what it reads, does in the hardware TPM and commits belongs together. If `run` ends,
+        so does the operation: before its commit, or after it, unanswered.
 
         Raises:
             CommandRefused: by the operation, which has committed nothing then.
-            DaemonError: `run` ended first.
+            DaemonError: `run` ended first; whether the change was made is not known.
         """
         if self._ended:
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -235,15 +259,13 @@ class Committer:
         self._turns.append(turn)
         self._arrived.set()
         try:
-            with trio.CancelScope(shield=True):
+            with turn.scope:
                 await turn.begun.wait()
-                if self._ended:
-                    raise DaemonError("the manager is ending")
-                result = await operation(Exclusive(self))
-            # the shield was never cancelled, so there is a result
-            return result
+                if not self._ended:
+                    return await operation(Exclusive(self))
         finally:
             turn.over.set()
+        raise DaemonError("the manager is ending")
 
     async def read(self, uuid: UUID, query: Callable[[Ledger], T]) -> T:
         """Return what `query` finds once no change of this vTPM is unsettled. Runs in a thread."""
@@ -259,6 +281,8 @@ class Committer:
             mutations=self._mutations,
             largest=self._largest,
             waiting=len(self._unsettled),
+            bound=self._bound,
+            latencies=self._latencies.statistics(),
         )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -278,9 +302,7 @@ class Committer:
                 if batch:
                     await self._commit(batch)
                 while self._turns:
-                    turn = self._turns.popleft()
-                    turn.begun.set()
-                    await turn.over.wait()
+                    await self._leave_to(self._turns.popleft())
                 if self._ledger.log_pages >= _CHECKPOINT_PAGES:
                     await self._checkpoint()
         except trio.Cancelled:
@@ -297,10 +319,20 @@ class Committer:
                     pending.outcome = None
                     pending.settled.set()
 
+    async def _leave_to(self, turn: _Turn) -> None:
+        """Let an operation be alone until it is over."""
+        turn.begun.set()
+        try:
+            await turn.over.wait()
+        except trio.Cancelled:
+            turn.scope.cancel()
+            with trio.CancelScope(shield=True):
+                await turn.over.wait()
+            raise
+
     async def _commit(self, batch: list[_Pending]) -> None:
-        with trio.move_on_after(REACHABLE_DEADLINE_S) as limit:
-            await self._wait_reachable()
-        if limit.cancelled_caught:
+        started_ns = perf_counter_ns()
+        if not await self._is_reachable():
             self._log.warning("hardware TPM unreachable", refused=len(batch))
             self._refuse(batch, ManagerCode.IOERROR)
             return
@@ -310,7 +342,7 @@ class Committer:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._write, batch, limiter=self._limiter)
         except DiskFull as error:
-            self._log.error(str(error), refused=len(batch))
+            self._log.error("database not written", reason=error, refused=len(batch))
             self._refuse(batch, ManagerCode.FAIL)
             return
         if self._ledger.newest != before:
@@ -318,6 +350,7 @@ class Committer:
             self._commits += 1
             self._mutations += len(batch)
             self._largest = max(self._largest, len(batch))
+            self._latencies.note(perf_counter_ns() - started_ns)
         self._settle(batch)
 
     def _write(self, batch: Iterable[_Pending]) -> None:
@@ -329,6 +362,8 @@ class Committer:
                     pending.outcome = pending.mutation.apply(transaction)
             except CommandRefused as refusal:
                 pending.outcome = refusal
+            except GroupClosed:
+                pending.outcome = CommandRefused(ManagerCode.AUTHFAIL)
         if transaction:
             with transaction.attempt():
                 self._freshness.stamp(transaction)
@@ -356,10 +391,12 @@ class Committer:
                 (freshness or self._freshness).stamp(transaction, last=bind_now)
             self._ledger.commit(transaction, keys)
 
+        if not await self._is_reachable():
+            raise CommandRefused(ManagerCode.IOERROR)
         try:
             await trio.to_thread.run_sync(write, limiter=self._limiter)
         except DiskFull as error:
-            self._log.error(str(error))
+            self._log.error("commit refused", reason=error)
             raise CommandRefused(ManagerCode.FAIL) from error
         if freshness is not None:
             self._freshness = freshness
@@ -389,41 +426,45 @@ class Committer:
             self._freshness.stamp(transaction, last=True)
         self._ledger.commit(transaction)
 
-    async def _wait_reachable(self) -> None:
+    async def _is_reachable(self) -> bool:
+        """Say whether the chip answers, within a deadline."""
         pause_s = _RETRY_FIRST_S
-        while True:
-            try:
-                await self._hardware.wait_reachable()
-            except (HardwareLost, TpmError) as error:
-                self._log.debug("hardware TPM not ready", reason=error)
-            else:
-                return
-            await trio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _RETRY_LONGEST_S)
+        with trio.move_on_after(REACHABLE_DEADLINE_S):
+            while True:
+                try:
+                    await self._hardware.wait_reachable()
+                except (HardwareLost, TpmError) as error:
+                    self._log.debug("hardware TPM not ready", reason=error)
+                else:
+                    return True
+                await trio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _RETRY_LONGEST_S)
+        return False
 
     async def _bind(self) -> None:
-        """Write the mark until it is written.
+        mark = Mark.of(self._ledger.newest)
+        await self.insist(f"mark of sequence {mark.sequence}", partial(self._freshness.bind, mark))
+        self._bound = mark.sequence
+
+    async def insist(self, what: str, action: Callable[[], Awaitable[None]]) -> None:
+        """Have the chip do what belongs to a commit until it is done; see `Exclusive.insist`.
 
         An attempt is not torn apart by the end of the daemon; between two it may end, unanswered.
         """
-        mark = Mark.of(self._ledger.newest)
         pause_s = _RETRY_FIRST_S
         while True:
             reason: Exception = HardwareLost(f"no answer within {_ATTEMPT_S:g} s")
             try:
                 with trio.move_on_after(_ATTEMPT_S, shield=True):
-                    await self._freshness.bind(mark)
+                    await action()
                     return
             except HardwareLost as error:
                 reason = error
             except TpmError as error:
                 if error.code not in PASSING:
-                    raise DaemonError(
-                        f"the hardware TPM does not take the mark of sequence {mark.sequence}: "
-                        f"{error}"
-                    ) from error
+                    raise DaemonError(f"the hardware TPM refuses: {what}: {error}") from error
                 reason = error
-            self._log.warning("mark not written yet", sequence=mark.sequence, reason=reason)
+            self._log.warning("not in the hardware TPM yet", what=what, reason=reason)
             await trio.sleep(pause_s)
             pause_s = min(2 * pause_s, _RETRY_LONGEST_S)
 
@@ -435,7 +476,7 @@ class Committer:
                 )
         except DaemonError as error:
             # The log keeps everything; the next commit tries again.
-            self._log.warning(str(error))
+            self._log.warning("log of the database not copied", reason=error)
 
     def _refuse(self, batch: Iterable[_Pending], code: ManagerCode) -> None:
         for pending in batch:

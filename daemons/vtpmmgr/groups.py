@@ -22,7 +22,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Self
 from uuid import UUID, uuid4
 
 import trio
@@ -112,6 +112,40 @@ def read_group(ledger: Ledger, number: int) -> Group:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
+class _OpenGroup:
+    """An open group that has an agent, with its secrets: all of one moment, for the manager's keys
+    may be other ones after any wait.
+
+    Attributes:
+        key: of the group.
+        aik_auth: secret to use its AIK.
+        identification: what PCRs 20-23 hold for it.
+    """
+
+    uuid: UUID
+    policy: PolicyRecord
+    key: Secret
+    aik_auth: Secret
+    identification: quotes.Identification
+
+    @classmethod
+    def read(cls, ledger: Ledger, number: int) -> Self:
+        """Return the group with a number; CommandRefused if it is none, closed or a stub."""
+        group = read_group(ledger, number)
+        if not group.is_open:
+            raise CommandRefused(ManagerCode.AUTHFAIL)
+        if group.policy is None:
+            raise CommandRefused(ManagerCode.FAIL)
+        return cls(
+            group.record.uuid,
+            group.policy,
+            ledger.keys.group_key(group.record),
+            ledger.keys.unwrap_aik_auth(group.record, group.policy),
+            quotes.identification(group.record.uuid, group.saa_modulus, group.config_list),
+        )
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class _NewGroup:
     """Give group 0 its agent if it has none, else make another group."""
 
@@ -148,9 +182,14 @@ class _NewGroup:
 
 @dataclass(frozen=True, slots=True)
 class _DeleteGroup:
-    """Remove a group with all that is in it."""
+    """Remove a group with all that is in it.
+
+    Attributes:
+        vtpms: that were seen to be closed, and are kept so.
+    """
 
     group: UUID
+    vtpms: tuple[UUID, ...]
     uuid: UUID = GROUPS
 
     def apply(self, transaction: Transaction) -> bytes:
@@ -162,7 +201,9 @@ class _DeleteGroup:
         for move in transaction.moves():
             if move.group == self.group:
                 _forget_move(transaction, move)
-        for vtpm in transaction.vtpms_of(self.group):
+        if transaction.vtpms_of(self.group) != list(self.vtpms):
+            raise CommandRefused(ManagerCode.FAIL)
+        for vtpm in self.vtpms:
             transaction.delete(VtpmRecord, vtpm.bytes)
         for seal in transaction.seals_of(self.group):
             transaction.delete(SealRecord, seal.identifier.bytes)
@@ -185,15 +226,20 @@ def _forget_move(transaction: Transaction, move: MoveRecord) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Registered:
-    """Note that the agent has a group's key."""
+    """Note that the agent has a group's key.
+
+    Attributes:
+        aik_auth: of the policy as it was; lies under the key that the agent has.
+    """
 
     group: UUID
+    aik_auth: bytes
     uuid: UUID = GROUPS
 
     def apply(self, transaction: Transaction) -> bytes:
         """Make the change."""
         policy = transaction.get(PolicyRecord, self.group.bytes)
-        if policy is None or policy.registered:
+        if policy is None or policy.registered or policy.aik_auth != self.aik_auth:
             raise CommandRefused(ManagerCode.FAIL)
         transaction.put(replace(policy, registered=1))
         return b""
@@ -302,11 +348,8 @@ class GroupCommands:
             raise CommandRefused(ManagerCode.AUTHFAIL)
         return group
 
-    async def _with_policy(self, number: int) -> tuple[Group, PolicyRecord]:
-        group = await self._open(number)
-        if group.policy is None:
-            raise CommandRefused(ManagerCode.FAIL)
-        return group, group.policy
+    async def _with_policy(self, number: int) -> _OpenGroup:
+        return await self._committer.read(GROUPS, lambda ledger: _OpenGroup.read(ledger, number))
 
     async def _list(self, request: Nothing) -> Answer:
         groups = await self._committer.read(GROUPS, lambda ledger: len(ledger.groups()))
@@ -335,28 +378,28 @@ class GroupCommands:
         uuid = group.record.uuid
         vtpms = await self._committer.read(GROUPS, lambda ledger: ledger.vtpms_of(uuid))
         with self._openings.reserved(vtpms):
-            await self._committer.submit(_DeleteGroup(uuid))
+            await self._committer.submit(_DeleteGroup(uuid, tuple(vtpms)))
         self._log.info("group deleted", group=uuid, vtpms=len(vtpms))
         return Nothing()
 
     async def _activate(self, request: GroupActivate) -> Answer:
-        group, policy = await self._with_policy(request.group)
+        group = await self._with_policy(request.group)
         with refused_by_hardware():
             return await self._hardware.activate_identity(
-                policy.aik,
-                self._keys.unwrap_aik_auth(group.record, policy),
+                group.policy.aik,
+                group.aik_auth,
                 request.blob,
-                identification=self._identification(group),
+                identification=group.identification,
             )
 
     async def _register(self, request: GroupRegister) -> Answer:
-        group, policy = await self._with_policy(request.group)
+        group = await self._with_policy(request.group)
+        policy = group.policy
         if policy.registered or policy.boot != self._boot:
             raise CommandRefused(ManagerCode.FAIL)
         try:
             approval.check_registration(policy.saa_modulus, request.proof, request.exchange)
-            key = self._keys.group_key(group.record)
-            own, blob = await trio.to_thread.run_sync(_hide, request.exchange, key)
+            own, blob = await trio.to_thread.run_sync(_hide, request.exchange, group.key)
         except approval.BadSignature as error:
             raise CommandRefused(ManagerCode.FAIL) from error
         except BadExchange as error:
@@ -365,35 +408,42 @@ class GroupCommands:
         with refused_by_hardware():
             quoted = await self._hardware.quote(
                 policy.aik,
-                self._keys.unwrap_aik_auth(group.record, policy),
+                group.aik_auth,
                 external_data=quotes.external_data(QuoteFlags(0), data, ()),
                 selection=request.selection,
-                identification=self._identification(group),
+                identification=group.identification,
             )
-        await self._committer.submit(_Registered(group.record.uuid))
-        self._log.info("group registered", group=group.record.uuid)
+        await self._committer.submit(_Registered(group.uuid, policy.aik_auth))
+        self._log.info("group registered", group=group.uuid)
         return GroupRegistered(own, blob, quoted.signature)
 
     async def _update(self, request: GroupUpdate) -> Answer:
-        group, policy = await self._with_policy(request.group)
+        group = await self._with_policy(request.group)
         new = request.config_list
-        _check_sequence(policy, new)
-        # a list that approves nothing would close the group for good
-        if not new.configurations or len(request.selections) != len(new.configurations):
-            raise CommandRefused(ManagerCode.BAD_PARAMETER)
-        try:
+
+        def check() -> None:
+            _check_sequence(group.policy, new)
+            # a list that approves nothing would close the group for good
+            if not new.configurations or len(request.selections) != len(new.configurations):
+                raise CommandRefused(ManagerCode.BAD_PARAMETER)
+            # a chip compares no hash of nothing, so such an entry would approve every platform
+            if any(selection.is_empty for selection in request.selections):
+                raise CommandRefused(ManagerCode.BAD_PARAMETER)
             approval.check_config_list(
-                policy.saa_modulus,
+                group.policy.saa_modulus,
                 request.signature,
-                group.record.uuid,
+                group.uuid,
                 new,
                 request.selections,
                 xen_form=self._xen_lists,
             )
+
+        try:
+            await trio.to_thread.run_sync(check)
         except approval.BadSignature as error:
             raise CommandRefused(error.code) from error
         secret = Secret(os.urandom(KEY_BYTES))
-        uuid = group.record.uuid
+        uuid = group.uuid
         scopes = {uuid: encode_group_secret(self._keys.manager, uuid, secret)}
         root = self._keys.root
         if request.group == 0:
@@ -439,20 +489,17 @@ class GroupCommands:
         return GroupShown(group.record.uuid, group.saa_modulus, group.config_list)
 
     async def _quote(self, request: GroupQuote) -> Answer:
-        group, policy = await self._with_policy(request.group)
+        group = await self._with_policy(request.group)
         data = quotes.group_data(request.nonce)
         with refused_by_hardware():
             quoted = await self._hardware.quote(
-                policy.aik,
-                self._keys.unwrap_aik_auth(group.record, policy),
+                group.policy.aik,
+                group.aik_auth,
                 external_data=quotes.external_data(QuoteFlags(0), data, ()),
                 selection=request.selection,
-                identification=self._identification(group),
+                identification=group.identification,
             )
         return SignedPcrs(quoted.signature, tuple(value for _, value in quoted.pcr_values))
-
-    def _identification(self, group: Group) -> quotes.Identification:
-        return quotes.identification(group.record.uuid, group.saa_modulus, group.config_list)
 
 
 def _hide(peer: bytes, key: Secret) -> tuple[bytes, bytes]:

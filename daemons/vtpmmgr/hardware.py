@@ -176,12 +176,17 @@ class Hardware(Protocol):
         external_data: bytes,
         selection: PcrSelection,
         identification: Identification | None = None,
+        source: Hashable | None = None,
     ) -> SignedQuote:
         """Have an identity key sign PCRs, nothing coming between setting them and signing.
 
         Args:
             external_data: 20 bytes.
             identification: None leaves PCRs 20-23 as they are.
+            source: the client in whose turn; None for the manager itself.
+
+        Raises:
+            Withdrawn: see `withdraw`.
         """
 
     def identity_modulus(self, key: bytes) -> bytes:
@@ -251,6 +256,17 @@ class Hardware(Protocol):
 
     async def release_counter(self, count_id: int, auth: Secret) -> None:
         """Give a counter back."""
+
+    @property
+    def answers(self) -> bool:
+        """Whether the chip answered the last command."""
+
+    async def probe(self) -> None:
+        """Return if the chip answers now, to a command that changes nothing.
+
+        Raises:
+            HardwareLost, TpmError: it does not.
+        """
 
     async def wait_reachable(self) -> None:
         """Return once the chip answers; at once if it answered last time."""

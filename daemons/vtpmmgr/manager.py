@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -12,14 +12,16 @@ from daemons.runtime.secret import Secret
 from daemons.vtpmmgr.arriving import ArrivingCommands
 from daemons.vtpmmgr.commits import CommandRefused, Committer
 from daemons.vtpmmgr.envelope import NotAuthentic
-from daemons.vtpmmgr.groups import Group, GroupCommands
+from daemons.vtpmmgr.groups import GROUPS, Group, GroupCommands
 from daemons.vtpmmgr.hardware import Hardware
 from daemons.vtpmmgr.identity import ClientTable
 from daemons.vtpmmgr.leaving import LeavingCommands
+from daemons.vtpmmgr.ledger import Ledger
 from daemons.vtpmmgr.management import Management
 from daemons.vtpmmgr.moves import Moves
 from daemons.vtpmmgr.openings import Openings
 from daemons.vtpmmgr.platform import PlatformCommands
+from daemons.vtpmmgr.records import GroupRecord, PolicyRecord
 from daemons.vtpmmgr.recovery import RecoveryCommands
 from daemons.vtpmmgr.rotation import RotationCommands
 from daemons.vtpmmgr.sealing import nv_indices
@@ -61,6 +63,7 @@ class Manager:
         hardware: Hardware,
         options: ManagementOptions,
         log: Log,
+        connections_changed: Callable[[int], None] = lambda _count: None,
     ) -> None:
         openings = Openings()
         self.committer = Committer(started.ledger, started.freshness, hardware, log)
@@ -93,7 +96,13 @@ class Manager:
         )
         # a vTPM, ADMIN or not, moves nobody
         self.service = ManagerService(
-            clients, self.committer, hardware, Management(*for_vtpms), openings, log
+            clients,
+            self.committer,
+            hardware,
+            Management(*for_vtpms),
+            openings,
+            log,
+            connections_changed,
         )
 
     def _gives_admin(self, uuid: UUID) -> bool:
@@ -104,9 +113,16 @@ class Manager:
 
     async def _open_recovered(self, group: Group, key: Secret) -> None:
         """Open a group with the key that its agent gave back."""
-        if group.policy is None:
-            raise CommandRefused(ManagerCode.FAIL)
-        try:
-            self.committer.keys.open_recovered(group.record, group.policy, key)
-        except NotAuthentic as error:
-            raise CommandRefused(ManagerCode.DECRYPT_ERROR) from error
+
+        def open_now(ledger: Ledger) -> None:
+            # as it is now: the manager may have got new keys since the group was read
+            record = ledger.get(GroupRecord, group.record.uuid.bytes)
+            policy = ledger.get(PolicyRecord, group.record.uuid.bytes)
+            if record is None or policy is None:
+                raise CommandRefused(ManagerCode.FAIL)
+            try:
+                ledger.keys.open_recovered(record, policy, key)
+            except NotAuthentic as error:
+                raise CommandRefused(ManagerCode.DECRYPT_ERROR) from error
+
+        await self.committer.read(GROUPS, open_now)

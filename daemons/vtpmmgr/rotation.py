@@ -9,9 +9,10 @@
 |               | root secret names that one, then the old one is removed                  |
 | COUNTER_REKEY | the counter of counter mode, at the first start after one of the chip    |
 
-Each is one commit, made while nothing else is committed; saves that arrive meanwhile wait. Before
-the commit nothing counts, after it the old keys open nothing. What is left over in the chip after
-a crash is removed at the next start.
+Each is one commit, made while nothing else is committed; saves that arrive meanwhile wait. The
+seals are made before, since there may be many and each takes a while: if a new list came into force
+since, that counts and the rotation is refused. Before the commit nothing counts, after it the old
+keys open nothing. What is left over in the chip after a crash is removed at the next start.
 
 A group's agent has the key in escrow that was; after GROUP_REKEY it may register again, in this
 boot.
@@ -20,8 +21,11 @@ boot.
 from __future__ import annotations
 
 import os
-from dataclasses import replace
-from uuid import uuid4
+from dataclasses import dataclass, replace
+from functools import partial
+from uuid import UUID, uuid4
+
+import trio
 
 from daemons.runtime.config.values import FreshnessMode
 from daemons.runtime.log import Log
@@ -29,10 +33,10 @@ from daemons.runtime.secret import AUTH_BYTES, Secret
 from daemons.vtpmmgr.commits import CommandRefused, Committer, Exclusive
 from daemons.vtpmmgr.envelope import KEY_BYTES
 from daemons.vtpmmgr.freshness import NV_BYTES, NvFreshness
-from daemons.vtpmmgr.groups import Group, read_group
+from daemons.vtpmmgr.groups import GROUPS, read_group
 from daemons.vtpmmgr.hardware import Hardware
 from daemons.vtpmmgr.keyring import KeyRing
-from daemons.vtpmmgr.ledger import Ledger, Transaction
+from daemons.vtpmmgr.ledger import Transaction
 from daemons.vtpmmgr.management import Answer, Command, Commands, refused_by_hardware
 from daemons.vtpmmgr.records import (
     COUNTER_KEY,
@@ -43,9 +47,34 @@ from daemons.vtpmmgr.records import (
     TransportKeyRecord,
     VtpmRecord,
 )
-from daemons.vtpmmgr.sealing import RootSecret, encode_group_secret, nv_indices
+from daemons.vtpmmgr.sealing import encode_group_secret, nv_indices
 from protocol.manager.constants import ManagementOrdinal, ManagerCode
 from protocol.manager.management import GroupNumber, Nothing
+
+
+@dataclass(frozen=True, slots=True)
+class _Resealed:
+    """A new secret, sealed to all that the former one is sealed to.
+
+    Attributes:
+        scope: whose secret it is.
+        former: the seals that were in force.
+        seals: those that are to be.
+    """
+
+    scope: UUID
+    former: tuple[SealRecord, ...]
+    seals: tuple[SealRecord, ...]
+
+    def replace(self, transaction: Transaction) -> None:
+        """Put the new seals in place; CommandRefused(FAIL) if others are in force by now."""
+        in_force = {seal.identifier for seal in transaction.seals_of(self.scope)}
+        if in_force != {seal.identifier for seal in self.former}:
+            raise CommandRefused(ManagerCode.FAIL)
+        for seal in self.former:
+            transaction.delete(SealRecord, seal.identifier.bytes)
+        for seal in self.seals:
+            transaction.put(seal)
 
 
 class RotationCommands:
@@ -60,6 +89,8 @@ class RotationCommands:
         self._hardware = hardware
         self._boot = boot
         self._log = log
+        # one after another, so that none is refused because of the next
+        self._lock = trio.StrictFIFOLock()
 
     @property
     def commands(self) -> Commands:
@@ -74,55 +105,59 @@ class RotationCommands:
     # --- the manager's -----------------------------------------------------------------------
 
     async def _manager(self, request: Nothing) -> Answer:
-        await self._committer.exclusively(self._rekey_manager)
+        async with self._lock:
+            old = self._committer.keys
+            keys = KeyRing(replace(old.root, manager_key=Secret(os.urandom(KEY_BYTES))))
+            resealed = await self._reseal(keys.manager, keys.root.encode())
+
+            async def rekey(alone: Exclusive) -> None:
+                await self._check_root_open(alone)
+                await alone.commit(partial(_rekey_manager, old, keys, resealed), keys=keys)
+
+            await self._committer.exclusively(rekey)
         self._log.info("manager key changed")
         return Nothing()
 
-    async def _rekey_manager(self, alone: Exclusive) -> None:
-        old = self._committer.keys
-        keys = KeyRing(replace(old.root, manager_key=Secret(os.urandom(KEY_BYTES))))
-        await self._check_root_open(alone)
-        seals = await self._root_seals(alone, keys.root)
-
-        def change(transaction: Transaction) -> None:
-            for group in transaction.groups():
-                transaction.put(keys.with_outer_of(old, group))
-            counter = transaction.get(CounterRecord, COUNTER_KEY)
-            if counter is not None:
-                auth = old.unwrap_counter_auth(counter)
-                renewed = keys.counter_record(counter.count_id, auth, counter.value)
-                transaction.put(replace(renewed, retired=counter.retired))
-            _put_root(transaction, keys, seals)
-
-        await alone.commit(change, keys=keys)
-
     async def _area(self, request: Nothing) -> Answer:
-        await self._committer.exclusively(self._rekey_area)
+        async with self._lock:
+            old = self._committer.keys
+            former, index = nv_indices(old.root.nv_index)
+            root = replace(old.root, nv_index=index, nv_auth=Secret(os.urandom(AUTH_BYTES)))
+            resealed = await self._reseal(root.manager, root.encode())
+
+            async def rekey(alone: Exclusive) -> None:
+                await self._check_root_open(alone)
+                await self._rekey_area(alone, old.with_root(root), former, resealed)
+
+            await self._committer.exclusively(rekey)
         self._log.info("secret of the NV area changed")
         return Nothing()
 
-    async def _rekey_area(self, alone: Exclusive) -> None:
-        await self._check_root_open(alone)
-        old = self._committer.keys
-        former, index = nv_indices(old.root.nv_index)
-        root = replace(old.root, nv_index=index, nv_auth=Secret(os.urandom(AUTH_BYTES)))
-        area = self._hardware.nv_area(index, NV_BYTES, root.nv_auth)
+    async def _rekey_area(
+        self, alone: Exclusive, keys: KeyRing, former: int, resealed: _Resealed
+    ) -> None:
+        root = keys.root
+        area = self._hardware.nv_area(root.nv_index, NV_BYTES, root.nv_auth)
         with refused_by_hardware():
-            if await self._hardware.nv_area_size(index) is not None:
-                await self._hardware.nv_delete(index)
-            await self._hardware.nv_define(index, NV_BYTES, root.nv_auth)
-            current = self._hardware.nv_area(former, NV_BYTES, old.root.nv_auth)
+            if await self._hardware.nv_area_size(root.nv_index) is not None:
+                await self._hardware.nv_delete(root.nv_index)
+            await self._hardware.nv_define(root.nv_index, NV_BYTES, root.nv_auth)
+            current = self._hardware.nv_area(former, NV_BYTES, self._committer.keys.root.nv_auth)
             await area.write(await current.read())
-        seals = await self._root_seals(alone, root)
-        keys = old.with_root(root)
         in_nv = self._committer.freshness.mode is FreshnessMode.NV
         await alone.commit(
-            lambda transaction: _put_root(transaction, keys, seals),
+            partial(_put_root, keys, resealed),
             keys=keys,
             freshness=NvFreshness(area) if in_nv else None,
         )
-        with refused_by_hardware():
-            await self._hardware.nv_delete(former)
+
+        async def remove_former() -> None:
+            # an attempt whose answer was lost may have removed it
+            if await self._hardware.nv_area_size(former) is not None:
+                await self._hardware.nv_delete(former)
+
+        # else an older copy of the database would go with it
+        await alone.insist("removal of the former NV area", remove_former)
 
     async def _check_root_open(self, alone: Exclusive) -> None:
         """See that the copy of the root secret under the key of group 0 can be renewed."""
@@ -130,10 +165,10 @@ class RotationCommands:
         if group.policy is not None and not group.is_open:
             raise CommandRefused(ManagerCode.AUTHFAIL)
 
-    async def _root_seals(self, alone: Exclusive, root: RootSecret) -> list[SealRecord]:
-        """Seal a root secret to all that the present one is sealed to."""
-        seals = await alone.read(lambda ledger: ledger.seals_of(root.manager))
-        return [await self._seal_again(seal, root.encode()) for seal in seals]
+    async def _reseal(self, scope: UUID, secret: Secret) -> _Resealed:
+        former = await self._committer.read(GROUPS, lambda ledger: ledger.seals_of(scope))
+        seals = [await self._seal_again(seal, secret) for seal in former]
+        return _Resealed(scope, tuple(former), tuple(seals))
 
     async def _seal_again(self, seal: SealRecord, secret: Secret) -> SealRecord:
         with refused_by_hardware():
@@ -157,52 +192,49 @@ class RotationCommands:
     # --- a group's ---------------------------------------------------------------------------
 
     async def _group(self, request: GroupNumber) -> Answer:
-        async def rekey(alone: Exclusive) -> None:
-            await self._rekey_group(alone, request.group)
-
-        await self._committer.exclusively(rekey)
-        self._log.info("group key changed", group=request.group)
+        async with self._lock:
+            group = await self._committer.read(
+                GROUPS, lambda ledger: read_group(ledger, request.group)
+            )
+            if not group.is_open:
+                raise CommandRefused(ManagerCode.AUTHFAIL)
+            uuid = group.record.uuid
+            secret = Secret(os.urandom(KEY_BYTES))
+            encoded = encode_group_secret(self._committer.keys.manager, uuid, secret)
+            resealed = await self._reseal(uuid, encoded)
+            change = partial(self._rekey_group, secret if resealed.former else None, resealed)
+            await self._committer.exclusively(lambda alone: alone.commit(change))
+        self._log.info("group key changed", group=uuid)
         return Nothing()
 
-    async def _rekey_group(self, alone: Exclusive, number: int) -> None:
-        def read(ledger: Ledger) -> tuple[Group, list[SealRecord]]:
-            group = read_group(ledger, number)
-            return group, ledger.seals_of(group.record.uuid)
-
-        group, former = await alone.read(read)
-        if not group.is_open:
-            raise CommandRefused(ManagerCode.AUTHFAIL)
-        uuid = group.record.uuid
-        secret = Secret(os.urandom(KEY_BYTES)) if former else None
-        seals: list[SealRecord] = []
-        if secret is not None:
-            encoded = encode_group_secret(self._committer.keys.manager, uuid, secret)
-            seals = [await self._seal_again(seal, encoded) for seal in former]
-
-        def change(transaction: Transaction) -> None:
-            keys = transaction.keys
-            new = keys.rewrapped(group.record, secret, key=Secret(os.urandom(KEY_BYTES)))
-            transaction.put(new)
-            for vtpm in transaction.vtpms_of(uuid):
-                record = transaction.get(VtpmRecord, vtpm.bytes)
-                if record is not None:
-                    data = keys.unwrap_data(group.record, record)
-                    transaction.put(replace(record, data=keys.wrap_data(new, vtpm, data)))
-            for move in transaction.moves():
-                if move.group == uuid and move.secret:
-                    contents = keys.unwrap_move(group.record, move.uuid, move.secret)
-                    renewed = keys.wrap_move(new, move.uuid, contents)
-                    transaction.put(replace(move, secret=renewed))
-            transport = transaction.get(TransportKeyRecord, uuid.bytes)
-            if transport is not None:
-                auth = keys.unwrap_transport_auth(group.record, transport.auth)
-                transaction.put(replace(transport, auth=keys.wrap_transport_auth(new, auth)))
-            policy = transaction.get(PolicyRecord, uuid.bytes)
-            if policy is not None:
-                transaction.put(self._renewed(policy, group.record, new, keys))
-            _replace_seals(transaction, former, seals)
-
-        await alone.commit(change)
+    def _rekey_group(
+        self, secret: Secret | None, resealed: _Resealed, transaction: Transaction
+    ) -> None:
+        """Put all that lies under a group's key under a new one (in a thread)."""
+        keys = transaction.keys
+        group = transaction.get(GroupRecord, resealed.scope.bytes)
+        if group is None:
+            raise CommandRefused(ManagerCode.BADINDEX)
+        new = keys.rewrapped(group, secret, key=Secret(os.urandom(KEY_BYTES)))
+        transaction.put(new)
+        for vtpm in transaction.vtpms_of(group.uuid):
+            record = transaction.get(VtpmRecord, vtpm.bytes)
+            if record is not None:
+                data = keys.unwrap_data(group, record)
+                transaction.put(replace(record, data=keys.wrap_data(new, vtpm, data)))
+        for move in transaction.moves():
+            if move.group == group.uuid and move.secret:
+                contents = keys.unwrap_move(group, move.uuid, move.secret)
+                wrapped = keys.wrap_move(new, move.uuid, contents)
+                transaction.put(replace(move, secret=wrapped))
+        transport = transaction.get(TransportKeyRecord, group.uuid.bytes)
+        if transport is not None:
+            auth = keys.unwrap_transport_auth(group, transport.auth)
+            transaction.put(replace(transport, auth=keys.wrap_transport_auth(new, auth)))
+        policy = transaction.get(PolicyRecord, group.uuid.bytes)
+        if policy is not None:
+            transaction.put(self._renewed(policy, group, new, keys))
+        resealed.replace(transaction)
 
     def _renewed(
         self, policy: PolicyRecord, old: GroupRecord, new: GroupRecord, keys: KeyRing
@@ -217,19 +249,24 @@ class RotationCommands:
         )
 
 
-def _put_root(transaction: Transaction, keys: KeyRing, seals: list[SealRecord]) -> None:
+def _rekey_manager(
+    old: KeyRing, keys: KeyRing, resealed: _Resealed, transaction: Transaction
+) -> None:
+    """Put all that lies under the manager key under a new one (in a thread)."""
+    for group in transaction.groups():
+        transaction.put(keys.with_outer_of(old, group))
+    counter = transaction.get(CounterRecord, COUNTER_KEY)
+    if counter is not None:
+        auth = old.unwrap_counter_auth(counter)
+        renewed = keys.counter_record(counter.count_id, auth, counter.value)
+        transaction.put(replace(renewed, retired=counter.retired))
+    _put_root(keys, resealed, transaction)
+
+
+def _put_root(keys: KeyRing, resealed: _Resealed, transaction: Transaction) -> None:
     """Replace the seals of the root secret and its copy under the key of group 0."""
-    _replace_seals(transaction, transaction.seals_of(keys.manager), seals)
+    resealed.replace(transaction)
     group = transaction.group(0)
     policy = None if group is None else transaction.get(PolicyRecord, group.uuid.bytes)
     if group is not None and policy is not None:
         transaction.put(replace(policy, recovery=keys.wrap_recovery(group)))
-
-
-def _replace_seals(
-    transaction: Transaction, former: list[SealRecord], seals: list[SealRecord]
-) -> None:
-    for seal in former:
-        transaction.delete(SealRecord, seal.identifier.bytes)
-    for seal in seals:
-        transaction.put(seal)

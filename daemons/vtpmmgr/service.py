@@ -11,17 +11,20 @@ leaves `request` is a broken database or disk, and ends the daemon.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, assert_never
 from uuid import UUID
 
+import trio
+
 from daemons.runtime.control import Fields
+from daemons.runtime.errors import DaemonError
 from daemons.runtime.log import Log
 from daemons.runtime.secret import Secret
 from daemons.vtpmmgr.commits import CommandRefused, Committer
-from daemons.vtpmmgr.groups import Group, read_group
+from daemons.vtpmmgr.groups import read_group
 from daemons.vtpmmgr.hardware import Hardware, HardwareLost
 from daemons.vtpmmgr.identity import (
     Client,
@@ -65,6 +68,7 @@ from protocol.manager.passthrough import PASS_THROUGH_TAGS, PassThroughOrdinal, 
 from protocol.tpm12.pcr import PcrSelection
 from protocol.tpmif.errors import Refused
 from protocol.tpmif.unix import BackendDevice, PeerCredentials
+from tpmcore.errors import TpmError
 
 AUTO_CREATE_GROUP: Final = 0
 """The group in which a vTPM of the configuration comes into being with its first save."""
@@ -72,6 +76,9 @@ AUTO_CREATE_GROUP: Final = 0
 CONNECTIONS_PER_VTPM: Final = 4
 """A vTPM has one; more only while a dead one's end is not noticed. Whoever may be one vTPM must not
 take the places of all others."""
+
+PROBE_DEADLINE_S: Final = 5.0
+"""How long the hardware TPM may take to tell that it is there; its turn may come late."""
 
 _UNBOUND_HASH: Final = bytes(DIGEST_BYTES)
 _ALL_FLAGS: Final = sum(QuoteFlags)
@@ -131,6 +138,23 @@ def _approved(policy: PolicyRecord | None, label: str) -> bytes:
     return found
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class _Question:
+    """What a quote for a vTPM takes, of its group.
+
+    Attributes:
+        aik: of the group, as the hardware TPM wrapped it.
+        auth: secret to use it.
+        hashes: what the quote names, 20 bytes each.
+        identification: for PCRs 20-23.
+    """
+
+    aik: bytes
+    auth: Secret
+    hashes: list[bytes]
+    identification: quotes.Identification
+
+
 @dataclass(slots=True, eq=False)
 class _Session:
     """What is known of one connection.
@@ -166,6 +190,7 @@ class ManagerService:
         management: commands of those with the ADMIN right.
         openings: who has which vTPM open.
         log: of the daemon.
+        connections_changed: told how many vTPMs are connected.
     """
 
     def __init__(
@@ -176,6 +201,7 @@ class ManagerService:
         management: Management,
         openings: Openings,
         log: Log,
+        connections_changed: Callable[[int], None] = lambda _count: None,
     ) -> None:
         self._clients = clients
         self._committer = committer
@@ -183,6 +209,7 @@ class ManagerService:
         self._management = management
         self._openings = openings
         self._log = log
+        self._connections_changed = connections_changed
         # By serial number of the connection.
         self._sessions: dict[int, _Session] = {}
         # Users whose refusal was logged; one that insists must not fill the log.
@@ -239,12 +266,14 @@ class ManagerService:
             raise Refused(f"vTPM {device.uuid} has {CONNECTIONS_PER_VTPM} connections")
         label = effective_label(device.peer.label, client)
         self._sessions[device.serial] = _Session(device, client, label, _UNBOUND_HASH, False, set())
+        self._connections_changed(len(self._sessions))
         self._log.info("vTPM connected", uuid=device.uuid, uid=device.peer.uid, pid=device.peer.pid)
 
     async def closed(self, device: BackendDevice) -> None:
         """Forget a connection; its vTPM may be opened again."""
         session = self._sessions.pop(device.serial)
         self._openings.release(device.uuid, session)
+        self._connections_changed(len(self._sessions))
         self._log.info("vTPM gone", uuid=device.uuid)
 
     def cancel(self, device: BackendDevice) -> None:
@@ -278,7 +307,26 @@ class ManagerService:
             "saves": commits.mutations,
             "largest_commit": commits.largest,
             "waiting_saves": commits.waiting,
+            "bound_sequence": commits.bound,
+            "hardware_answers": self._hardware.answers,
+            "commit_latency": commits.latencies.fields(),
         }
+
+    async def probe_hardware(self) -> None:
+        """Return if the hardware TPM answers now.
+
+        Raises:
+            DaemonError: it does not, or not in time.
+        """
+        try:
+            with trio.fail_after(PROBE_DEADLINE_S):
+                await self._hardware.probe()
+        except trio.TooSlowError as error:
+            raise DaemonError(
+                f"the hardware TPM did not answer within {PROBE_DEADLINE_S:g} s"
+            ) from error
+        except TpmError as error:
+            raise DaemonError(f"the hardware TPM refuses to tell its version: {error}") from error
 
     async def _dispatch(self, session: _Session, message: bytes) -> bytes:
         try:
@@ -392,37 +440,45 @@ class ManagerService:
             raise CommandRefused(ManagerCode.INVALID_REQUEST)
         client = session.client
 
-        def read(ledger: Ledger) -> tuple[Group, PolicyRecord, Secret]:
-            group = read_group(ledger, client.group)
-            if group.policy is None:
-                raise CommandRefused(ManagerCode.FAIL)
-            auth = ledger.keys.unwrap_aik_auth(group.record, group.policy)
-            return group, group.policy, auth
-
-        group, policy, auth = await self._committer.read(client.uuid, read)
         flags = QuoteFlags(asked.flags)
-        hashes = quotes.quoted_hashes(
-            flags,
-            uuid=client.uuid,
-            kern_hash=session.kern_hash,
-            saa_modulus=group.saa_modulus,
-            config_list=group.config_list,
-        )
+        kern_hash = session.kern_hash
+
+        def read(ledger: Ledger) -> _Question:
+            group = read_group(ledger, client.group)
+            record = ledger.get(VtpmRecord, client.uuid.bytes)
+            # the number may mean another group since this connection was bound
+            is_member = record is not None and record.group == group.record.uuid
+            if group.policy is None or not is_member:
+                raise CommandRefused(ManagerCode.FAIL)
+            config_list = group.config_list
+            hashes = quotes.quoted_hashes(
+                flags,
+                uuid=client.uuid,
+                kern_hash=kern_hash,
+                saa_modulus=group.saa_modulus,
+                config_list=config_list,
+            )
+            identification = quotes.identification(
+                group.record.uuid,
+                group.saa_modulus,
+                config_list,
+                vtpm=(client.uuid, kern_hash),
+            )
+            auth = ledger.keys.unwrap_aik_auth(group.record, group.policy)
+            return _Question(group.policy.aik, auth, hashes, identification)
+
+        question = await self._committer.read(client.uuid, read)
         with refused_by_hardware():
             quoted = await self._hardware.quote(
-                policy.aik,
-                auth,
-                external_data=quotes.external_data(flags, asked.extern_data, hashes),
+                question.aik,
+                question.auth,
+                external_data=quotes.external_data(flags, asked.extern_data, question.hashes),
                 selection=selection,
-                identification=quotes.identification(
-                    group.record.uuid,
-                    group.saa_modulus,
-                    group.config_list,
-                    vtpm=(client.uuid, session.kern_hash),
-                ),
+                identification=question.identification,
+                source=session.device.serial,
             )
         values = b"".join([value for _, value in quoted.pcr_values])
-        return quoted.signature + b"".join(hashes) + values
+        return quoted.signature + b"".join(question.hashes) + values
 
     async def _pass_through(self, session: _Session, request: Request, message: bytes) -> bytes:
         admin = request.ordinal == PassThroughOrdinal.EXTEND and await self._is_admin(session)

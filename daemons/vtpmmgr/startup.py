@@ -22,7 +22,8 @@ Every later commit n+1 is written to the database, then bound to the chip, then 
 
 A chip that already has an owner when there is no database is used if the configured secrets open it
 (step 2 was done, or the machine's owner did it). "Sequence 1 and no area" trusts no more than that:
-such a database has no vTPM in it, and removing an area takes the owner's secret.
+such a database has no vTPM in it, and only with the owner's secret a chip gets rid of the area,
+which NV_REKEY moves to the other index and back.
 
 The database is believed only as far as the chip and the keys vouch for it: the root secret must
 unseal (chip, PCRs, locality), the commit record must carry this manager's MAC, the tree over all

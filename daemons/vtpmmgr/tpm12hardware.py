@@ -29,9 +29,11 @@ from daemons.vtpmmgr.hardware import (
 from daemons.vtpmmgr.sealing import PcrValues
 from daemons.vtpmmgr.turns import OWN, Turns
 from protocol.errors import WireError
+from protocol.manager.passthrough import IDENTIFYING_PCRS
 from protocol.manager.quotes import Identification
 from protocol.tis.driver import TisError
-from protocol.tpm12 import Ordinal, ReturnCode
+from protocol.tis.registers import BUFFER_SIZE
+from protocol.tpm12 import Ordinal, ReturnCode, error_response
 from protocol.tpm12.constants import (
     EncScheme,
     KeyUsage,
@@ -240,7 +242,7 @@ class Tpm12Hardware:
         identification: Identification | None = None,
     ) -> bytes:
         """Return the TPM_SYMMETRIC_KEY that a Privacy CA encrypted for this identity and chip."""
-        async with self._turns.hold() as transact, self._loaded(transact, key) as handle:
+        async with self._turns.hold(OWN) as transact, self._loaded(transact, key) as handle:
             await self._identify(transact, identification)
             conversation = tss12.activate_identity(
                 handle,
@@ -259,9 +261,18 @@ class Tpm12Hardware:
         external_data: bytes,
         selection: PcrSelection,
         identification: Identification | None = None,
+        source: Hashable | None = None,
     ) -> SignedQuote:
-        """Have an identity key sign PCRs; nobody else's command comes in between."""
-        async with self._turns.hold() as transact, self._loaded(transact, key) as handle:
+        """Have an identity key sign PCRs; nobody else's command comes in between.
+
+        At another locality than 2 PCRs 20-23 are not ours to set, and are not quoted (BAD_LOCALITY)
+        as if they identified anybody.
+        """
+        wanted = selection.indices if identification is not None else ()
+        if self._locality != _IDENTIFYING_LOCALITY and any(i in IDENTIFYING_PCRS for i in wanted):
+            raise TpmError(ReturnCode.BAD_LOCALITY)
+        turn = self._turns.hold(OWN if source is None else source)
+        async with turn as transact, self._loaded(transact, key) as handle:
             await self._identify(transact, identification)
             quoted = await self._through(
                 transact,
@@ -307,7 +318,7 @@ class Tpm12Hardware:
     ) -> KeyCertificate:
         """Have an identity key certify a binding key."""
         async with (
-            self._turns.hold() as transact,
+            self._turns.hold(OWN) as transact,
             self._loaded(transact, by) as signer,
             self._loaded(transact, key.key) as handle,
         ):
@@ -324,7 +335,7 @@ class Tpm12Hardware:
 
     async def unbind(self, key: bytes, auth: Secret, data: bytes) -> Secret:
         """Return what was encrypted with the public part of a binding key."""
-        async with self._turns.hold() as transact, self._loaded(transact, key) as handle:
+        async with self._turns.hold(OWN) as transact, self._loaded(transact, key) as handle:
             conversation = tss12.unbind(handle, data, key_auth=auth, random=self._random)
             return Secret(await self._through(transact, conversation))
 
@@ -454,10 +465,19 @@ class Tpm12Hardware:
         """Give a counter back."""
         await self.converse(tss12.release_counter(count_id, counter_auth=auth, random=self._random))
 
+    @property
+    def answers(self) -> bool:
+        """Whether the chip answered the last command."""
+        return not self._lost
+
+    async def probe(self) -> None:
+        """Return if the chip tells its version."""
+        await self.converse(tss12.version_info())
+
     async def wait_reachable(self) -> None:
         """Return once the chip answers; at once if it answered last time."""
         if self._lost:
-            await self.converse(tss12.version_info())
+            await self.probe()
 
     async def pass_through(self, command: bytes, source: Hashable) -> bytes:
         """Have the chip execute a client's command, in that client's turn."""
@@ -486,6 +506,10 @@ class Tpm12Hardware:
         return await self._turns.transact(command, OWN)
 
     async def _transact(self, command: bytes) -> bytes:
+        if len(command) > BUFFER_SIZE:
+            # Not sent, and no reason to take the chip for lost. An answer of the chip lets the
+            # conversation close the sessions that it opened for this command.
+            return error_response(ReturnCode.BAD_PARAM_SIZE)
         try:
             response = await self._transport.transact(command)
         except TisError as error:

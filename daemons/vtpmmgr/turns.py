@@ -4,8 +4,8 @@
 The chip takes one command at a time. Waiting commands stand in one line for each source (a vTPM's
 device); the lines take turns, so a client that asks without pause costs the others one command
 each. The manager's own commands have a lane of their own that alternates with all clients together:
-a commit, for which many vTPMs wait, is never behind more than one command of a client, and clients
-are never shut out by commits.
+a commit, for which many vTPMs wait, is never behind more than one command or quote of a client, and
+clients are never shut out by commits.
 """
 
 from __future__ import annotations
@@ -60,13 +60,16 @@ class Turns:
             self._next()
 
     @asynccontextmanager
-    async def hold(self) -> AsyncIterator[Callable[[bytes], Awaitable[bytes]]]:
-        """Have the chip for several of the manager's commands, none of another between them.
+    async def hold(self, source: Hashable) -> AsyncIterator[Callable[[bytes], Awaitable[bytes]]]:
+        """Have the chip for several commands in this source's turn, none of another between them.
 
         Gives what has one command executed. For sequences that others could falsify, such as
         setting PCRs and quoting them; a commit waits for the whole of it.
+
+        Raises:
+            Withdrawn: see `withdraw`.
         """
-        await self._wait_turn(OWN)
+        await self._wait_turn(source)
         try:
             yield self._transact
         finally:

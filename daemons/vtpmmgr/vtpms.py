@@ -51,11 +51,11 @@ class _NewVtpm:
     """Register a vTPM that never saved."""
 
     uuid: UUID
-    group: int
+    group: UUID
 
     def apply(self, transaction: Transaction) -> bytes:
         """Make the change."""
-        group = transaction.group(self.group)
+        group = transaction.get(GroupRecord, self.group.bytes)
         if group is None:
             raise CommandRefused(ManagerCode.BADINDEX)
         try:
@@ -180,7 +180,7 @@ class VtpmCommands:
         if not group.is_open:
             raise CommandRefused(ManagerCode.AUTHFAIL)
         uuid = uuid4() if request.uuid is None else request.uuid
-        await self._committer.submit(_NewVtpm(uuid, request.group))
+        await self._committer.submit(_NewVtpm(uuid, group.record.uuid))
         self._log.info("vTPM registered", uuid=uuid, group=group.record.uuid)
         return VtpmName(uuid)
 

@@ -219,8 +219,8 @@ class GroupUpdate(Structure):
     Attributes:
         signature: of the agent over the list.
         config_list: the list.
-        selections: which PCRs each configuration hashes, one for each; unsigned, for the hashes
-            bind them.
+        selections: which PCRs each configuration hashes, one for each and none empty. The hashes
+            bind them, so Xen's form of signature leaves them out.
     """
 
     group: Annotated[int, U32]

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import enum
+import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Final, Self
 
-from protocol.tpm12.constants import StructureTag
+from protocol.tpm12.constants import StructureTag, tested_as_number
 from protocol.tpm12.pcr import PcrInfoShort
 from protocol.tpm12.wire import (
     DIGEST,
@@ -29,6 +31,7 @@ class DelegateType(enum.IntEnum):
     KEY = 2
 
 
+@tested_as_number
 class FamilyFlags(enum.IntFlag):
     """TPM_FAMILY_FLAGS (20.4)."""
 
@@ -50,7 +53,8 @@ class BadDelegation(WireError):
 
 
 _TAG: Final = tag_prefix(StructureTag.DELEGATIONS)
-_MASKS: Final = {DelegateType.OWNER: 0xFFFFFFFF, DelegateType.KEY: 0x1FFFFFFF}
+_NUMBERS: Final = struct.Struct(">III")
+_MASKS: Final[Mapping[int, int]] = {DelegateType.OWNER: 0xFFFFFFFF, DelegateType.KEY: 0x1FFFFFFF}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +77,10 @@ class Delegations(Structure):
         """Take one; unknown types and reserved bits are BadDelegation."""
         start = reader.position
         _TAG.check(reader, "Delegations")
-        delegate_type, per1, per2 = reader.u32(), reader.u32(), reader.u32()
-        try:
-            mask = _MASKS[DelegateType(delegate_type)]
-        except ValueError as error:
-            raise BadDelegation("delegateType", start, str(error)) from error
+        delegate_type, per1, per2 = reader.unpack(_NUMBERS, "Delegations")
+        mask = _MASKS.get(delegate_type)
+        if mask is None:
+            raise BadDelegation("delegateType", start, f"{delegate_type} is none")
         if per1 & ~mask or per2:
             raise BadDelegation("per", start, f"{per1:#x} {per2:#x} has reserved bits")
         return cls(delegate_type, per1, per2)
@@ -99,6 +102,7 @@ class DelegatePublic(Structure):
     """TPM_DELEGATE_PUBLIC (20.8)."""
 
     prefix: ClassVar[Prefix | None] = tag_prefix(StructureTag.DELEGATE_PUBLIC)
+    is_exact: ClassVar[bool] = True
     label: Annotated[int, U8]
     pcr_info: PcrInfoShort
     permissions: Delegations

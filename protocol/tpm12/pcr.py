@@ -101,6 +101,7 @@ LOCALITY_SELECTION = _LocalityByte()
 class PcrInfo(Structure):
     """TPM_PCR_INFO (8.3); note that the release digest comes first."""
 
+    is_exact: ClassVar[bool] = True
     pcr_selection: PcrSelection
     digest_at_release: Annotated[bytes, DIGEST]
     digest_at_creation: Annotated[bytes, DIGEST]
@@ -111,6 +112,7 @@ class PcrInfoLong(Structure):
     """TPM_PCR_INFO_LONG (8.4)."""
 
     prefix: ClassVar[Prefix | None] = tag_prefix(StructureTag.PCR_INFO_LONG)
+    is_exact: ClassVar[bool] = True
     locality_at_creation: Annotated[int, LOCALITY_SELECTION]
     locality_at_release: Annotated[int, LOCALITY_SELECTION]
     creation_selection: PcrSelection
@@ -123,6 +125,7 @@ class PcrInfoLong(Structure):
 class PcrInfoShort(Structure):
     """TPM_PCR_INFO_SHORT (8.5)."""
 
+    is_exact: ClassVar[bool] = True
     pcr_selection: PcrSelection
     locality_at_release: Annotated[int, LOCALITY_SELECTION]
     digest_at_release: Annotated[bytes, DIGEST]

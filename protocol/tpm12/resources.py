@@ -36,6 +36,7 @@ class NvDataPublic(Structure):
     """TPM_NV_DATA_PUBLIC (19.3)."""
 
     prefix: ClassVar[Prefix | None] = tag_prefix(StructureTag.NV_DATA_PUBLIC)
+    is_exact: ClassVar[bool] = True
     nv_index: Annotated[int, U32]
     pcr_info_read: PcrInfoShort
     pcr_info_write: PcrInfoShort

@@ -59,7 +59,7 @@ class StoredData(Structure):
     def encode_public(self) -> bytes:
         """Return the structure through sealInfo, which is what storedDigest covers."""
         head = _TAG12 + self.entity_type.to_bytes(2, "big") if self.is_12 else _VERSION
-        info = b"" if self.seal_info is None else self.seal_info.encode()
+        info = b"" if self.seal_info is None else self.seal_info.encode_once()
         return head + SIZED.write(info)
 
     def encode(self) -> bytes:

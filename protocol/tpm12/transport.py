@@ -7,11 +7,12 @@ import enum
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from protocol.tpm12.constants import StructureTag
+from protocol.tpm12.constants import StructureTag, tested_as_number
 from protocol.tpm12.resources import CurrentTicks
 from protocol.tpm12.wire import DIGEST, U16, U32, Prefix, Structure, tag_prefix
 
 
+@tested_as_number
 class TransportAttributes(enum.IntFlag):
     """TPM_TRANSPORT_ATTRIBUTES (13.1)."""
 

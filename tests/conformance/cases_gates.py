@@ -89,7 +89,8 @@ def _field(hint: object) -> bytes:
     raise TypeError(f"no sample of {hint}")
 
 
-def _requests() -> Iterator[tuple[Command, bytes]]:
+def requests() -> Iterator[tuple[Command, bytes]]:
+    """Yield every row of the dispatch table with a well-formed request."""
     for row in TABLE.values():
         yield row, _BODIES.get(row.ordinal) or sample(row.request)
 
@@ -99,7 +100,7 @@ def _command(row: Command, body: bytes, blocks: int) -> bytes:
 
 
 def _probe_all(tpm: Script, refusals: dict[Gate, ReturnCode]) -> None:
-    for row, body in _requests():
+    for row, body in requests():
         if row.ordinal in _UNTOUCHED:
             continue
         for blocks in sorted(row.auth_blocks):
@@ -146,14 +147,14 @@ def every_ordinal_while_deactivated(tpm: Script) -> None:
 
 @case(OWNED)
 def every_ordinal_with_sessions_that_do_not_exist(tpm: Script) -> None:
-    for row, body in _requests():
+    for row, body in requests():
         for blocks in sorted(row.auth_blocks - {0}):
             tpm.probe(_command(row, body, blocks))
 
 
 @case(OWNED)
 def every_ordinal_with_the_wrong_tag(tpm: Script) -> None:
-    for row, body in _requests():
+    for row, body in requests():
         # The state comes before the tag, and Startup was done.
         code = RC.INVALID_POSTINIT if row.gate is Gate.STARTUP else RC.BADTAG
         for blocks in sorted({0, 1, 2} - row.auth_blocks):
@@ -162,7 +163,7 @@ def every_ordinal_with_the_wrong_tag(tpm: Script) -> None:
 
 @case(OWNED)
 def every_ordinal_with_too_few_or_too_many_bytes(tpm: Script) -> None:
-    for row, body in _requests():
+    for row, body in requests():
         for blocks in sorted(row.auth_blocks):
             tag = _TAGS[blocks]
             if body:

@@ -1,24 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signatures, certificates of keys, quotes, PCRs, identities (Part 3, chapters 13, 15, 16)."""
+"""Signatures and certificates of keys (Part 3, chapter 13)."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
-from protocol.tpm12.constants import KeyFlags, KeyUsage, Ordinal, ReservedHandle, ReturnCode
+from protocol.tpm12.constants import (
+    PCR_COUNT,
+    KeyFlags,
+    Ordinal,
+    PayloadType,
+    ResourceType,
+    ReturnCode,
+)
 from protocol.tpm12.keys import Key, KeyParms
-from protocol.tpm12.pcr import PcrSelection
+from protocol.tpm12.migration import MsaComposite
+from protocol.tpm12.pcr import PcrInfo, PcrInfoLong, PcrSelection, composite_hash
 from tests.conformance.machines import World
-from tests.conformance.script import DIGEST, SRK, USAGE_AUTH, Auth, Chapter, Script
+from tests.conformance.script import DIGEST, KEYS, SRK, USAGE_AUTH, Auth, Chapter, Script
+from tests.unit.tpm12.keychain import craft_key, signed_block
 from tests.unit.tpm12.world import OWNER_AUTH, SRK_AUTH
 from tpmcore import tss12
+from tpmcore.tpm12.certify import CertifyKey2Response
 
 CHAPTER: Final = Chapter()
 case = CHAPTER.case
 RC = ReturnCode
-NEW, UNOWNED, OWNED = World.NEW, World.UNOWNED, World.OWNED
-IDENTITY_AUTH: Final = b"secret of identity--"
+OWNED = World.OWNED
+_CMK: Final = KeyFlags.MIGRATABLE | KeyFlags.MIGRATE_AUTHORITY
+_SMALL: Final = replace(KEYS["sign"], algorithm_parms=KeyParms.for_rsa(sig_scheme=2, bits=512))
 
 
 @case(OWNED, Ordinal.SIGN)
@@ -53,6 +65,37 @@ def signing_with_unfit_keys(tpm: Script) -> None:
     tpm.call(Ordinal.SIGN, tpm.load("legacy"), DIGEST, auth=[tpm.oiap(USAGE_AUTH)])
     tpm.call(Ordinal.SIGN, 3, DIGEST, code=RC.INVALID_KEYHANDLE)
     tpm.call(Ordinal.SIGN, 0x40000002, DIGEST, code=RC.INVALID_RESOURCE)
+
+
+@case(OWNED, Ordinal.SIGN)
+def what_is_signed(tpm: Script) -> None:
+    # The padded block, which does not depend on the key, is what is compared.
+    for name, area in (
+        ("sign", DIGEST),
+        ("legacy", DIGEST),
+        ("sign-bound", DIGEST),
+        ("sign-der", b"any bytes"),
+        ("sign-info", b"any bytes"),
+        ("sign-info", DIGEST),
+    ):
+        handle = tpm.load(name)
+        block = partial(signed_block, tpm.wrapped(name).pub_key)
+        tpm.call(Ordinal.SIGN, handle, area, auth=[tpm.oiap(USAGE_AUTH)], masks={"sig": block})
+
+
+@case(OWNED, Ordinal.SIGN)
+def signing_without_the_nonce_that_is_to_be_signed(tpm: Script) -> None:
+    tpm.call(Ordinal.SIGN, tpm.load("sign-info-open"), DIGEST, code=RC.BAD_PARAMETER)
+    tpm.call(Ordinal.SIGN, tpm.load("sign-info-open"), DIGEST, auth=[tpm.oiap(USAGE_AUTH)])
+
+
+@case(OWNED, Ordinal.SIGN)
+def signing_with_two_faults(tpm: Script) -> None:
+    wrong = tpm.oiap(USAGE_AUTH, spoil=True)
+    tpm.call(Ordinal.SIGN, tpm.load("sign"), b"", auth=[wrong], code=RC.AUTHFAIL)
+    bind = tpm.load("bind-open")
+    tpm.call(Ordinal.SIGN, bind, b"", code=RC.BAD_PARAMETER)
+    tpm.call(Ordinal.SIGN, bind, bytes(19), code=RC.INVALID_KEYUSAGE)
 
 
 @case(OWNED, Ordinal.CERTIFY_KEY)
@@ -118,180 +161,6 @@ def certifying_in_the_new_form_with_one_wrong_session(tpm: Script) -> None:
     tpm.call(Ordinal.CERTIFY_KEY2, readable, cert, bytes(20), DIGEST, auth=[auth], code=RC.AUTHFAIL)
 
 
-@case(NEW, Ordinal.EXTEND, Ordinal.PCR_READ)
-def extending_by_locality(tpm: Script) -> None:
-    for locality in range(5):
-        tpm.locality = locality
-        for pcr in range(16, 24):
-            allowed = {17: {2, 3, 4}, 18: {2, 3, 4}, 19: {2, 3}, 20: {1, 2, 3}, 21: {2}, 22: {2}}
-            code = RC.SUCCESS if locality in allowed.get(pcr, set(range(5))) else RC.BAD_LOCALITY
-            tpm.call(Ordinal.EXTEND, pcr, DIGEST, code=code)
-    for pcr in range(24):
-        tpm.call(Ordinal.PCR_READ, pcr)
-    for pcr in (24, 255, 0xFFFFFFFF):
-        tpm.call(Ordinal.EXTEND, pcr, DIGEST, code=RC.BADINDEX)
-        tpm.call(Ordinal.PCR_READ, pcr, code=RC.BADINDEX)
-
-
-@case(NEW, Ordinal.EXTEND)
-def extending_while_disabled(tpm: Script) -> None:
-    tpm.presence()
-    tpm.call(Ordinal.PHYSICAL_DISABLE)
-    tpm.call(Ordinal.EXTEND, 1, DIGEST)
-    tpm.call(Ordinal.PHYSICAL_ENABLE)
-    tpm.call(Ordinal.PCR_READ, 1)
-
-
-@case(NEW, Ordinal.PCR_RESET)
-def resetting_pcrs_by_locality(tpm: Script) -> None:
-    tpm.call(Ordinal.PCR_RESET, PcrSelection(), code=RC.INVALID_PCR_INFO)
-    tpm.call(Ordinal.PCR_RESET, PcrSelection(bytes(3)), code=RC.INVALID_PCR_INFO)
-    tpm.call(Ordinal.PCR_RESET, PcrSelection.of([0, 16]), code=RC.NOTRESETABLE)
-    for locality in range(5):
-        tpm.locality = locality
-        for pcr in range(16, 24):
-            allowed = {17: {4}, 18: {4}, 19: {4}, 20: {2, 4}, 21: {2}, 22: {2}}
-            code = RC.SUCCESS if locality in allowed.get(pcr, set(range(5))) else RC.NOTLOCAL
-            tpm.call(Ordinal.PCR_RESET, PcrSelection.of([pcr]), code=code)
-    for pcr in range(16, 24):
-        tpm.call(Ordinal.PCR_READ, pcr)
-
-
-@case(NEW, Ordinal.PCR_RESET)
-def pcr_selection_that_is_too_long(tpm: Script) -> None:
-    tpm.call(Ordinal.PCR_RESET, body=b"\0\4\0\0\1\0", code=RC.INVALID_PCR_INFO)
-    tpm.call(Ordinal.PCR_RESET, body=b"\0\3\0\0", code=RC.BAD_PARAM_SIZE)
-
-
-@case(OWNED, Ordinal.QUOTE, Ordinal.QUOTE2)
-def quoting(tpm: Script) -> None:
-    key = tpm.load("sign")
-    for selection in (PcrSelection.of([0, 16]), PcrSelection.of([]), PcrSelection(b"\1")):
-        tpm.call(Ordinal.QUOTE, key, DIGEST, selection, auth=[tpm.oiap(USAGE_AUTH)])
-        for version in (False, True):
-            auth = tpm.oiap(USAGE_AUTH)
-            tpm.call(Ordinal.QUOTE2, key, DIGEST, selection, version, auth=[auth])
-    selection = PcrSelection.of([0])
-    tpm.locality = 3
-    tpm.call(Ordinal.QUOTE2, tpm.load("sign-open"), DIGEST, selection, False)
-    tpm.call(Ordinal.QUOTE, tpm.load("sign-info"), DIGEST, selection, auth=[tpm.oiap(USAGE_AUTH)])
-
-
-@case(OWNED, Ordinal.QUOTE)
-def quoting_nothing_at_all(tpm: Script) -> None:
-    tpm.call(Ordinal.QUOTE, tpm.load("sign-open"), DIGEST, PcrSelection())
-
-
-@case(OWNED, Ordinal.QUOTE, Ordinal.QUOTE2)
-def quoting_errors(tpm: Script) -> None:
-    key, der, bind = tpm.load("sign"), tpm.load("sign-der"), tpm.load("bind")
-    for ordinal, more in ((Ordinal.QUOTE, ()), (Ordinal.QUOTE2, (False,))):
-        values = (DIGEST, PcrSelection.of([0]), *more)
-        tpm.call(ordinal, key, *values, code=RC.AUTHFAIL)
-        wrong = tpm.oiap(USAGE_AUTH, spoil=True)
-        tpm.call(ordinal, key, *values, auth=[wrong], code=RC.AUTHFAIL)
-        tpm.call(ordinal, der, *values, auth=[tpm.oiap(USAGE_AUTH)], code=RC.INAPPROPRIATE_SIG)
-        tpm.call(ordinal, bind, *values, auth=[tpm.oiap(USAGE_AUTH)], code=RC.INAPPROPRIATE_SIG)
-        tpm.call(ordinal, 9, *values, auth=[tpm.oiap(USAGE_AUTH)], code=RC.INVALID_KEYHANDLE)
-
-
-def _identity(
-    tpm: Script,
-    template: Key,
-    code: ReturnCode = RC.SUCCESS,
-    *,
-    owner: Auth | None = None,
-    srk: Auth | None = None,
-    srk_needed: bool = True,
-) -> None:
-    owner = owner or tpm.osap_owner()
-    secret = IDENTITY_AUTH
-    if owner.session.shared_secret:
-        secret = tpm.encrypt(owner, IDENTITY_AUTH)
-    auth = [srk or tpm.oiap(SRK_AUTH), owner] if srk_needed else [owner]
-    tpm.call(Ordinal.MAKE_IDENTITY, secret, DIGEST, template, auth=auth, code=code)
-
-
-@case(OWNED, Ordinal.MAKE_IDENTITY)
-def making_identities(tpm: Script) -> None:
-    template = tss12.identity_template()
-    _identity(tpm, template)
-    _identity(tpm, template, RC.AUTH2FAIL, owner=tpm.osap_owner(spoil=True))
-    _identity(tpm, template, RC.AUTHFAIL, srk=tpm.oiap(SRK_AUTH, spoil=True))
-    _identity(tpm, template, RC.AUTHFAIL, srk_needed=False)
-    _identity(tpm, template, RC.BAD_MODE, owner=tpm.oiap())
-    _identity(tpm, replace(template, key_flags=KeyFlags.MIGRATABLE), RC.INVALID_KEYUSAGE)
-    for parms in (
-        KeyParms.for_rsa(sig_scheme=2, bits=1024),
-        KeyParms.for_rsa(sig_scheme=3),
-        KeyParms.for_rsa(enc_scheme=3, sig_scheme=2),
-    ):
-        _identity(tpm, replace(template, algorithm_parms=parms), RC.BAD_KEY_PROPERTY)
-
-
-@case(OWNED, Ordinal.MAKE_IDENTITY)
-def making_identities_of_another_usage(tpm: Script) -> None:
-    template = replace(tss12.identity_template(), key_usage=KeyUsage.SIGNING)
-    _identity(tpm, template, RC.INVALID_KEYUSAGE)
-
-
-@case(OWNED, Ordinal.MAKE_IDENTITY)
-def making_an_identity_with_one_wrong_session(tpm: Script) -> None:
-    template = tss12.identity_template()
-    _identity(tpm, template, RC.AUTHFAIL, owner=tpm.osap_owner(spoil=True), srk_needed=False)
-
-
-@case(OWNED, Ordinal.ACTIVATE_IDENTITY)
-def activating_an_identity(tpm: Script) -> None:
-    made = tpm.run(
-        tss12.make_identity(
-            owner_auth=OWNER_AUTH,
-            srk_auth=SRK_AUTH,
-            identity_auth=IDENTITY_AUTH,
-            label_digest=DIGEST,
-            random=tpm.random,
-        )
-    )
-    handle = tpm.run(tss12.load_key2(SRK, made.key, parent_auth=SRK_AUTH, random=tpm.random))
-    ek = tpm.run(
-        tss12.owner_read_internal_pub(ReservedHandle.EK, owner_auth=OWNER_AUTH, random=tpm.random)
-    )
-    symmetric = bytes.fromhex("00000006 00ff 0010") + bytes(16)
-    digest = made.key.public_key.digest()
-
-    def activate(
-        plain: bytes,
-        code: ReturnCode,
-        *,
-        key: int = handle,
-        id_bad: bool = False,
-        bad: bool = False,
-    ) -> None:
-        secret = IDENTITY_AUTH if key == handle else USAGE_AUTH
-        auth = [tpm.oiap(secret, spoil=id_bad), tpm.oiap(spoil=bad)]
-        blob = tss12.encrypt_oaep(ek, plain) if plain else bytes(256)
-        tpm.call(Ordinal.ACTIVATE_IDENTITY, key, blob, auth=auth, code=code)
-
-    contents = symmetric + digest
-    activate(contents, RC.SUCCESS)
-    activate(symmetric + DIGEST, RC.BAD_PARAMETER)
-    activate(b"", RC.DECRYPT_ERROR)
-    activate(contents, RC.AUTHFAIL, bad=True)
-    activate(contents, RC.AUTH2FAIL, id_bad=True)
-    activate(contents, RC.BAD_PARAMETER, key=tpm.load("sign"))
-    activate(contents, RC.INVALID_KEYHANDLE, key=17)
-    inner = b"\0\x2b" + symmetric + digest + b"\0\3\0\0\0\x1f" + bytes(20)
-    for kind, plain, code in (
-        (1, inner, RC.SUCCESS),
-        (2, inner, RC.BAD_TYPE),
-        (1, b"\0\x2b" + symmetric + DIGEST + inner[-26:], RC.BAD_PARAMETER),
-        (1, inner[:-21] + b"\2" + bytes(20), RC.BAD_LOCALITY),
-        (1, inner[:-26] + b"\0\3\1\0\0\x1f" + DIGEST, RC.WRONGPCRVAL),
-    ):
-        head = b"\0\x0c" + kind.to_bytes(2, "big") + len(plain).to_bytes(4, "big")
-        activate(head + plain, code)
-
-
 @case(OWNED, Ordinal.CERTIFY_KEY, Ordinal.CERTIFY_KEY2)
 def certifying_with_an_identity_or_what_cannot_be_certified(tpm: Script) -> None:
     made = tpm.run(
@@ -317,3 +186,161 @@ def certifying_with_an_identity_or_what_cannot_be_certified(tpm: Script) -> None
         both = [tpm.oiap(USAGE_AUTH), tpm.oiap(USAGE_AUTH)]
         values = (handle, cert, bytes(20), DIGEST)
         tpm.call(Ordinal.CERTIFY_KEY2, *values, auth=both, code=code)
+
+
+def _outside(tpm: Script, flags: int, payload: int) -> int:
+    """Load a migratable key of any flags and payload, as a client can wrap one."""
+    template = replace(KEYS["sign-migratable"], key_flags=flags)
+    key = craft_key(template, parent=tpm.public().key, payload=payload)
+    return tpm.run(tss12.load_key2(SRK, key, parent_auth=SRK_AUTH, random=tpm.random))
+
+
+@case(OWNED, Ordinal.CERTIFY_KEY, Ordinal.CERTIFY_KEY2)
+def certifying_keys_of_certified_migration(tpm: Script) -> None:
+    identity, sign = tpm.load("identity-open"), tpm.load("sign-open")
+
+    def certify(cert: int, key: int, old: ReturnCode, new: ReturnCode) -> None:
+        tpm.call(Ordinal.CERTIFY_KEY, cert, key, DIGEST, auth=[tpm.oiap(USAGE_AUTH)], code=old)
+        values, both = (key, cert, bytes(20), DIGEST), [tpm.oiap(USAGE_AUTH), tpm.oiap(USAGE_AUTH)]
+        tpm.call(Ordinal.CERTIFY_KEY2, *values, auth=both, code=new)
+
+    for payload in (PayloadType.MIGRATE_RESTRICTED, PayloadType.MIGRATE_EXTERNAL):
+        # The authority that the caller names is not the one that controls the key.
+        certify(sign, _outside(tpm, _CMK, payload), RC.INVALID_KEYUSAGE, RC.MA_SOURCE)
+        certify(identity, _outside(tpm, _CMK, payload), RC.INVALID_KEYUSAGE, RC.MA_SOURCE)
+        certify(
+            identity,
+            _outside(tpm, KeyFlags.MIGRATABLE, payload),
+            RC.INVALID_KEYUSAGE,
+            RC.MIGRATEFAIL,
+        )
+    plain = _outside(tpm, _CMK, PayloadType.ASYM)
+    certify(identity, plain, RC.MIGRATEFAIL, RC.MIGRATEFAIL)
+
+
+@case(OWNED, Ordinal.CERTIFY_KEY2)
+def certifying_a_key_that_an_authority_controls(tpm: Script) -> None:
+    authorities = MsaComposite((DIGEST, bytes(20)))
+    approval = tpm.run(tss12.cmk_approve_ma(authorities, owner_auth=OWNER_AUTH, random=tpm.random))
+    key = tpm.run(
+        tss12.cmk_create_key(
+            SRK,
+            replace(KEYS["sign"], is_key12=True, key_flags=_CMK),
+            authorities=authorities,
+            approval=approval,
+            parent_auth=SRK_AUTH,
+            usage_auth=USAGE_AUTH,
+            random=tpm.random,
+        )
+    )
+    handle = tpm.run(tss12.load_key2(SRK, key, parent_auth=SRK_AUTH, random=tpm.random))
+    for cert in ("sign-open", "identity-open"):
+        both = [tpm.oiap(USAGE_AUTH), tpm.oiap(USAGE_AUTH)]
+        values = (handle, tpm.load(cert), authorities.digest(), DIGEST)
+        tpm.call(Ordinal.CERTIFY_KEY2, *values, auth=both)
+
+
+@case(OWNED, Ordinal.CERTIFY_KEY, Ordinal.CERTIFY_KEY2)
+def certifying_without_a_session_that_is_needed(tpm: Script) -> None:
+    sign, free = tpm.load("sign"), tpm.load("sign-open")
+    one = [tpm.oiap(USAGE_AUTH)]
+    # C2 is the session of the certified key in the older form, of the certifying in the newer.
+    tpm.call(Ordinal.CERTIFY_KEY, sign, free, DIGEST, auth=one, code=RC.AUTHFAIL)
+    tpm.call(Ordinal.CERTIFY_KEY, sign, free, DIGEST, code=RC.AUTHFAIL)
+    tpm.call(Ordinal.CERTIFY_KEY, free, sign, DIGEST, code=RC.AUTHFAIL)
+    one = [tpm.oiap(USAGE_AUTH)]
+    values = (bytes(20), DIGEST)
+    tpm.call(Ordinal.CERTIFY_KEY2, sign, free, *values, auth=one, code=RC.AUTHFAIL)
+    tpm.call(Ordinal.CERTIFY_KEY2, sign, free, *values, code=RC.AUTHFAIL)
+    tpm.call(Ordinal.CERTIFY_KEY2, free, sign, *values, code=RC.AUTHFAIL)
+    # To sign takes more than to read the public part.
+    readable = tpm.load("sign-readable")
+    tpm.call(Ordinal.CERTIFY_KEY, readable, free, DIGEST, code=RC.AUTHFAIL)
+    tpm.call(Ordinal.CERTIFY_KEY2, free, readable, *values, code=RC.AUTHFAIL)
+
+
+@case(OWNED, Ordinal.CERTIFY_KEY, Ordinal.CERTIFY_KEY2)
+def certifying_with_two_faults(tpm: Script) -> None:
+    sign, der, migratable = tpm.load("sign"), tpm.load("sign-der"), tpm.load("sign-migratable")
+    identity, values = tpm.load("identity"), (bytes(20), DIGEST)
+
+    def both(*, one: bool, two: bool) -> list[Auth]:
+        return [tpm.oiap(USAGE_AUTH, spoil=one), tpm.oiap(USAGE_AUTH, spoil=two)]
+
+    for cert, key, spoilt, code in (
+        (der, sign, {"one": True, "two": True}, RC.BAD_KEY_PROPERTY),
+        (sign, der, {"one": True, "two": True}, RC.AUTHFAIL),
+        (identity, migratable, {"one": False, "two": True}, RC.AUTH2FAIL),
+    ):
+        tpm.call(Ordinal.CERTIFY_KEY, cert, key, DIGEST, auth=both(**spoilt), code=code)
+        tpm.call(Ordinal.CERTIFY_KEY2, key, cert, *values, auth=both(**spoilt), code=code)
+        tpm.call(Ordinal.RESET_LOCK_VALUE, auth=[tpm.oiap()])
+
+
+@case(OWNED, Ordinal.CERTIFY_KEY, Ordinal.CERTIFY_KEY2)
+def certifying_keys_whose_pcrs_do_not_matter_for_reading(tpm: Script) -> None:
+    key, cert = tpm.load("sign-bound-readable"), tpm.load("sign-open")
+    tpm.call(Ordinal.EXTEND, 16, DIGEST)
+    tpm.call(
+        Ordinal.CERTIFY_KEY,
+        cert,
+        key,
+        DIGEST,
+        auth=[tpm.oiap(USAGE_AUTH)],
+        response=CertifyKey2Response,
+    )
+    both = [tpm.oiap(USAGE_AUTH), tpm.oiap(USAGE_AUTH)]
+    tpm.call(Ordinal.CERTIFY_KEY2, key, cert, bytes(20), DIGEST, auth=both)
+
+
+@case(OWNED, Ordinal.CERTIFY_KEY, Ordinal.CERTIFY_KEY2)
+def certificates_of_keys_bound_to_pcrs(tpm: Script) -> None:
+    cert = tpm.load("sign-open")
+    for selection, localities, newer in (
+        (PcrSelection.of([]), 0x1F, False),
+        (PcrSelection.of([0]), 0x1F, False),
+        (PcrSelection(b"\0\0"), 0x1F, False),
+        (PcrSelection.of([15]), 0x1F, False),
+        (PcrSelection.of([16]), 0x1F, True),
+        (PcrSelection.of([]), 0x01, True),
+    ):
+        digest = composite_hash(selection, [bytes(20)] * PCR_COUNT)
+        for info in (
+            PcrInfo(selection, digest, bytes(20)),
+            PcrInfoLong(1, localities, selection, selection, bytes(20), digest),
+        ):
+            is_key12 = isinstance(info, PcrInfoLong)
+            template = replace(_SMALL, pcr_info=info, is_key12=is_key12)
+            key = _make_and_load(tpm, template)
+            form = CertifyKey2Response if newer and (is_key12 or selection.indices) else None
+            one = [tpm.oiap(USAGE_AUTH)]
+            tpm.call(Ordinal.CERTIFY_KEY, cert, key, DIGEST, auth=one, response=form)
+            both = [tpm.oiap(USAGE_AUTH), tpm.oiap(USAGE_AUTH)]
+            tpm.call(Ordinal.CERTIFY_KEY2, key, cert, bytes(20), DIGEST, auth=both)
+            tpm.call(Ordinal.FLUSH_SPECIFIC, key, ResourceType.KEY)
+
+
+def _make_and_load(tpm: Script, template: Key) -> int:
+    key = tpm.run(
+        tss12.create_wrap_key(
+            SRK, template, parent_auth=SRK_AUTH, usage_auth=USAGE_AUTH, random=tpm.random
+        )
+    )
+    return tpm.run(tss12.load_key2(SRK, key, parent_auth=SRK_AUTH, random=tpm.random))
+
+
+@case(OWNED, Ordinal.CERTIFY_KEY, Ordinal.CERTIFY_KEY2)
+def certifying_keys_of_every_usage(tpm: Script) -> None:
+    for cert in ("sign-open", "sign-info-open", "identity-open"):
+        signer = tpm.load(cert)
+        for name in ("sign", "storage", "identity", "bind", "legacy"):
+            key = tpm.load(name)
+            tpm.call(Ordinal.CERTIFY_KEY, signer, key, DIGEST, auth=[tpm.oiap(USAGE_AUTH)])
+            both = [tpm.oiap(USAGE_AUTH), tpm.oiap(USAGE_AUTH)]
+            tpm.call(Ordinal.CERTIFY_KEY2, key, signer, bytes(20), DIGEST, auth=both)
+            tpm.call(Ordinal.FLUSH_SPECIFIC, key, ResourceType.KEY)
+    legacy, both = tpm.load("legacy"), [tpm.oiap(USAGE_AUTH), tpm.oiap(USAGE_AUTH)]
+    tpm.call(Ordinal.CERTIFY_KEY, legacy, tpm.load("sign"), DIGEST, auth=both)
+    # The SRK has no handle of its own slot, and it can be certified too.
+    both = [tpm.oiap(USAGE_AUTH), tpm.oiap(SRK_AUTH)]
+    tpm.call(Ordinal.CERTIFY_KEY, legacy, SRK, DIGEST, auth=both)

@@ -1,43 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sealing, binding, and keys below the SRK (Part 3, chapter 10, and LoadKey)."""
+"""Sealing and binding (Part 3, chapter 10)."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
-from protocol.tpm12.constants import EntityType, KeyUsage, Ordinal, ReturnCode
-from protocol.tpm12.keys import Key, KeyParms
+from protocol.tpm12.constants import (
+    PCR_COUNT,
+    AdipScheme,
+    EncScheme,
+    EntityType,
+    Ordinal,
+    PayloadType,
+    ResourceType,
+    ReturnCode,
+)
 from protocol.tpm12.pcr import PcrInfo, PcrInfoLong, PcrSelection, composite_hash
-from protocol.tpm12.stored import StoredData
+from protocol.tpm12.stored import SealedData, StoredData
+from protocol.tpm12.wire import SIZED, U32
 from tests.conformance.machines import World
 from tests.conformance.script import (
+    AT_RESET,
     DIGEST,
-    KEYS,
-    MIGRATION_AUTH,
+    PCR_16,
     SRK,
     USAGE_AUTH,
     Auth,
     Chapter,
     Script,
+    release_info,
 )
 from tests.unit.tpm12.keychain import encrypt_pkcs1v15
 from tests.unit.tpm12.world import SRK_AUTH
 from tpmcore import tss12
+from tpmcore.tpm12.context import aes128_ctr
 
 CHAPTER: Final = Chapter()
 case = CHAPTER.case
 RC = ReturnCode
 OWNED = World.OWNED
 BLOB_AUTH: Final = b"secret of the blob--"
-PCR_16: Final = PcrSelection.of([16])
-RESET: Final = composite_hash(PCR_16, [bytes(20)] * 24)
 NO_INFO: Final = b""
-
-
-def release_info(digest: bytes = RESET, *, localities: int = 0x1F) -> PcrInfoLong:
-    """Release when PCR 16 has a value, at some localities."""
-    return PcrInfoLong(1, localities, PCR_16, PCR_16, bytes(20), digest)
 
 
 def _seal(
@@ -83,13 +89,11 @@ def _made(blob: StoredData | None) -> StoredData:
 def sealing_and_unsealing(tpm: Script) -> None:
     for data in (b"x", bytes(149)):
         _unseal(tpm, _made(_seal(tpm, data)))
-    _seal(tpm, bytes(150), code=RC.BAD_DATASIZE)
-    _seal(tpm, b"", code=RC.BAD_PARAMETER)
 
 
 @case(OWNED, Ordinal.SEAL, Ordinal.UNSEAL)
 def sealing_to_pcrs_in_the_old_form(tpm: Script) -> None:
-    info = PcrInfo(PCR_16, RESET, bytes(20))
+    info = PcrInfo(PCR_16, AT_RESET, bytes(20))
     blob = _made(_seal(tpm, info=info.encode()))
     _unseal(tpm, blob)
     tpm.call(Ordinal.EXTEND, 16, DIGEST)
@@ -110,7 +114,9 @@ def sealing_to_pcrs_and_localities(tpm: Script) -> None:
 
 
 @case(OWNED, Ordinal.SEAL)
-def sealing_with_the_wrong_key_or_session(tpm: Script) -> None:
+def seal_errors(tpm: Script) -> None:
+    _seal(tpm, b"", code=RC.BAD_PARAMETER)
+    _seal(tpm, bytes(150), code=RC.BAD_DATASIZE)
     _seal(tpm, auth=tpm.osap_key(spoil=True), code=RC.AUTHFAIL)
     _seal(tpm, auth=tpm.oiap(SRK_AUTH), code=RC.BAD_MODE)
     _seal(tpm, auth=tpm.osap_owner(), code=RC.AUTHFAIL)
@@ -189,7 +195,7 @@ def sealx_and_back(tpm: Script) -> None:
 def sealx_errors(tpm: Script) -> None:
     sealx = Ordinal.SEALX
     _seal(tpm, b"", ordinal=sealx, code=RC.BAD_PARAMETER)
-    _seal(tpm, info=PcrInfo(PCR_16, RESET, bytes(20)).encode(), ordinal=sealx, code=RC.BADINDEX)
+    _seal(tpm, info=PcrInfo(PCR_16, AT_RESET, bytes(20)).encode(), ordinal=sealx, code=RC.BADINDEX)
     _seal(tpm, bytes(150), ordinal=sealx, code=RC.BAD_DATASIZE)
     _seal(tpm, ordinal=sealx, auth=tpm.osap_key(spoil=True), code=RC.AUTHFAIL)
     _seal(tpm, ordinal=sealx, auth=tpm.oiap(SRK_AUTH), code=RC.BAD_MODE)
@@ -232,162 +238,210 @@ def unbinding_what_is_wrong(tpm: Script) -> None:
     tpm.call(Ordinal.UNBIND, 99, bytes(128), code=RC.INVALID_KEYHANDLE)
 
 
-def _create(
-    tpm: Script,
-    template: Key,
-    code: ReturnCode = RC.SUCCESS,
-    *,
-    parent: int = SRK,
-    auth: Auth | None = None,
-) -> None:
-    auth = auth or tpm.osap_key(parent, SRK_AUTH if parent == SRK else USAGE_AUTH)
-    tpm.call(
-        Ordinal.CREATE_WRAP_KEY,
-        parent,
-        USAGE_AUTH,
-        MIGRATION_AUTH,
-        template,
-        auth=[auth],
-        code=code,
+def _wrongly_bound(*, old: bool) -> tuple[bytes, ...]:
+    """Return PCR structures that do not parse, in the older or the newer form."""
+    selection = PCR_16.encode()
+    if old:
+        info = PcrInfo(PCR_16, AT_RESET, bytes(20)).encode()
+        return b"garbage", info[:-1], info + b"\0", b"\0\4" + bytes(4) + bytes(40)
+    info = release_info().encode()
+    return (
+        info[:-1],
+        info + b"\0",
+        info[:2] + b"\0" + info[3:],  # localityAtCreation
+        info[:3] + b"\0" + info[4:],  # localityAtRelease
+        info[:3] + b"\x20" + info[4:],
+        info[:4] + b"\0\4" + bytes(4) + selection + bytes(40),
+        info[:4] + selection + b"\0\4" + bytes(4) + bytes(40),
     )
 
 
-@case(OWNED, Ordinal.CREATE_WRAP_KEY)
-def keys_of_every_kind_are_made(tpm: Script) -> None:
-    for name in ("sign", "sign-migratable", "bind", "legacy", "storage", "migrate"):
-        _create(tpm, KEYS[name])
+@case(OWNED, Ordinal.SEAL, Ordinal.SEALX)
+def sealing_to_what_does_not_parse(tpm: Script) -> None:
+    for old in (True, False):
+        for info in _wrongly_bound(old=old):
+            for ordinal in (Ordinal.SEAL, Ordinal.SEALX):
+                _seal(tpm, info=info, ordinal=ordinal, code=RC.BADINDEX)
 
 
-@case(OWNED, Ordinal.CREATE_WRAP_KEY)
-def keys_that_cannot_be_made(tpm: Script) -> None:
-    sign, storage = KEYS["sign"], KEYS["storage"]
-    _create(tpm, sign, RC.AUTHFAIL, auth=tpm.osap_key(spoil=True))
-    _create(tpm, sign, RC.BAD_MODE, auth=tpm.oiap(SRK_AUTH))
-    for usage, parms in (
-        (KeyUsage.IDENTITY, KeyParms.for_rsa(sig_scheme=2)),
-        (KeyUsage.AUTHCHANGE, KeyParms.for_rsa(enc_scheme=3)),
-    ):
-        template = replace(sign, key_usage=usage, algorithm_parms=parms)
-        _create(tpm, template, RC.INVALID_KEYUSAGE)
-    _create(tpm, replace(sign, key_flags=0x10), RC.INVALID_KEYUSAGE)
-    for parms in (
-        KeyParms.for_rsa(enc_scheme=1, sig_scheme=1, bits=1024),
-        KeyParms.for_rsa(enc_scheme=3, sig_scheme=2, bits=1024),
-        KeyParms.for_rsa(enc_scheme=1, sig_scheme=2, bits=256),
-        KeyParms.for_rsa(enc_scheme=1, sig_scheme=5, bits=1024),
-    ):
-        _create(tpm, replace(sign, algorithm_parms=parms), RC.BAD_KEY_PROPERTY)
-    for parms in (
-        KeyParms.for_rsa(enc_scheme=2, bits=2048),
-        KeyParms.for_rsa(enc_scheme=3, bits=1024),
-        KeyParms.for_rsa(enc_scheme=3, sig_scheme=2),
-    ):
-        _create(tpm, replace(storage, algorithm_parms=parms), RC.BAD_KEY_PROPERTY)
-    _create(tpm, sign, RC.INVALID_KEYUSAGE, parent=tpm.load("sign"))
-    _create(tpm, sign, RC.INVALID_KEYUSAGE, parent=tpm.load("storage-migratable"))
-    _create(tpm, KEYS["sign-migratable"], parent=tpm.load("storage-migratable"))
-
-
-@case(OWNED, Ordinal.CREATE_WRAP_KEY, Ordinal.LOAD_KEY2, Ordinal.SIGN)
-def keys_bound_to_pcrs(tpm: Script) -> None:
-    for info in (PcrInfo(PCR_16, RESET, bytes(20)), release_info()):
-        template = replace(KEYS["sign"], pcr_info=info, is_key12=isinstance(info, PcrInfoLong))
-        _key_bound(tpm, template)
-
-
-def _key_bound(tpm: Script, template: Key) -> None:
-    key = tpm.run(
-        tss12.create_wrap_key(
-            SRK, template, parent_auth=SRK_AUTH, usage_auth=USAGE_AUTH, random=tpm.random
-        )
-    )
-    handle = tpm.run(tss12.load_key2(SRK, key, parent_auth=SRK_AUTH, random=tpm.random))
-    tpm.call(Ordinal.SIGN, handle, DIGEST, auth=[tpm.oiap(USAGE_AUTH)])
-    tpm.call(Ordinal.EXTEND, 16, DIGEST)
-    tpm.call(Ordinal.SIGN, handle, DIGEST, auth=[tpm.oiap(USAGE_AUTH)], code=RC.WRONGPCRVAL)
-    tpm.call(Ordinal.PCR_RESET, PCR_16)
-
-
-@case(OWNED, Ordinal.SIGN)
-def keys_bound_to_localities(tpm: Script) -> None:
-    template = replace(KEYS["sign"], pcr_info=release_info(localities=2), is_key12=True)
-    key = tpm.run(
-        tss12.create_wrap_key(
-            SRK, template, parent_auth=SRK_AUTH, usage_auth=USAGE_AUTH, random=tpm.random
-        )
-    )
-    handle = tpm.run(tss12.load_key2(SRK, key, parent_auth=SRK_AUTH, random=tpm.random))
-    tpm.call(Ordinal.SIGN, handle, DIGEST, auth=[tpm.oiap(USAGE_AUTH)], code=RC.BAD_LOCALITY)
-    tpm.locality = 1
-    tpm.call(Ordinal.SIGN, handle, DIGEST, auth=[tpm.oiap(USAGE_AUTH)])
-
-
-@case(OWNED, Ordinal.LOAD_KEY2, Ordinal.LOAD_KEY)
-def loading_keys(tpm: Script) -> None:
-    key = tpm.wrapped("sign")
-    for load in (Ordinal.LOAD_KEY2, Ordinal.LOAD_KEY):
-        tpm.call(load, SRK, key, auth=[tpm.oiap(SRK_AUTH)])
-        tpm.call(load, SRK, key, auth=[tpm.osap_key()])
-        tpm.call(load, SRK, key, auth=[tpm.oiap(SRK_AUTH, spoil=True)], code=RC.AUTHFAIL)
-        tpm.call(load, SRK, key, code=RC.AUTHFAIL)
-        tpm.call(load, 5, key, auth=[tpm.oiap(SRK_AUTH)], code=RC.INVALID_KEYHANDLE)
-
-
-@case(OWNED, Ordinal.LOAD_KEY2)
-def loading_what_is_wrong(tpm: Script) -> None:
-    key = tpm.wrapped("sign")
-    flipped = bytes((key.enc_data[0] ^ 1, *key.enc_data[1:]))
+@case(OWNED, Ordinal.SEAL, Ordinal.SEALX)
+def sealing_with_two_faults(tpm: Script) -> None:
     sign = tpm.load("sign")
-
-    def load(value: Key, code: ReturnCode, parent: int = SRK) -> None:
-        secret = SRK_AUTH if parent == SRK else USAGE_AUTH
-        tpm.call(Ordinal.LOAD_KEY2, parent, value, auth=[tpm.oiap(secret)], code=code)
-
-    load(replace(key, enc_data=flipped), RC.DECRYPT_ERROR)
-    load(replace(key, enc_data=b""), RC.DECRYPT_ERROR)
-    load(key, RC.INVALID_KEYUSAGE, parent=sign)
-    load(replace(key, auth_data_usage=0), RC.AUTHFAIL)
-    load(replace(key, key_flags=2), RC.AUTHFAIL)
-    load(key, RC.DECRYPT_ERROR, parent=tpm.load("storage"))
-    load(replace(key, algorithm_parms=KeyParms.for_rsa(bits=1024)), RC.BAD_KEY_PROPERTY)
-    load(replace(key, pub_key=tpm.wrapped("sign-der").pub_key), RC.BAD_PARAMETER)
+    for ordinal in (Ordinal.SEAL, Ordinal.SEALX):
+        wrong = tpm.osap_key(spoil=True)
+        _seal(tpm, b"", ordinal=ordinal, auth=wrong, code=RC.AUTHFAIL)
+        _seal(tpm, b"", ordinal=ordinal, parent=sign, code=RC.BAD_PARAMETER)
+        _seal(tpm, info=b"garbage", ordinal=ordinal, parent=sign, code=RC.INVALID_KEYUSAGE)
+        _seal(tpm, bytes(150), b"garbage", ordinal=ordinal, code=RC.BADINDEX)
 
 
-@case(OWNED, Ordinal.LOAD_KEY2)
-def loading_below_other_parents(tpm: Script) -> None:
-    for name in ("storage-open", "storage-migratable"):
-        parent = tpm.load(name)
-        child = tpm.run(
-            tss12.create_wrap_key(
-                parent,
-                KEYS["sign-migratable"],
-                parent_auth=USAGE_AUTH,
-                usage_auth=USAGE_AUTH,
-                migration_auth=MIGRATION_AUTH,
-                random=tpm.random,
-            )
+@case(OWNED, Ordinal.SEAL, Ordinal.UNSEAL)
+def sealing_to_selections_of_every_length(tpm: Script) -> None:
+    for select in (b"", b"\0", b"\1", b"\1\0", b"\0\0\1"):
+        selection = PcrSelection(select)
+        digest = composite_hash(selection, [bytes(20)] * PCR_COUNT)
+        for info in (
+            PcrInfo(selection, digest, DIGEST),
+            PcrInfoLong(2, 3, selection, selection, DIGEST, digest),
+        ):
+            _unseal(tpm, _made(_seal(tpm, info=info.encode())))
+    info = PcrInfoLong(1, 0x1F, PCR_16, PcrSelection.of([16, 17]), DIGEST, DIGEST)
+    _unseal(tpm, _made(_seal(tpm, info=info.encode())), RC.WRONGPCRVAL)
+
+
+def _crypt(auth: Auth, nonce_even: bytes, data: bytes) -> bytes:
+    """Encrypt or decrypt the data of Sealx and Unseal under an AES session."""
+    counter = hashlib.sha1(nonce_even + auth.nonce_odd).digest()[:16]
+    return aes128_ctr(auth.session.shared_secret[:16], counter, data)
+
+
+@case(OWNED, Ordinal.SEAL, Ordinal.SEALX, Ordinal.UNSEAL)
+def sealing_under_aes_sessions(tpm: Script) -> None:
+    data, nonce_odd = b"encrypted on its way, and more than one block long", bytes(range(20))
+    for ordinal in (Ordinal.SEAL, Ordinal.SEALX):
+        auth = tpm.osap(EntityType.SRK, SRK, SRK_AUTH, adip=AdipScheme.AES128_CTR)
+        auth = replace(auth, nonce_odd=nonce_odd)
+        sent = _crypt(auth, auth.session.nonce_even, data) if ordinal is Ordinal.SEALX else data
+        values = (SRK, tpm.encrypt_aes(auth, BLOB_AUTH), NO_INFO, sent)
+        blob = getattr(tpm.call(ordinal, *values, auth=[auth]), "sealed_data", None)
+        parent = replace(tpm.osap_key(), nonce_odd=nonce_odd)
+        # The blob says how its secret leaves, whatever the session's own scheme is.
+        nonce = parent.session.nonce_even
+        tpm.call(
+            Ordinal.UNSEAL,
+            SRK,
+            blob,
+            auth=[parent, tpm.oiap(BLOB_AUTH)],
+            masks={"secret": partial(_crypt, parent, nonce)} if ordinal is Ordinal.SEALX else {},
         )
-        tpm.call(Ordinal.LOAD_KEY2, parent, child, auth=[tpm.oiap(USAGE_AUTH)])
-        code = RC.SUCCESS if name == "storage-open" else RC.AUTHFAIL
-        tpm.call(Ordinal.LOAD_KEY2, parent, child, code=code)
 
 
-@case(OWNED, Ordinal.GET_PUB_KEY)
-def reading_public_keys(tpm: Script) -> None:
-    key = tpm.load("sign")
-    tpm.call(Ordinal.GET_PUB_KEY, key, auth=[tpm.oiap(USAGE_AUTH)])
-    tpm.call(Ordinal.GET_PUB_KEY, key, auth=[tpm.osap(EntityType.KEYHANDLE, key, USAGE_AUTH)])
-    tpm.call(Ordinal.GET_PUB_KEY, key, auth=[tpm.oiap(USAGE_AUTH, spoil=True)], code=RC.AUTHFAIL)
-    tpm.call(Ordinal.GET_PUB_KEY, key, code=RC.AUTHFAIL)
-    for name in ("sign-open", "sign-readable"):
-        tpm.call(Ordinal.GET_PUB_KEY, tpm.load(name))
-    tpm.call(Ordinal.GET_PUB_KEY, 1, code=RC.INVALID_KEYHANDLE)
-    tpm.call(Ordinal.GET_PUB_KEY, 0x40000006, code=RC.KEYNOTFOUND)
+def _sealed_outside(
+    tpm: Script, blob: StoredData, *, payload: int = PayloadType.SEAL, data: bytes = b"forged"
+) -> StoredData:
+    """Seal data as a client can, who knows the public key but not tpmProof."""
+    plain = SealedData(payload, BLOB_AUTH, bytes(20), blob.stored_digest(), data)
+    return replace(blob, enc_data=tss12.encrypt_oaep(tpm.public(), plain.encode()))
 
 
-@case(OWNED, Ordinal.GET_PUB_KEY)
-def reading_the_storage_root_key(tpm: Script) -> None:
-    tpm.call(Ordinal.GET_PUB_KEY, SRK, auth=[tpm.oiap(SRK_AUTH)], code=RC.INVALID_KEYHANDLE)
-    tpm.call(Ordinal.SET_CAPABILITY, 1, b"\0\0\0\x11", b"\1", auth=[tpm.oiap()])
-    tpm.call(Ordinal.GET_PUB_KEY, SRK, auth=[tpm.oiap(SRK_AUTH)])
-    tpm.call(Ordinal.GET_PUB_KEY, SRK, code=RC.AUTHFAIL)
+@case(OWNED, Ordinal.UNSEAL)
+def unsealing_what_this_tpm_did_not_seal(tpm: Script) -> None:
+    empty = StoredData(False, 0, None)
+    _unseal(tpm, _sealed_outside(tpm, empty), RC.NOTSEALED_BLOB)
+    # A key that cannot migrate has tpmProof where sealed data has it.
+    _unseal(tpm, replace(empty, enc_data=tpm.wrapped("sign").enc_data), RC.NOTSEALED_BLOB)
+    short = tss12.encrypt_oaep(tpm.public(), bytes([PayloadType.SEAL]) + bytes(20))
+    _unseal(tpm, replace(empty, enc_data=short), RC.NOTSEALED_BLOB)
+    blob = _made(_seal(tpm, info=PcrInfo(PCR_16, AT_RESET, bytes(20)).encode()))
+    other = PcrInfo(PcrSelection.of([]), AT_RESET, bytes(20))
+    _unseal(tpm, replace(blob, seal_info=other), RC.NOTSEALED_BLOB)
+    _unseal(tpm, replace(blob, seal_info=None), RC.NOTSEALED_BLOB)
+    blob = _made(_seal(tpm, info=release_info(DIGEST).encode()))
+    _unseal(tpm, replace(blob, seal_info=release_info()), RC.NOTSEALED_BLOB)
+    _unseal(tpm, replace(blob, entity_type=5), RC.NOTSEALED_BLOB)
+
+
+@case(OWNED, Ordinal.UNSEAL)
+def unsealing_with_a_session_that_is_wrong(tpm: Script) -> None:
+    blob = _made(_seal(tpm))
+    parent = tpm.oiap(SRK_AUTH)
+    _unseal(tpm, blob, RC.INVALID_AUTHHANDLE, auth=[parent, tpm.no_session(BLOB_AUTH)])
+    # The secret of a blob is in the blob, so a session cannot be bound to it.
+    _unseal(tpm, blob, RC.BAD_MODE, auth=[tpm.oiap(SRK_AUTH), tpm.osap_key()])
+    parent_handle = tpm.load("storage-open")
+    open_blob = _made(_seal(tpm, parent=parent_handle))
+    _unseal(tpm, open_blob, RC.BAD_MODE, parent=parent_handle, auth=[tpm.osap_key(parent_handle)])
+
+
+@case(OWNED, Ordinal.UNSEAL)
+def unsealing_what_sealx_made_without_a_session_that_encrypts(tpm: Script) -> None:
+    parent = tpm.load("storage-open")
+    blob = _made(_seal(tpm, parent=parent, ordinal=Ordinal.SEALX))
+    _unseal(tpm, blob, RC.AUTHFAIL, parent=parent, auth=[tpm.oiap(BLOB_AUTH)])
+    both = [tpm.oiap(USAGE_AUTH), tpm.oiap(BLOB_AUTH)]
+    _unseal(tpm, blob, RC.BAD_MODE, parent=parent, auth=both)
+
+
+@case(OWNED, Ordinal.UNSEAL)
+def sessions_of_an_unseal_that_go_on(tpm: Script) -> None:
+    for ordinal in (Ordinal.SEAL, Ordinal.SEALX):
+        blob = _made(_seal(tpm, ordinal=ordinal))
+        both = [tpm.osap_key(keep=True), replace(tpm.oiap(BLOB_AUTH), keep=True)]
+        # What hides the secret of sealx is used up, so that session ends.
+        tpm.call(Ordinal.UNSEAL, SRK, blob, auth=both, masks={"secret": len})
+        code = RC.SUCCESS if ordinal is Ordinal.SEAL else RC.INVALID_AUTHHANDLE
+        for auth, ends in zip(both, (code, RC.SUCCESS), strict=True):
+            handle = auth.session.handle
+            tpm.call(Ordinal.FLUSH_SPECIFIC, handle, ResourceType.AUTH, code=ends)
+
+
+@case(OWNED, Ordinal.UNSEAL)
+def unsealing_what_does_not_parse(tpm: Script) -> None:
+    for head, info, code in (
+        (b"\1\2\0\0", b"", RC.BAD_VERSION),
+        (b"\1\1\0\0", PcrInfo(PCR_16, DIGEST, DIGEST).encode() + b"\0", RC.BAD_PARAM_SIZE),
+        (b"\1\1\0\0", b"\0\4" + bytes(44), RC.INVALID_PCR_INFO),
+        (b"\0\x16\0\0", b"\0\7" + release_info().encode()[2:], RC.INVALID_STRUCTURE),
+        (b"\0\x16\0\0", release_info(localities=0).encode(), RC.INVALID_STRUCTURE),
+        (b"\0\x16\0\0", release_info(localities=0x20).encode(), RC.INVALID_STRUCTURE),
+    ):
+        body = U32.write(SRK) + head + SIZED.write(info) + SIZED.write(bytes(256))
+        both = [tpm.oiap(SRK_AUTH), tpm.oiap(BLOB_AUTH)]
+        tpm.call(Ordinal.UNSEAL, body=body, auth=both, code=code)
+
+
+@case(OWNED, Ordinal.UNSEAL)
+def unsealing_with_two_faults(tpm: Script) -> None:
+    sign, info = tpm.load("sign"), release_info(DIGEST, localities=2)
+    bound = _made(_seal(tpm, info=info.encode()))
+    spoiled = replace(bound, enc_data=bytes(256))
+    wrong = tpm.oiap(SRK_AUTH, spoil=True)
+    _unseal(tpm, spoiled, RC.AUTHFAIL, auth=[wrong, tpm.oiap(BLOB_AUTH, spoil=True)])
+    _unseal(tpm, spoiled, RC.INVALID_KEYUSAGE, parent=sign)
+    # The condition of the release before the secret, the PCRs before the locality.
+    both = [tpm.oiap(SRK_AUTH), tpm.oiap(BLOB_AUTH, spoil=True)]
+    _unseal(tpm, bound, RC.WRONGPCRVAL, auth=both)
+    _unseal(tpm, bound, RC.WRONGPCRVAL)
+
+
+@case(OWNED, Ordinal.UNBIND)
+def unbinding_of_every_scheme(tpm: Script) -> None:
+    for name in ("bind", "legacy-oaep", "bind-pkcs"):
+        handle, public = tpm.load(name), tpm.wrapped(name).public_key
+        for plain, code in (
+            (b"\1\1\0\0\2bound", RC.SUCCESS),
+            (b"\1\1\0\0\5bound", RC.INVALID_STRUCTURE),
+            (b"\1\0\0\0\2bound", RC.BAD_VERSION),
+            (b"\1\1\7\7\2", RC.SUCCESS),
+        ):
+            padded = public.algorithm_parms.enc_scheme == EncScheme.RSAESPKCSV15
+            data = (
+                encrypt_pkcs1v15(public.key, plain) if padded else tss12.encrypt_oaep(public, plain)
+            )
+            tpm.call(Ordinal.UNBIND, handle, data, auth=[tpm.oiap(USAGE_AUTH)], code=code)
+    handle = tpm.load("bind-pkcs")
+    auth = [tpm.oiap(USAGE_AUTH)]
+    tpm.call(Ordinal.UNBIND, handle, bytes(128), auth=auth, code=RC.DECRYPT_ERROR)
+    # What a legacy key got by PKCS#1 is given out as it is.
+    handle, public = tpm.load("legacy"), tpm.wrapped("legacy").public_key
+    for plain in (b"any", b"\1\1\0\0\5bound"):
+        data = encrypt_pkcs1v15(public.key, plain)
+        tpm.call(Ordinal.UNBIND, handle, data, auth=[tpm.oiap(USAGE_AUTH)])
+
+
+@case(OWNED, Ordinal.UNBIND)
+def unbinding_what_is_too_short(tpm: Script) -> None:
+    handle, public = tpm.load("bind-open"), tpm.wrapped("bind-open").public_key
+    tpm.call(
+        Ordinal.UNBIND, handle, tss12.encrypt_oaep(public, b"\1\1\0\0"), code=RC.BAD_PARAM_SIZE
+    )
+
+
+@case(OWNED, Ordinal.UNBIND)
+def unbinding_with_two_faults(tpm: Script) -> None:
+    tpm.call(Ordinal.UNBIND, 99, b"", code=RC.BAD_PARAMETER)
+    sign = tpm.load("sign")
+    wrong = tpm.oiap(USAGE_AUTH, spoil=True)
+    tpm.call(Ordinal.UNBIND, sign, bytes(128), auth=[wrong], code=RC.AUTHFAIL)
+    right = tpm.oiap(USAGE_AUTH)
+    tpm.call(Ordinal.UNBIND, sign, bytes(128), auth=[right], code=RC.INVALID_KEYUSAGE)

@@ -14,10 +14,11 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from protocol.errors import WireError
-from protocol.tpm12.constants import Ordinal, ReturnCode
+from protocol.tpm12.constants import Ordinal, ReturnCode, StructureTag
 from protocol.tpm12.framing import HEADER_BYTES, parse_header
-from protocol.tpm12.wire import Reader
+from protocol.tpm12.wire import Reader, Structure
 from tests.conformance.script import Exchange, Mask
+from tpmcore.tpm12.certify import CertifyKey2Response
 from tpmcore.tpm12.table import TABLE
 from tpmcore.tss12.conversation import RESPONSE_AUTH_BYTES
 
@@ -37,6 +38,7 @@ def error_or_size(value: bytes) -> object:
     return value.hex() if len(value) == HEADER_BYTES else len(value)
 
 
+_CERTIFY_INFO2: Final = StructureTag.CERTIFY_INFO2.to_bytes(2, "big")
 _TICKS: Final[Mapping[str, Mask]] = {"current_ticks": size, "tick_nonce": size}
 
 MASKS: Final[Mapping[int, Mapping[str, Mask]]] = {
@@ -57,7 +59,6 @@ MASKS: Final[Mapping[int, Mapping[str, Mask]]] = {
     Ordinal.QUOTE2: {"sig": size, "version_info": size},
     Ordinal.CERTIFY_KEY: {
         "certify_info.pubkey_digest": size,
-        "certify_info.data": size,
         "out_data": size,
     },
     Ordinal.CERTIFY_KEY2: {"certify_info.pubkey_digest": size, "out_data": size},
@@ -87,6 +88,8 @@ MASKS: Final[Mapping[int, Mapping[str, Mask]]] = {
         **{f"current_ticks.{name}": mask for name, mask in _TICKS.items()},
         "sig": size,
     },
+    Ordinal.DAA_JOIN: {"output_data": anything},
+    Ordinal.DAA_SIGN: {"output_data": anything},
     Ordinal.CREATE_MIGRATION_BLOB: {"random": size, "out_data": size},
     Ordinal.CONVERT_MIGRATION_BLOB: {"out_data": size},
     Ordinal.MIGRATE_KEY: {"out_data": size},
@@ -203,7 +206,7 @@ def _fields(exchange: Exchange) -> dict[str, str]:
     }
     reader = Reader(response, HEADER_BYTES, end)
     try:
-        parsed = TABLE[exchange.ordinal].response.read(reader)
+        parsed = _response(exchange).read(reader)
         reader.finish()
     except WireError:
         return {**fields, "structure": response[HEADER_BYTES:end].hex()}
@@ -211,6 +214,14 @@ def _fields(exchange: Exchange) -> dict[str, str]:
         fields["size"] = str(len(response))
     _flatten(parsed, "", masks, fields)
     return fields
+
+
+def _response(exchange: Exchange) -> type[Structure]:
+    """Return what a response is; that of CertifyKey has two forms."""
+    body = exchange.response[HEADER_BYTES:]
+    if exchange.ordinal == Ordinal.CERTIFY_KEY and body[:2] == _CERTIFY_INFO2:
+        return CertifyKey2Response
+    return TABLE[exchange.ordinal].response
 
 
 def _flatten(value: object, path: str, masks: Mapping[str, Mask], out: dict[str, str]) -> None:

@@ -18,6 +18,7 @@ from protocol.tpm12.constants import Ordinal, ReturnCode
 from protocol.tpm12.keys import Key
 from tests.conformance.cases import CASES
 from tests.conformance.comparison import code_name
+from tests.conformance.deviations import DEVIATIONS
 from tests.conformance.differences import DECLARED
 from tests.conformance.machines import EngineMachine
 from tests.conformance.paths import PATHS
@@ -42,12 +43,6 @@ LEFT_OUT: Final[Mapping[int, str]] = {
     ),
 }
 """Ordinals that the engine does not answer, with the reason."""
-
-COMPARED_ELSEWHERE: Final[Mapping[int, str]] = {
-    Ordinal.DAA_JOIN: "test_daa.py: each stage on both, outputs verified, since all are random",
-    Ordinal.DAA_SIGN: "test_daa.py: each stage on both, outputs verified, since all are random",
-}
-"""Ordinals with a comparison of their own beside the cases."""
 
 _MAINTENANCE: Final = (
     Ordinal.CREATE_MAINTENANCE_ARCHIVE,
@@ -121,7 +116,7 @@ def _rows(found: Tries) -> Iterator[str]:
         names = {name for name, _code in tries}
         implemented = "no" if row is None else ONLY_IN.get(ordinal, "yes")
         compared = f"{len(names)} cases" if names else ""
-        for note in (COMPARED_ELSEWHERE, NOT_COMPARED, LEFT_OUT):
+        for note in (NOT_COMPARED, LEFT_OUT):
             if ordinal in note:
                 compared = f"{compared}; {note[ordinal]}" if compared else note[ordinal]
         listed = ", ".join(code_name(code) for code in sorted({code for _name, code in tries}))
@@ -155,6 +150,15 @@ def _differences() -> Iterator[str]:
         )
 
 
+def _deviations() -> Iterator[str]:
+    yield "| What | Specification | libtpms | Here | Shown by |"
+    yield "|---|---|---|---|---|"
+    for each in DEVIATIONS:
+        here = "as libtpms" if each.as_libtpms else "as specified"
+        shown = ", ".join(f"`{name}`" for name in each.shown_by)
+        yield f"| {each.subject} | {each.specification} | {each.libtpms} | {here} | {shown} |"
+
+
 def document() -> str:
     """Return the text of docs/conformance.md."""
     found = tried()
@@ -170,6 +174,8 @@ def document() -> str:
         *[line + "\n" for line in _paths()],
         "\n## Differences that stay\n\n",
         *[line + "\n" for line in _differences()],
+        "\n## Known deviations of libtpms\n\n",
+        *[line + "\n" for line in _deviations()],
         "\n## Left out\n\n",
         *[
             f"- {Ordinal(ordinal).name} ({ordinal:#x}): {reason}.\n"

@@ -17,6 +17,7 @@ from typing import Final, Protocol, Self, TypeVar
 from protocol.tpm12.constants import PhysicalPresenceFlags, StartupType
 from tests.unit.tpm12.world import OWNER_AUTH, SRK_AUTH, Chip, SeededRandom, make_chip
 from tpmcore import tss12
+from tpmcore.engine import HashData, HashEnd, HashStart
 from tpmcore.tpm12.world import Profile
 from tpmcore.tss12 import Conversation
 
@@ -25,6 +26,9 @@ T = TypeVar("T")
 _CMD_INIT: Final = 0x02
 _CMD_SET_LOCALITY: Final = 0x05
 _CMD_STOP: Final = 0x0E
+_CMD_HASH_START: Final = 0x06
+_CMD_HASH_DATA: Final = 0x07
+_CMD_HASH_END: Final = 0x08
 _STATE_FILE: Final = "tpm-00.permall"
 _PATIENCE_S: Final = 30.0
 
@@ -65,6 +69,12 @@ class Machine(Protocol):
     def power_cycle(self) -> None:
         """Send TPM_Init; what is not stored is lost, Startup is the script's business."""
 
+    def hash_start(self) -> None:
+        """Begin the hash sequence of locality 4."""
+
+    def hash_end(self, data: bytes) -> None:
+        """Give the hash sequence of locality 4 its data and end it."""
+
 
 class EngineMachine:
     """The engine, in this process and in a seeded world."""
@@ -100,6 +110,15 @@ class EngineMachine:
     def power_cycle(self) -> None:
         """Send TPM_Init; see Machine."""
         self._chip.power_cycle(None)
+
+    def hash_start(self) -> None:
+        """Begin the hash sequence; see Machine."""
+        assert self._chip.handle(HashStart()) == 0
+
+    def hash_end(self, data: bytes) -> None:
+        """Give the data and end it; see Machine."""
+        assert self._chip.handle(HashData(data)) == 0
+        assert self._chip.handle(HashEnd()) == 0
 
 
 class SwtpmMachine:
@@ -186,6 +205,15 @@ class SwtpmMachine:
     def power_cycle(self) -> None:
         """Send TPM_Init; see Machine."""
         self._init()
+
+    def hash_start(self) -> None:
+        """Begin the hash sequence; see Machine."""
+        self._command(_CMD_HASH_START)
+
+    def hash_end(self, data: bytes) -> None:
+        """Give the data and end it; see Machine."""
+        self._command(_CMD_HASH_DATA, struct.pack(">I", len(data)) + data)
+        self._command(_CMD_HASH_END)
 
     def _init(self) -> None:
         self._command(_CMD_INIT, struct.pack(">I", 0))

@@ -11,17 +11,21 @@ the reference it is a difference, and the case goes on as far as it can.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias, TypeVar
 
 from protocol.errors import WireError
 from protocol.tpm12.constants import (
+    LOCALITY_ALL,
+    PCR_COUNT,
+    AdipScheme,
     CapabilityArea,
     EncScheme,
     EntityType,
     KeyUsage,
     Ordinal,
     PhysicalPresenceFlags,
+    ProtocolId,
     ReservedHandle,
     ReturnCode,
     SigScheme,
@@ -29,12 +33,14 @@ from protocol.tpm12.constants import (
     Tag,
 )
 from protocol.tpm12.framing import HEADER_BYTES, build_message, parse_header
-from protocol.tpm12.keys import Key
+from protocol.tpm12.keys import Key, PubKey
+from protocol.tpm12.pcr import PcrInfoLong, PcrSelection, composite_hash
 from protocol.tpm12.wire import Reader, Structure
 from tests.conformance.machines import Machine, World
 from tests.unit.tpm12.world import OWNER_AUTH, SRK_AUTH, SeededRandom
 from tpmcore import tss12
 from tpmcore.errors import TpmError
+from tpmcore.tpm12.context import aes128_ctr
 from tpmcore.tpm12.table import TABLE
 from tpmcore.tss12 import Authorization, Conversation, ResponseError, Session
 
@@ -45,6 +51,8 @@ MIGRATION_AUTH: Final = b"migration-secret-key"
 WRONG_AUTH: Final = b"nobody's secret-----"
 DIGEST: Final = bytes(range(20))
 SRK: Final = ReservedHandle.SRK
+_NO_SESSION: Final = 0x00DEAD00
+"""Handles of sessions are random; no TPM of a test run hands this one out."""
 
 Mask: TypeAlias = Callable[[bytes], object]
 """Turns a field's bytes into what of them must be equal."""
@@ -100,12 +108,14 @@ class Auth:
     Attributes:
         keep: whether it is to stay open.
         spoil: whether the HMAC is to be wrong.
+        nonce_odd: 20 bytes, where a case must know them before; empty draws them.
     """
 
     session: Session
     secret: bytes = b""
     keep: bool = False
     spoil: bool = False
+    nonce_odd: bytes = b""
 
 
 @dataclass(slots=True)
@@ -204,17 +214,19 @@ class Script:
         ordinal: Ordinal,
         *values: object,
         auth: Sequence[Auth] = (),
-        code: ReturnCode = ReturnCode.SUCCESS,
+        code: ReturnCode | None = ReturnCode.SUCCESS,
         body: bytes | None = None,
         masks: Mapping[str, Mask] | None = None,
+        response: type[Structure] | None = None,
     ) -> Structure | None:
         """Send one command.
 
         Args:
             values: the fields of its request, or its `body` as bytes.
             auth: its authorization blocks.
-            code: what it must end in.
+            code: what it must end in; None if it only has to be the same on both machines.
             masks: fields of the response that may differ, see comparison.
+            response: its type, where it is not that of the table.
 
         Returns: the parsed response; None unless it was a success.
         """
@@ -224,7 +236,7 @@ class Script:
         handles, parameters = encoded[: row.handles_in], encoded[row.handles_in :]
 
         def parse(reader: Reader) -> Structure:
-            return row.response.read(reader)
+            return (response or row.response).read(reader)
 
         self._masks = masks or {}
         result: Structure | None = None
@@ -249,14 +261,16 @@ class Script:
             raise Abandoned(f"step {self._step}: {error}") from error
         finally:
             self._masks = {}
-        self._expect(ordinal, code, found)
+        if code is not None:
+            self._expect(ordinal, code, found)
         return result
 
     def _authorization(self, auth: Auth) -> Authorization:
         secret = auth.session.shared_secret or auth.secret
         if auth.spoil:
             secret = WRONG_AUTH
-        return Authorization(auth.session, secret, self.random.random(20), auth.keep)
+        nonce_odd = auth.nonce_odd or self.random.random(20)
+        return Authorization(auth.session, secret, nonce_odd, auth.keep)
 
     # Sessions. Opening one is part of the step that uses it, and must succeed.
 
@@ -287,9 +301,10 @@ class Script:
         *,
         spoil: bool = False,
         keep: bool = False,
+        adip: AdipScheme = AdipScheme.XOR,
     ) -> Auth:
         """Open an OSAP session on an entity."""
-        session = self._open(tss12.osap(kind, value, secret, random=self.random))
+        session = self._open(tss12.osap(kind, value, secret, random=self.random, adip=adip))
         return Auth(session, keep=keep, spoil=spoil)
 
     def osap_key(
@@ -304,28 +319,59 @@ class Script:
         session = self._open(tss12.osap_key(handle, secret, random=self.random))
         return Auth(session, keep=keep, spoil=spoil)
 
+    def no_session(self, secret: bytes = OWNER_AUTH) -> Auth:
+        """Return what names a session that is not open."""
+        return Auth(Session(_NO_SESSION, ProtocolId.OIAP, bytes(20)), secret)
+
     def encrypt(self, auth: Auth, secret: bytes, *, nonce: bytes | None = None) -> bytes:
         """Encrypt a new secret under an OSAP session."""
         return tss12.encrypt_secret(auth.session, secret, nonce=nonce)
 
+    def encrypt_aes(self, auth: Auth, secret: bytes, *, nonce: bytes | None = None) -> bytes:
+        """Encrypt a new secret under an OSAP session whose ADIP scheme is AES."""
+        session = auth.session
+        return aes128_ctr(session.shared_secret[:16], (nonce or session.nonce_even)[:16], secret)
+
+    def public(self, handle: ReservedHandle = ReservedHandle.SRK) -> PubKey:
+        """Return the public part of the SRK or the EK, to encrypt for it."""
+        return self.run(
+            tss12.owner_read_internal_pub(handle, owner_auth=OWNER_AUTH, random=self.random)
+        )
+
     # Keys
 
     def wrapped(self, name: str) -> Key:
-        """Return the key of this name (see KEYS), made below the SRK once for all cases."""
+        """Return the key of this name (see KEYS, IDENTITIES), made once for all cases."""
         made = self.wrapped_keys.get((self.machine.name, name))
         if made is None:
             made = self.wrapped_keys[(self.machine.name, name)] = tss12.run_sync(
-                lambda command: self.machine.send(command, self.locality),
-                tss12.create_wrap_key(
+                lambda command: self.machine.send(command, self.locality), self._make(name)
+            )
+        return made
+
+    def _make(self, name: str) -> Conversation[Key]:
+        # Of its own, so that what a case draws does not depend on which keys are there already.
+        random = SeededRandom(f"key {name}")
+        if name not in IDENTITIES:
+            return (
+                yield from tss12.create_wrap_key(
                     SRK,
                     KEYS[name],
                     parent_auth=SRK_AUTH,
                     usage_auth=USAGE_AUTH,
                     migration_auth=MIGRATION_AUTH,
-                    random=self.random,
-                ),
+                    random=random,
+                )
             )
-        return made
+        identity = yield from tss12.make_identity(
+            owner_auth=OWNER_AUTH,
+            srk_auth=SRK_AUTH,
+            identity_auth=USAGE_AUTH,
+            label_digest=DIGEST,
+            params=IDENTITIES[name],
+            random=random,
+        )
+        return identity.key
 
     def load(self, name: str) -> int:
         """Load the key of this name and return its handle."""
@@ -370,6 +416,7 @@ def _template(
     bits: int = 1024,
     flags: int = 0,
     auth_data_usage: int = 1,
+    pcr_info: PcrInfoLong | None = None,
 ) -> Key:
     return Key.template(
         usage,
@@ -378,12 +425,27 @@ def _template(
         bits=bits,
         flags=flags,
         auth_data_usage=auth_data_usage,
+        pcr_info=pcr_info,
+        is_key12=pcr_info is not None,
     )
 
 
 _OAEP: Final = EncScheme.RSAESOAEP_SHA1_MGF1
 _SIGN: Final = (KeyUsage.SIGNING, EncScheme.NONE)
 _STORE: Final = (KeyUsage.STORAGE, _OAEP, SigScheme.NONE)
+
+PCR_16: Final = PcrSelection.of([16])
+AT_RESET: Final = composite_hash(PCR_16, [bytes(20)] * PCR_COUNT)
+"""The composite of PCR 16 as it is after a reset."""
+
+
+def release_info(digest: bytes = AT_RESET, *, localities: int = LOCALITY_ALL) -> PcrInfoLong:
+    """Release when PCR 16 has a value, at some localities."""
+    return PcrInfoLong(1, localities, PCR_16, PCR_16, bytes(20), digest)
+
+
+_HERE: Final = release_info(localities=1)
+"""PCR 16 is as after a reset, and the locality is 0."""
 
 KEYS: Final[Mapping[str, Key]] = {
     "sign": _template(*_SIGN, SigScheme.RSASSAPKCS1V15_SHA1),
@@ -401,7 +463,24 @@ KEYS: Final[Mapping[str, Key]] = {
     "bind-pkcs": _template(KeyUsage.BIND, EncScheme.RSAESPKCSV15, SigScheme.NONE),
     "legacy": _template(KeyUsage.LEGACY, EncScheme.RSAESPKCSV15, SigScheme.RSASSAPKCS1V15_SHA1),
     "migrate": _template(KeyUsage.MIGRATE, _OAEP, SigScheme.NONE, bits=2048),
+    "legacy-oaep": _template(KeyUsage.LEGACY, _OAEP, SigScheme.RSASSAPKCS1V15_SHA1),
+    "sign-info-open": _template(*_SIGN, SigScheme.RSASSAPKCS1V15_INFO, auth_data_usage=0),
+    "sign-bound": _template(*_SIGN, SigScheme.RSASSAPKCS1V15_SHA1, pcr_info=_HERE),
+    "sign-bound-readable": _template(
+        *_SIGN, SigScheme.RSASSAPKCS1V15_SHA1, flags=8, pcr_info=_HERE
+    ),
+    "bind-bound": _template(KeyUsage.BIND, _OAEP, SigScheme.NONE, pcr_info=_HERE),
+    "storage-bound": _template(*_STORE, bits=2048, pcr_info=_HERE),
+    "migrate-bound": _template(KeyUsage.MIGRATE, _OAEP, SigScheme.NONE, bits=2048, pcr_info=_HERE),
 }
+"""Keys below the SRK, by name: what `Script.wrapped` has made."""
+
+IDENTITIES: Final[Mapping[str, Key]] = {
+    "identity": tss12.identity_template(),
+    "identity-bound": replace(tss12.identity_template(is_key12=True), pcr_info=_HERE),
+    "identity-open": replace(tss12.identity_template(), auth_data_usage=0),
+}
+"""Identity keys, which only TPM_MakeIdentity makes."""
 
 
 @dataclass(frozen=True, slots=True)

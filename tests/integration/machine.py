@@ -29,7 +29,7 @@ class Machine:
 
     pid: int
 
-    def run(self, *command: str, check: bool = True) -> str:
+    def run(self, *command: str, check: bool = True, limit_s: float = COMMAND_LIMIT_S) -> str:
         """Run a command inside and return what it wrote to standard output.
 
         Raises:
@@ -40,7 +40,7 @@ class Machine:
             capture_output=True,
             text=True,
             errors="replace",  # tpm-tools write a stray byte now and then
-            timeout=COMMAND_LIMIT_S,
+            timeout=limit_s,
             stdin=subprocess.DEVNULL,
         )
         if check and done.returncode:
@@ -63,7 +63,7 @@ def booted(stage: Path) -> Iterator[Machine]:
     """Boot a machine, and end it by the pid of its systemd, which takes everything in it along.
 
     Args:
-        stage: folder with `units`, `sysusers` and `etc`, as `machine.sh` describes.
+        stage: folder with `root`, `sysusers` and `etc`, as `machine.sh` describes.
     """
     assert os.geteuid() == 0, "booting a systemd in namespaces needs root"
     with (
@@ -87,7 +87,11 @@ def booted(stage: Path) -> Iterator[Machine]:
         try:
             pid = _wait_ready(notify, launcher)
             pidfd = os.pidfd_open(pid)
-            yield Machine(pid)
+            machine = Machine(pid)
+            try:
+                yield machine
+            finally:
+                (stage / "journal").write_text(machine.journal())
         finally:
             launcher.kill()  # unshare takes the systemd along (--kill-child) ...
             launcher.wait()

@@ -4,10 +4,10 @@
 #
 #   unshare --pid --fork --mount --mount-proc --uts --ipc --cgroup --kill-child machine.sh STAGE REPO
 #
-# STAGE is a folder of the host with `units` (installed as they are), `sysusers` (a sysusers.d file)
-# and `etc` (laid over a copy of the host's). The machine has its own /etc, /var, /run and /tmp, the
-# repository read-only at /opt/vtpm-suite/source, and the host's network and programs. It tells
-# NOTIFY_SOCKET when it is up.
+# STAGE is a folder of the host with `root` (what `make install DESTDIR=` made), `sysusers` (a further
+# sysusers.d file) and `etc` (laid over a copy of the host's). The machine has its own /etc, /opt,
+# /usr/local, /var, /run and /tmp, the repository read-only at /mnt/source for root alone, and the
+# host's network and programs. It tells NOTIFY_SOCKET when it is up.
 set -euo pipefail
 stage=$1 repository=$2
 
@@ -19,10 +19,11 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mkdir "$stage/private"
 mount -t tmpfs -o mode=755 tmpfs "$stage/private"
 cd "$stage/private"
-mkdir source
+mkdir source root
 mount --bind "$repository" source
 mount -o remount,bind,ro source
-cp -a "$stage/units" "$stage/sysusers" .
+mount --bind "$stage/root" root
+cp -a "$stage/sysusers" .
 
 # No unit of the host is enabled here, no file system of it is mounted.
 cp -a /etc etc
@@ -36,18 +37,12 @@ for wants in sysinit sockets local-fs timers; do
 done
 ln -s ../systemd-journald.service /usr/lib/systemd/system/sysinit.target.wants
 
-mount -t tmpfs -o mode=755 tmpfs /opt
-mkdir -p /opt/vtpm-suite/source /opt/vtpm-suite/bin
-mount --move source /opt/vtpm-suite/source
-for command in hwtpm vtpmmgr vtpm tpmfront vtpmctl; do
-    # The console script, from where the daemons' user can read it.
-    cat > "/opt/vtpm-suite/bin/$command" << END
-#!/bin/sh
-export PYTHONPATH=/opt/vtpm-suite/source PYTHONDONTWRITEBYTECODE=1
-exec /opt/vtpm-suite/source/.venv/bin/python -c \\
-    'import sys; from daemons.$command.cli import main; sys.argv[0] = "$command"; main()' "\$@"
-END
-    chmod 755 "/opt/vtpm-suite/bin/$command"
+mount -t tmpfs -o mode=700 tmpfs /mnt
+mkdir /mnt/source
+mount --move source /mnt/source
+for folder in /opt /usr/local; do
+    mount -t tmpfs -o mode=755 tmpfs "$folder"
+    cp -a "root$folder/." "$folder"
 done
 
 for folder in /run /var; do
@@ -56,12 +51,14 @@ done
 mkdir -p /var/lib/tpm /var/log /run/systemd/system
 ln -s /run /var/run
 chown tss:tss /var/lib/tpm
-cp units/* /run/systemd/system
-systemd-sysusers "$PWD/sysusers"
+systemd-sysusers /usr/local/lib/sysusers.d/vtpm.conf "$PWD/sysusers"
+systemd-tmpfiles --create /usr/local/lib/tmpfiles.d/vtpm.conf
 
 # Last, since STAGE is usually below it.
 mount -t tmpfs -o mode=1777 tmpfs /tmp
 mkdir -m 1777 /var/tmp
 cd /
+# In a container systemd leaves this to who made it: credentials reach a service by propagation.
+mount --make-rshared /
 export container=unshare
 exec /lib/systemd/systemd --system --unit=basic.target

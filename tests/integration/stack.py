@@ -110,8 +110,17 @@ class Stack:
             return transact(client, command)
 
     def status(self) -> dict[str, Any]:
-        """Return what `vtpmctl status --json` says."""
-        status: dict[str, Any] = json.loads(self.vtpmctl("status", "--json"))
+        """Return what `vtpmctl status --json` says, whether everything serves (exit code 0) or not
+        (1).
+
+        Raises:
+            StackError: it says nothing.
+        """
+        done = self._run_vtpmctl("status", "--json")
+        if done.returncode not in (0, 1) or not done.stdout:
+            raise StackError(f"vtpmctl status: {done.stderr}")
+        status: dict[str, Any] = json.loads(done.stdout)
+        assert status["serving"] == (done.returncode == 0)
         return status
 
     def daemon(self, name: str) -> dict[str, Any]:
@@ -148,16 +157,19 @@ class Stack:
         Raises:
             StackError: it failed.
         """
-        done = subprocess.run(
+        done = self._run_vtpmctl(*arguments)
+        if done.returncode:
+            raise StackError(f"vtpmctl {' '.join(arguments)}: {done.stderr}")
+        return done.stdout
+
+    def _run_vtpmctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             [*VTPMCTL, *arguments, "--dir", str(self.root)],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=ANSWER_LIMIT_S,
         )
-        if done.returncode:
-            raise StackError(f"vtpmctl {' '.join(arguments)}: {done.stderr}")
-        return done.stdout
 
     def stderr(self) -> str:
         """Return what the stack has logged so far."""

@@ -231,6 +231,11 @@ def test_an_operator_who_lost_the_newest_database_goes_on_with_an_older_one(
         assert stack.transact("g1", bytes.fromhex("00c1 0000000e 00000015 00000005"))[
             6:10
         ] == bytes(4)
+    chip = run_dir / "state" / "hwtpm" / "chip.state"
+    chip.write_bytes(chip.read_bytes()[:-1])
+    failed = rollback(run_dir, secret, "--yes", sequence)
+    assert "daemons.hwtpm ended with 3; the reason is above" in failed.stderr
+    assert "Traceback" not in failed.stderr
 
 
 def rollback(root: Path, secret: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -303,7 +303,7 @@ async def test_what_is_asked_of_a_daemon_that_still_starts_is_done_once_it_serve
         await vtpm.start()
         control = lab.run / "g1.ctl"
         with trio.fail_after(LIMIT_S):
-            await vtpm.wait_notified("no manager")  # it listens, and waits
+            await vtpm.wait_notified("waiting for the manager")  # it listens, and waits
         assert await control_request(control, "reload") == {"at_next_start": [], "pending": True}
         vtpm.signal(signal.SIGHUP)
         lab.configure("g1", 'localities = ["*=1"]')

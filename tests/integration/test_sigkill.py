@@ -30,6 +30,7 @@ from protocol.tpm12.constants import (
     SigScheme,
 )
 from protocol.tpm12.keys import Key
+from tests.integration.log_search import SEARCH
 from tests.integration.stack import Stack, StackError, running_stack, transact
 from tests.unit.tpm12.world import SeededRandom
 from tpmcore import tss12
@@ -39,7 +40,7 @@ from tpmcore.tss12 import Conversation
 T = TypeVar("T")
 
 ROUNDS = 50
-OWNER = b"owner of the killings"[:20]
+OWNER = SEARCH.secret(b"owner of the killings"[:20])
 SRK = bytes(20)
 AREA = 0x10040
 PCR = 10

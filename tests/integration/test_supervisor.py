@@ -146,7 +146,12 @@ async def test_a_stop_in_the_first_moment_of_a_daemon_is_not_lost(run_dir: Path)
             async with trio.open_nursery() as nursery:
                 await nursery.start(forkserver.run)
                 process = await forkserver.spawn(
-                    name="early", module=SMALL_DAEMON, args=("", ""), fds={}, notify=run_dir
+                    name="early",
+                    module=SMALL_DAEMON,
+                    args=("", ""),
+                    fds={},
+                    notify=run_dir,
+                    watchdog_s=LIMIT_S,
                 )
                 assert await process.wait() == -signal.SIGTERM
                 nursery.cancel_scope.cancel()
@@ -240,6 +245,61 @@ async def test_a_daemon_that_ignores_sigterm_is_killed_after_the_deadline(lab: L
             await children["hwtpm"].ready.wait()
     assert raised.group_contains(DaemonError, match="had to be killed: hwtpm")
     assert children["hwtpm"].state is ChildState.STOPPED
+
+
+async def test_a_daemon_that_falls_silent_is_killed_and_started_again(lab: Lab) -> None:
+    """By SIGSTOP, after one sign of life; its successor is left alone as long as it gives them."""
+    beats = """
+import threading
+note(str(notifier.watchdog_s))
+def beat():
+    while True:
+        notifier.alive()
+        threading.Event().wait(0.05)
+threading.Thread(target=beat, daemon=True).start()
+"""
+    policy = RestartPolicy(watchdog_s=1.0)
+    supervisor = lab.supervisor(lab.spec("vtpm-g1", beats), policy=policy)
+    async with running(supervisor) as children:
+        child = children["vtpm-g1"]
+        await child.wait_state(ChildState.READY)
+        hung = child.pid
+        assert hung is not None
+        os.kill(hung, signal.SIGSTOP)
+        await child.wait_state(ChildState.STARTING)
+        await child.wait_state(ChildState.READY)
+        assert child.pid != hung
+        assert child.restarts == 1
+        with pytest.raises(ProcessLookupError):
+            os.kill(hung, 0)
+    assert sum("hangs, is killed" in line for line in lab.log_lines) == 1
+    assert lab.journal[:2] == ["1.0"] * 2
+
+
+async def test_a_daemon_is_not_hung_because_its_supervisor_was(lab: Lab) -> None:
+    """What it said in the meantime lies unread when the time is over, and counts."""
+    policy = RestartPolicy(watchdog_s=0.5)
+    supervisor = lab.supervisor(lab.spec("vtpm-g1", "notifier.alive()"), policy=policy)
+    async with running(supervisor) as children:
+        child = children["vtpm-g1"]
+        await child.wait_state(ChildState.READY)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as late:
+            late.connect(str(lab.folder / "vtpm-g1"))
+            # The loop of the supervisor stands still beyond the limit.
+            select.select([], [], [], 1.0)
+            late.send(b"WATCHDOG=1")
+        with trio.move_on_after(0.2):
+            await child.wait_state(ChildState.PAUSED)
+        assert child.state is ChildState.READY
+        assert child.restarts == 0
+
+
+async def test_why_a_daemon_refused_is_kept_from_its_last_words(lab: Lab) -> None:
+    refuses = 'notifier.status("refused: image does not match"); sys.exit(3)'
+    supervisor = lab.supervisor(lab.spec("vtpm-g1", refuses))
+    async with running(supervisor) as children:
+        await children["vtpm-g1"].refused.wait()
+        assert children["vtpm-g1"].note == "refused: image does not match"
 
 
 async def test_a_stop_during_a_pause_does_not_wait_for_it(lab: Lab) -> None:

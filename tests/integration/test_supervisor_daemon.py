@@ -6,8 +6,12 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +20,7 @@ import sys, trio
 from daemons.runtime.daemon import run_daemon
 from daemons.runtime.errors import DaemonError, RefusedToStart
 from daemons.runtime.log import Log
+from daemons.runtime.notify import Notifier
 async def main():
     {}
 async def serve():
@@ -30,14 +35,21 @@ async def serve():
             sys.stdout.flush()
 async def fail(error):
     raise error
-run_daemon(main, log=Log("test"), inherited={"supervisor": [int(fd) for fd in sys.argv[1:]]})
+run_daemon(
+    main,
+    log=Log("test"),
+    notifier=Notifier.from_environ(),
+    inherited={"supervisor": [int(fd) for fd in sys.argv[1:]]},
+)
 """
 LIMIT_S = 30
 
 
-def start(code: str, *fds: int) -> subprocess.Popen[str]:
+def start(code: str, *fds: int, **environ: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM.replace("{}", code), *map(str, fds)],
+        env={**os.environ, **environ},
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         pass_fds=fds,
@@ -92,15 +104,15 @@ def test_it_ends_by_itself_with_exit_code_0() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "exit_code", "line"),
+    ("error", "exit_code", "line"),
     [
-        ('await fail(DaemonError("no socket"))', 1, "test error: no socket\n"),
-        ('await fail(RefusedToStart("tampered"))', 3, "test error: tampered\n"),
-        ('await fail(OSError(28, "full", "f"))', 1, "test error: \"[Errno 28] full: 'f'\"\n"),
+        ('DaemonError("no socket")', 1, 'failed reason="no socket"'),
+        ('RefusedToStart("tampered")', 3, "refused to start reason=tampered"),
+        ('OSError(28, "full", "f")', 1, "failed reason=\"[Errno 28] full: 'f'\""),
     ],
 )
-def test_what_is_expected_to_go_wrong_is_one_line(code: str, exit_code: int, line: str) -> None:
-    assert finish(start(code)) == (exit_code, "", line.replace('"', "") if '"' in line else line)
+def test_what_is_expected_to_go_wrong_is_one_line(error: str, exit_code: int, line: str) -> None:
+    assert finish(start(f"await fail({error})")) == (exit_code, "", f"test error: {line}\n")
 
 
 def test_a_refusal_inside_a_nursery_is_still_a_refusal() -> None:
@@ -112,7 +124,7 @@ def test_a_refusal_inside_a_nursery_is_still_a_refusal() -> None:
 """
     exit_code, _out, err = finish(start(code))
     assert exit_code == 3
-    assert "test error: tampered\n" in err
+    assert "test error: refused to start reason=tampered\n" in err
     assert "Traceback" not in err
 
 
@@ -154,3 +166,63 @@ def test_a_stop_before_it_has_begun_to_serve_is_not_lost() -> None:
     exit_code, out, _err = finish(start(code))
     assert exit_code == 0
     assert out == "up\nsaved\n"
+
+
+@contextmanager
+def supervising(run_dir: Path) -> Iterator[tuple[socket.socket, str]]:
+    path = str(run_dir / "n")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.settimeout(LIMIT_S)
+        manager.bind(path)
+        yield manager, path
+
+
+def test_the_supervisor_hears_that_the_loop_turns_until_the_last_save_is_done(
+    run_dir: Path,
+) -> None:
+    """Also while a stop is under way, which may take longer than the watchdog allows."""
+    code = """
+    sys.stdout.write("up\\n")
+    sys.stdout.flush()
+    try:
+        await trio.sleep_forever()
+    finally:
+        with trio.CancelScope(shield=True):
+            sys.stdout.write("saving\\n")
+            sys.stdout.flush()
+            await trio.to_thread.run_sync(sys.stdin.read)
+"""
+    with supervising(run_dir) as (manager, path):
+        process = start(code, NOTIFY_SOCKET=path, WATCHDOG_USEC="100000")
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        for _ in range(3):
+            assert manager.recv(4096) == b"WATCHDOG=1"
+        process.terminate()
+        assert process.stdout.readline() == "saving\n"
+        for _ in range(5):
+            assert manager.recv(4096) == b"WATCHDOG=1"
+        assert finish(process) == (0, "", "")
+
+
+def test_a_watchdog_for_another_process_is_not_ours(run_dir: Path) -> None:
+    with supervising(run_dir) as (manager, path):
+        process = start("pass", NOTIFY_SOCKET=path, WATCHDOG_USEC="100000", WATCHDOG_PID="1")
+        assert finish(process) == (0, "", "")
+        manager.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            manager.recv(4096)
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ('await fail(RefusedToStart("image does not match"))', "refused: image does not match"),
+        ('await fail(DaemonError("no socket"))', "failed: no socket"),
+        ('await fail(ValueError("secret"))', "failed: unexpected ValueError"),
+    ],
+)
+def test_why_it_ended_is_its_last_status(run_dir: Path, code: str, status: str) -> None:
+    with supervising(run_dir) as (manager, path):
+        finish(start(code, NOTIFY_SOCKET=path))
+        assert manager.recv(4096) == b"STATUS=" + status.encode()

@@ -157,6 +157,20 @@ def test_a_daemon_that_is_killed_comes_back_and_the_guest_has_not_rebooted(
         assert [row["restarts"] for row in others] == [0, 0, 0]
 
 
+def test_a_daemon_that_hangs_is_replaced_and_the_guest_has_not_rebooted(run_dir: Path) -> None:
+    daemons = ("vtpm-g1", "tpmfront-g1", "vtpmmgr", "hwtpm")
+    with running_stack(run_dir, options=("--watchdog", "3")) as stack:
+        extend_10(stack, "g1")
+        hung = {daemon: stack.pid(daemon) for daemon in daemons}
+        for pid in hung.values():
+            os.kill(pid, signal.SIGSTOP)
+        wait_gone(list(hung.values()))
+        for daemon in daemons:
+            stack.wait_daemon_ready(daemon)
+            assert stack.pid(daemon) != hung[daemon]
+        assert pcr_10(stack, "g1") == EXTENDED_ONCE
+
+
 def test_a_guest_whose_image_does_not_verify_is_refused_and_the_other_is_served(
     run_dir: Path,
 ) -> None:
@@ -267,10 +281,10 @@ def test_status_shows_every_daemon_with_its_guest(run_dir: Path) -> None:
     assert len({row["pid"] for row in rows}) == 4
     uuid = tomllib.loads((run_dir / "state/etc/guests.d/g1.toml").read_text())["uuid"]
     assert [row["uuid"] for row in rows] == [None, None, uuid, uuid]
-    assert all("error" not in row["detail"] for row in rows)
-    assert len(table) == 5
-    assert table[0].split() == ["DAEMON", "PID", "STATE", "RESTARTS", "GUEST", "UUID", "NOTE"]
-    assert all(str(row["pid"]) in line for row, line in zip(rows, table[1:], strict=True))
+    assert all(row["serving"] and not row["error"] for row in rows)
+    columns = ["DAEMON", "PID", "STATE", "UPTIME", "RESTARTS", "MEMORY", "NOTE"]
+    assert table[0].split() == columns
+    assert all(str(row["pid"]) in line for row, line in zip(rows, table[1:5], strict=True))
 
 
 @pytest.mark.parametrize(

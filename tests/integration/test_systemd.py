@@ -1,43 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The units in a real systemd: they verify, start, survive a kill, and a TPM tool gets its
-answers."""
+"""The installed suite in a real systemd, as an operator uses it: guests' TPMs live through
+restarts, kills and hangs of every daemon, and end with their target."""
 
 from __future__ import annotations
 
-import re
-import socket
-import struct
-import subprocess
-import sys
+import hashlib
+import json
+import select
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from uuid import UUID
 
 import pytest
 
-from tests.integration.machine import ROOT, Machine, booted
-
-UNITS = ROOT / "systemd"
-DAEMONS = ("hwtpm", "vtpmmgr", "vtpm", "tpmfront")
-GUESTS = {
-    "g1": UUID("c2f4a1de-52b7-4b0e-9a55-8d1f2f6f3a01"),
-    "g2": UUID("c2f4a1de-52b7-4b0e-9a55-8d1f2f6f3a02"),
-}
-INSTANCES = [
-    "hwtpm.service",
-    "vtpmmgr.service",
-    *(f"{daemon}@{guest}.service" for guest in GUESTS for daemon in ("vtpm", "tpmfront")),
-]
-ANSWER_LIMIT_S = 60.0
-
-PCR = 10
-EXTEND = bytes.fromhex(
-    "00c1"  # tag: no authorization
-    "00000022"  # paramSize: 34
-    "00000014"  # TPM_ORD_Extend
-    "0000000a"  # PCR 10
-    "1111111111111111111111111111111111111111"  # inDigest
+from tests.integration.suite_machine import (
+    BINDIR,
+    SHARED,
+    SuiteMachine,
+    guest_target,
+    pair,
+    suite_machine,
+    transact,
 )
+
+GUESTS = ("g1", "g2", "g3")
+LIMIT_S = 60
+
 PCR_READ = bytes.fromhex(
     "00c1"  # tag: no authorization
     "0000000e"  # paramSize: 14
@@ -51,164 +39,254 @@ SUCCESS_WITH_DIGEST = bytes.fromhex(
 )
 
 
-def _install(folder: Path, bindir: str) -> None:
-    subprocess.run(
-        ["make", "-s", "-C", ROOT, "units", f"UNITS={folder}", f"BINDIR={bindir}"], check=True
+def extend(suite: SuiteMachine, guest: str, digest: bytes) -> bytes:
+    """Extend PCR 10 and return its value."""
+    command = bytes.fromhex(
+        "00c1"  # tag: no authorization
+        "00000022"  # paramSize: 34
+        "00000014"  # TPM_ORD_Extend
+        "0000000a"  # PCR 10
     )
+    answer = suite.exchange(guest, command + digest)
+    assert answer[:10] == SUCCESS_WITH_DIGEST
+    return answer[10:]
 
 
-@pytest.fixture
-def machine(run_dir: Path) -> Iterator[Machine]:
-    """A machine with the units installed, and two guests configured, that has started nothing."""
-    _install(run_dir / "units", "/opt/vtpm-suite/bin")
-    users = (run_dir / "units/vtpm.sysusers").read_text()
-    users += "".join(f"u vtpm-{guest} -\n" for guest in GUESTS)
-    (run_dir / "sysusers").write_text(users)
-    guests = run_dir / "etc/vtpm/guests.d"
-    guests.mkdir(parents=True)
-    for guest, uuid in GUESTS.items():
-        (guests / f"{guest}.toml").write_text(f'uuid = "{uuid}"\nlabel = "{guest}:vm_r:vtpm_t"\n')
-    with booted(run_dir) as machine:
-        yield machine
-        sys.stderr.write(machine.journal())  # shown if the test failed
+def pcr(suite: SuiteMachine, guest: str) -> bytes:
+    answer = suite.exchange(guest, PCR_READ)
+    assert answer[:10] == SUCCESS_WITH_DIGEST
+    return answer[10:]
 
 
-def _start(machine: Machine) -> None:
-    """Enable and start everything by its target, and return when all are ready."""
-    machine.run("systemctl", "enable", *INSTANCES)
-    machine.run("systemctl", "start", "vtpm.target")
+@pytest.fixture(scope="module")
+def suite(module_dir: Path, installed: Path) -> Iterator[SuiteMachine]:
+    """A machine with three guests, all started. A test leaves them running."""
+    with suite_machine(module_dir, installed, GUESTS) as suite:
+        suite.start()
+        yield suite
 
 
-def _exchange(machine: Machine, guest: str, command: bytes) -> bytes:
-    """Send one command to a guest's front socket and return the answer."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
-        stream.settimeout(ANSWER_LIMIT_S)
-        stream.connect(str(machine.path(f"/run/vtpm/guests/{guest}/tpm.sock")))
-        stream.sendall(command)
-        answer = stream.recv(10, socket.MSG_WAITALL)
-        (size,) = struct.unpack_from(">I", answer, 2)
-        return answer + stream.recv(size - 10, socket.MSG_WAITALL)
+def test_every_guest_has_a_tpm_of_its_own(suite: SuiteMachine) -> None:
+    before = {guest: pcr(suite, guest) for guest in GUESTS}
+    value = extend(suite, "g1", b"\x11" * 20)
+    assert value == hashlib.sha1(before["g1"] + b"\x11" * 20).digest()
+    assert pcr(suite, "g1") == value
+    assert [pcr(suite, guest) for guest in GUESTS[1:]] == [before[guest] for guest in GUESTS[1:]]
 
 
-def _property(machine: Machine, unit: str, name: str) -> str:
-    return machine.run("systemctl", "show", "--value", "-p", name, unit).strip()
-
-
-def _kill(machine: Machine, unit: str) -> None:
-    """Kill a unit's main process and return when the next one is ready."""
-    before = _property(machine, unit, "MainPID")
-    machine.run("systemctl", "kill", "--signal=KILL", unit)
-    # While a restart is scheduled or under way this waits for it; before systemd has noticed the
-    # death it returns at once.
-    while _property(machine, unit, "MainPID") in (before, "0"):
-        machine.run("systemctl", "start", unit)
-
-
-def test_the_units_verify(run_dir: Path) -> None:
-    _install(run_dir, str(Path(sys.executable).parent))
-    (run_dir / "vtpm.sysusers").unlink()
-    for template in run_dir.glob("*@.service"):
-        template.rename(run_dir / template.name.replace("@", "@g1"))
-    done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", *run_dir.iterdir()],
-        capture_output=True,
-        text=True,
-    )
-    ours = [line for line in done.stderr.splitlines() if re.search("vtpm|hwtpm|tpmfront", line)]
-    assert (done.returncode, ours) == (0, [])
-
-
-@pytest.mark.parametrize("daemon", DAEMONS)
-def test_every_option_in_a_unit_is_one_of_its_command(daemon: str) -> None:
-    (unit,) = (path for path in UNITS.glob("*.service") if path.stem.rstrip("@") == daemon)
-    used = set(re.findall(r" (--[a-z-]+)", unit.read_text()))
-    usage = subprocess.run(
-        [Path(sys.executable).with_name(daemon), "--help"],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    assert used
-    assert {option for option in used if not re.search(rf"^ +.*{option}\b", usage, re.M)} == set()
-
-
-def test_guests_reach_their_own_tpms_and_a_killed_daemon_forgets_nothing(machine: Machine) -> None:
-    _start(machine)
-
-    extended = _exchange(machine, "g1", EXTEND)
-    assert extended[:10] == SUCCESS_WITH_DIGEST
-    value = extended[10:]
-    assert _exchange(machine, "g1", PCR_READ)[10:] == value
-    assert _exchange(machine, "g2", PCR_READ)[10:] == bytes(20)
-
-    for unit in ("vtpm@g1.service", "tpmfront@g1.service", "vtpmmgr.service", "hwtpm.service"):
-        _kill(machine, unit)
-        assert _exchange(machine, "g1", PCR_READ)[10:] == value, unit
-
-    machine.run("systemctl", "stop", *INSTANCES)
-    assert {unit: _property(machine, unit, "Result") for unit in INSTANCES} == dict.fromkeys(
-        INSTANCES, "success"
-    )
-
-
-def test_what_belongs_to_a_daemon_is_closed_to_the_users_of_the_others(machine: Machine) -> None:
-    _start(machine)
-    owners = {
-        "/run/vtpm/vtpms/g1/tpmback.sock": "vtpm-g1",
-        "/run/vtpm/vtpmmgr/control.sock": "vtpm-manager",
-        "/run/vtpm/hwtpm/locality2.sock": "vtpm-hwtpm",
-        "/var/lib/vtpm/guests/g1/.": "vtpm-g1",
-        "/var/lib/vtpm/vtpmmgr/.": "vtpm-manager",
-        "/var/lib/vtpm/hwtpm/.": "vtpm-hwtpm",
-    }
-    for user in (*(f"vtpm-{guest}" for guest in GUESTS), "vtpm-manager", "vtpm-hwtpm"):
-        reached = {
-            path
-            for path in owners
-            if machine.run(
-                "runuser", "-u", user, "--", "sh", "-c", f"test -w {path} && echo yes || :"
-            )
-        }
-        assert reached == {path for path, owner in owners.items() if owner == user}, user
-
-
-def test_a_vtpm_with_a_broken_image_is_not_retried_and_the_other_guest_runs_on(
-    machine: Machine,
+@pytest.mark.parametrize("unit", [*pair("g1"), *SHARED])
+@pytest.mark.parametrize("how", ["restart", "kill", "hang"])
+def test_a_daemon_that_returns_has_forgotten_nothing_and_disturbed_nobody(
+    suite: SuiteMachine, unit: str, how: str
 ) -> None:
-    _start(machine)
-    machine.run("systemctl", "stop", "vtpm@g2.service")
-    slots = sorted(machine.path("/var/lib/vtpm/guests/g2").glob("slot*"))
+    value = extend(suite, "g1", b"\x22" * 20)
+    before = suite.pids()
+    if how == "restart":
+        suite.run("systemctl", "restart", unit)
+    elif how == "kill":
+        suite.kill(unit)
+    else:
+        suite.drop_in(unit, "[Service]\nWatchdogSec=2\n")
+        suite.run("systemctl", "restart", unit)
+        before = suite.pids()
+        suite.kill(unit, "STOP")
+    suite.wait_replaced(unit, before[unit])
+
+    assert pcr(suite, "g1") == value
+    after = suite.pids()
+    assert {one for one in before if after[one] != before[one]} == {unit}
+    if how == "hang":
+        assert f"{unit}: Watchdog timeout" in suite.machine.journal()
+
+
+def test_who_connects_while_a_daemon_is_away_waits_for_it(suite: SuiteMachine) -> None:
+    value = pcr(suite, "g1")
+    vtpm, front = pair("g1")
+    socket_before = suite.tpm_socket("g1").stat().st_ino
+    for unit in (vtpm, front):
+        suite.drop_in(unit, "[Service]\nRestartSec=2\n")
+    killed = [suite.kill(unit) for unit in (vtpm, front)]
+    with suite.client("g1") as client:
+        answer = transact(client, PCR_READ)
+    assert answer == SUCCESS_WITH_DIGEST + value
+    assert [suite.pid(unit) for unit in (vtpm, front)] != killed
+    assert suite.tpm_socket("g1").stat().st_ino == socket_before
+
+
+def test_the_status_line_says_what_a_daemon_is_doing(suite: SuiteMachine) -> None:
+    vtpm, front = pair("g2")
+
+    def wait_status(unit: str, text: str) -> None:
+        while (found := suite.show(unit, "StatusText")) != text:
+            assert found
+
+    wait_status("vtpmmgr.service", "serving 3 vTPMs")
+    wait_status(vtpm, "serving guest g2, 1 front")
+    wait_status(front, "serving guest g2, 0 clients")
+    with suite.client("g2"), suite.client("g2") as client:
+        transact(client, PCR_READ)
+        wait_status(front, "serving guest g2, 2 clients")
+    wait_status(front, "serving guest g2, 0 clients")
+    assert suite.show("hwtpm.service", "StatusText").startswith("serving")
+
+
+def test_a_guest_follows_its_target_and_the_others_stay(suite: SuiteMachine) -> None:
+    value = extend(suite, "g1", b"\x33" * 20)
+    others = {unit: pid for unit, pid in suite.pids().items() if unit not in pair("g2")}
+    extend(suite, "g2", b"\x33" * 20)
+
+    suite.stop("g2")
+
+    sockets = ("vtpm@g2", "vtpm-control@g2", "tpmfront@g2", "tpmfront-control@g2")
+    for unit in (*pair("g2"), *(f"{name}.socket" for name in sockets)):
+        assert suite.show(unit, "ActiveState") == "inactive", unit
+    for unit in pair("g2"):
+        assert suite.show(unit, "Result") == "success"
+    assert not suite.tpm_socket("g2").exists()
+    assert {unit: suite.pid(unit) for unit in others} == others
+    assert pcr(suite, "g1") == value
+
+    suite.run("systemctl", "start", guest_target("g2"))
+    assert pcr(suite, "g2") == bytes(20)
+    assert {unit: suite.pid(unit) for unit in others} == others
+
+
+def test_a_restart_of_a_guests_target_is_no_reboot_of_the_guest(suite: SuiteMachine) -> None:
+    value = extend(suite, "g3", b"\x44" * 20)
+    before = suite.pids()
+    suite.run("systemctl", "restart", guest_target("g3"))
+    assert pcr(suite, "g3") == value
+    after = suite.pids()
+    assert {one for one in before if after[one] != before[one]} == set(pair("g3"))
+
+
+def test_only_who_is_to_reach_a_socket_or_a_folder_can(suite: SuiteMachine) -> None:
+    wanted = {
+        # path: owner, group, mode
+        "/run/vtpm": ("root", "root", 0o755),
+        "/run/vtpm/hwtpm": ("root", "vtpm-hwtpm", 0o750),
+        **{
+            f"/run/vtpm/hwtpm/locality{number}.sock": ("vtpm-hwtpm", "vtpm-hwtpm", mode)
+            for number, mode in enumerate((0o600, 0o600, 0o660, 0o600, 0o600))
+        },
+        "/run/vtpm/hwtpm/control.sock": ("vtpm-hwtpm", "vtpm-hwtpm", 0o600),
+        "/run/vtpm/vtpmmgr": ("root", "vtpm", 0o750),
+        "/run/vtpm/vtpmmgr/vtpmmgr.sock": ("vtpm-manager", "vtpm", 0o660),
+        "/run/vtpm/vtpmmgr/control.sock": ("vtpm-manager", "vtpm", 0o600),
+        "/run/vtpm/vtpmmgr/admin.sock": ("vtpm-manager", "vtpm", 0o600),
+        "/run/vtpm/vtpms/g1/tpmback.sock": ("vtpm-g1", "vtpm-g1", 0o600),
+        "/run/vtpm/vtpms/g1/control.sock": ("vtpm-g1", "vtpm-g1", 0o600),
+        "/run/vtpm/guests/g1/tpm.sock": ("vtpm-g1", "vtpm-g1", 0o666),
+        "/run/vtpm/guests/g1/control.sock": ("vtpm-g1", "vtpm-g1", 0o600),
+        "/var/lib/vtpm/hwtpm": ("vtpm-hwtpm", "vtpm-hwtpm", 0o700),
+        "/var/lib/vtpm/vtpmmgr": ("vtpm-manager", "vtpm", 0o700),
+        "/var/lib/vtpm/guests/g1": ("vtpm-g1", "vtpm", 0o700),
+        "/etc/vtpm/credentials": ("root", "root", 0o700),
+    }
+    names = suite.run("stat", "-c", "%n %U %G", *wanted)
+    found = {}
+    for line in names.splitlines():
+        path, owner, group = line.split()
+        found[path] = (owner, group, stat.S_IMODE(suite.path(path).stat().st_mode))
+    assert found == wanted
+    state = suite.run("find", "/var/lib/vtpm", "-type", "f", "!", "-perm", "600")
+    assert state == ""
+
+
+def test_a_vtpm_with_a_broken_image_is_refused_once_and_says_why(suite: SuiteMachine) -> None:
+    """Its front goes with it, so that clients get no connection rather than silence."""
+    vtpm, front = pair("g3")
+    others = {unit: pid for unit, pid in suite.pids().items() if unit not in pair("g3")}
+    suite.stop("g3")
+    slots = sorted(suite.path("/var/lib/vtpm/guests/g3").glob("slot*"))
     assert slots
-    for slot in slots:
-        content = bytearray(slot.read_bytes())
-        content[-1] ^= 1
+    kept = [slot.read_bytes() for slot in slots]
+    for slot, content in zip(slots, kept, strict=True):
+        slot.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+    suite.run("systemctl", "start", guest_target("g3"), check=False)
+
+    assert suite.show(vtpm, "ExecMainStatus") == "3"
+    assert suite.show(vtpm, "ActiveState") == "failed"
+    assert suite.show(vtpm, "NRestarts") == "0"
+    assert suite.show(vtpm, "StatusText").startswith("refused: ")
+    while suite.show(front, "ActiveState") != "inactive":
+        assert suite.show(front, "Job") != "0"
+    for unit in ("vtpm@g3.socket", "tpmfront@g3.socket"):
+        assert suite.show(unit, "ActiveState") == "inactive", unit
+    assert not suite.tpm_socket("g3").exists()
+    refusals = suite.machine.journal().count("refused")
+    assert {unit: suite.pid(unit) for unit in others} == others
+    assert pcr(suite, "g1")
+
+    for slot, content in zip(slots, kept, strict=True):
         slot.write_bytes(content)
-
-    machine.run("systemctl", "start", "vtpm@g2.service", check=False)
-
-    assert _property(machine, "vtpm@g2.service", "ExecMainStatus") == "3"
-    assert _property(machine, "vtpm@g2.service", "ActiveState") == "failed"
-    assert _property(machine, "vtpm@g2.service", "NRestarts") == "0"
-    assert _exchange(machine, "g1", PCR_READ)[:10] == SUCCESS_WITH_DIGEST
+    suite.run("systemctl", "start", guest_target("g3"))
+    assert pcr(suite, "g3") == bytes(20)
+    assert suite.machine.journal().count("refused") == refusals
 
 
-def test_tpm_tools_through_tcsd_reach_the_units_tpm(machine: Machine) -> None:
-    _start(machine)
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    config = machine.path("/etc/tcsd-test.conf")
-    config.write_text(f"port = {port}\nsystem_ps_file = /var/lib/tpm/system.data\n")
-    machine.run("chown", "root:tss", "/etc/tcsd-test.conf")
-    machine.run("chmod", "640", "/etc/tcsd-test.conf")
-    # tcsd forks once it listens, which is what systemd waits for here.
-    machine.run(
-        *("systemd-run", "--unit=tcsd-test", "-p", "Type=forking"),
-        *("-E", "TCSD_USE_TCP_DEVICE=1", "-E", "TCSD_TCP_DEVICE_PORT=1"),
-        *("-E", "TCSD_UN_SOCKET_DEVICE_PATH=/run/vtpm/guests/g1/tpm.sock"),
-        *("tcsd", "-e", "-c", "/etc/tcsd-test.conf"),
+def test_a_client_that_waits_for_a_vtpm_that_refuses_is_let_go(suite: SuiteMachine) -> None:
+    """The front knows nothing of the refusal; that its socket closes tells its clients."""
+    vtpm, _front = pair("g3")
+    suite.stop("g3")
+    (slots := suite.path("/var/lib/vtpm/guests/g3")).rename(slots.with_name("away"))
+    suite.run("systemctl", "start", "tpmfront@g3.socket")
+    with suite.client("g3") as client:
+        assert select.select([client], [], [], LIMIT_S)[0]
+        assert client.recv(1) == b""
+    assert suite.show(vtpm, "ExecMainStatus") == "3"
+    suite.run("rm", "-rf", "/var/lib/vtpm/guests/g3")
+    slots.with_name("away").rename(slots)
+    suite.run("systemctl", "start", guest_target("g3"))
+    assert pcr(suite, "g3") == bytes(20)
+
+
+def test_everything_stops_with_the_target_and_starts_again_with_its_state(
+    suite: SuiteMachine,
+) -> None:
+    extend(suite, "g1", b"\x55" * 20)
+    database = suite.path("/var/lib/vtpm/vtpmmgr/manager.db")
+    suite.stop()
+    states = {unit: suite.show(unit, "ActiveState") for unit in suite.services}
+    assert states == dict.fromkeys(suite.services, "inactive")
+    assert {unit: suite.show(unit, "Result") for unit in suite.services} == dict.fromkeys(
+        suite.services, "success"
     )
-    tool = ("env", f"TSS_TCSD_PORT={port}")
-    assert "Chip Version:" in machine.run(*tool, "tpm_version")
-    machine.run(*tool, "tpm_takeownership", "-y", "-z")
-    assert "Public Endorsement Key" in machine.run(*tool, "tpm_getpubek", "-z")
+    assert suite.run("find", "/run/vtpm", "-type", "s") == ""
+    assert database.exists()
+
+    suite.run("systemctl", "start", "vtpm.target")
+    assert [pcr(suite, guest) for guest in GUESTS] == [bytes(20)] * 3
+
+
+def test_nothing_was_refused_by_the_sandbox(suite: SuiteMachine) -> None:
+    """All tests above ran under the units' filters; these are the traces that one would leave."""
+    log = suite.machine.journal()
+    assert "serving" in log
+    for trace in ("Operation not permitted", "Errno 1]", "SIGSYS", "Read-only file system"):
+        assert trace not in log
+    # The kernel's own account, of every process under the filters.
+    for unit in suite.services:
+        status = suite.run("cat", f"/proc/{suite.pid(unit)}/status")
+        assert "Seccomp:\t2" in status
+        assert "NoNewPrivs:\t1" in status
+        assert "CapEff:\t0000000000000000" in status
+
+
+def test_the_manager_knows_a_vtpm_by_its_user(suite: SuiteMachine) -> None:
+    log = suite.machine.journal()
+    for guest in GUESTS:
+        uid = suite.run("id", "-u", f"vtpm-{guest}").strip()
+        assert f"vTPM connected uuid={suite.uuids[guest]} uid={uid} " in log
+
+
+def test_the_commands_work_where_they_were_installed(suite: SuiteMachine) -> None:
+    script = (
+        "import json, socket, sys\n"
+        "s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])\n"
+        's.sendall(b\'{"verb": "status"}\\n\'); print(s.makefile().readline())\n'
+    )
+    answer = suite.run(f"{BINDIR}/python", "-c", script, "/run/vtpm/vtpms/g1/control.sock")
+    assert json.loads(answer)["result"]["uuid"] == str(suite.uuids["g1"])
+    assert "Usage: vtpmctl" in suite.run("vtpmctl", "--help")

@@ -12,6 +12,7 @@ from typing import TypeVar
 import pytest
 
 from protocol.tpm12.constants import NvAttributes
+from tests.integration.log_search import SEARCH
 from tests.integration.stack import Stack, running_stack, transact
 from tests.integration.tcsd import Tcsd, running_tcsd
 from tests.unit.tpm12.world import SeededRandom
@@ -114,7 +115,7 @@ def test_every_tool_works_for_two_guests_at_once_with_different_owners(
             tcsd.run("tpm_createek")
         keys = [tcsd.run("tpm_getpubek") for tcsd in (one, two)]
         assert keys[0] != keys[1]
-        first, second = Owner(one), Owner(two, "second owner")
+        first, second = Owner(one), Owner(two, SEARCH.password("second owner"))
         for owner in (first, second):
             owner.take_ownership()
         # The owner of the one is nobody to the other.

@@ -11,6 +11,7 @@ import trio
 
 from daemons.vtpm.volatility import CAP_DIGEST
 from protocol.tpm12.constants import NvAttributes, ResourceType
+from tests.integration.log_search import SEARCH
 from tests.integration.vtpm_lab import Vtpm, kept_memory, open_lab
 from tests.unit.tpm12.world import SeededRandom
 from tpmcore import tss12
@@ -18,7 +19,7 @@ from tpmcore import tss12
 DIGEST = b"\x11" * 20
 NV_INDEX = 0x10000
 ZEROS = bytes(20)
-OWNER_AUTH = b"owner-secret-of-test"
+OWNER_AUTH = SEARCH.secret(b"owner-secret-of-test")
 
 
 async def _define(vtpm: Vtpm, size_bytes: int = 32, owner_auth: bytes | None = None) -> None:
@@ -113,7 +114,7 @@ async def test_a_manager_that_dies_is_waited_for_and_nothing_is_lost(run_dir: Pa
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_write, vtpm, b"b" * 32)
                 with trio.fail_after(30):
-                    await vtpm.wait_notified("no manager")
+                    await vtpm.wait_notified("waiting for the manager")
                 # ... and what does waits.
                 await lab.manager.start()
                 await lab.manager.wait_ready()
@@ -128,7 +129,7 @@ async def test_a_vtpm_waits_for_a_manager_that_comes_later(run_dir: Path) -> Non
         vtpm = lab.new_vtpm()
         await vtpm.start()
         with trio.fail_after(30):
-            await vtpm.wait_notified("no manager")
+            await vtpm.wait_notified("waiting for the manager")
         assert (await vtpm.control("status"))["state"] == "starting"
         await lab.start_machine()
         await vtpm.wait_ready()
@@ -146,7 +147,7 @@ async def test_a_stop_while_the_manager_is_away_ends_in_time(run_dir: Path) -> N
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_write_in_vain, vtpm)
                 with trio.fail_after(30):
-                    await vtpm.wait_notified("no manager")
+                    await vtpm.wait_notified("waiting for the manager")
                     await vtpm.stop()
                 nursery.cancel_scope.cancel()
         await lab.manager.start()

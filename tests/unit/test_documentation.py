@@ -278,6 +278,7 @@ def test_every_command_below_vtpmctl_has_a_section() -> None:
     page = (FOLDER / "vtpmctl.1").read_text().replace("\\-", "-")
     assert re.findall(r"^\.SS (.*)$", page, re.MULTILINE) == [
         "vtpmctl config check",
+        "vtpmctl doctor",
         "vtpmctl group activate N",
         "vtpmctl group delete N",
         "vtpmctl group list [N]",

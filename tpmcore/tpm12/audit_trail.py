@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from protocol.tpm12.constants import ReturnCode, StructureTag
 from protocol.tpm12.resources import CounterValue
+from protocol.tpm12.wire import U32
 from tpmcore.errors import TpmError
 from tpmcore.tpm12.state import ZERO_DIGEST, SelfTest
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 _EVENT_IN: Final = StructureTag.AUDIT_EVENT_IN.to_bytes(2, "big")
 _EVENT_OUT: Final = StructureTag.AUDIT_EVENT_OUT.to_bytes(2, "big")
 _LABEL: Final = bytes(4)
+_COUNT_HEAD: Final = StructureTag.COUNTER_VALUE.to_bytes(2, "big") + _LABEL
+"""What a TPM_COUNTER_VALUE of the counter begins with."""
 _LAST_COUNT: Final = 0xFFFFFFFF
 
 
@@ -58,6 +61,5 @@ def record_output(tpm: Tpm, out_digest: bytes) -> None:
 
 def _chain(tpm: Tpm, event: bytes) -> None:
     stany = tpm.stany
-    stany.audit_digest = hashlib.sha1(
-        stany.audit_digest + event + counter_value(tpm).encode()
-    ).digest()
+    count = _COUNT_HEAD + U32.write(tpm.permanent.audit_counter)
+    stany.audit_digest = hashlib.sha1(stany.audit_digest + event + count).digest()

@@ -26,6 +26,7 @@ from protocol.tpm12.wire import (
     SIZED,
     U32,
     VERSION_1_1,
+    BadKeyProperty,
     FixedBytes,
     Structure,
     WireError,
@@ -197,8 +198,10 @@ def _property(tpm: Tpm, sub_cap: bytes) -> bytes:
 def _check_loaded(tpm: Tpm, sub_cap: bytes) -> bytes:
     try:
         parms = KeyParms.decode(sub_cap)
-    except WireError:
+    except BadKeyProperty:
         raise TpmError(ReturnCode.BAD_KEY_PROPERTY) from None
+    except WireError:
+        raise TpmError(ReturnCode.BAD_MODE) from None
     return _bool(parms.algorithm_id == Algorithm.RSA and tpm.free_key_slots > 0)
 
 
@@ -302,11 +305,12 @@ _IN_FAILURE_MODE: Final = frozenset(
     {CapabilityArea.VERSION, CapabilityArea.VERSION_VAL, CapabilityArea.MFR}
 )
 _PROPERTIES_IN_FAILURE_MODE: Final = frozenset(
-    {
+    _U32.pack(name)
+    for name in (
         CapabilityProperty.MANUFACTURER,
         CapabilityProperty.DURATION,
         CapabilityProperty.TIS_TIMEOUT,
-    }
+    )
 )
 
 
@@ -316,7 +320,7 @@ def get_capability(ctx: Context, request: GetCapabilityRequest) -> GetCapability
     area, sub_cap = request.cap_area, request.sub_cap
     if tpm.self_test is SelfTest.FAILED and not (
         area in _IN_FAILURE_MODE
-        or (area == CapabilityArea.PROPERTY and _sub_u32(sub_cap) in _PROPERTIES_IN_FAILURE_MODE)
+        or (area == CapabilityArea.PROPERTY and sub_cap in _PROPERTIES_IN_FAILURE_MODE)
     ):
         raise TpmError(ReturnCode.FAILEDSELFTEST)
     answer = _AREAS.get(area)

@@ -17,7 +17,7 @@ from tpmcore.tpm12.command import AUTH1, AUTH2, NOTHING, Command, Gate, Nothing
 from tpmcore.tpm12.context import OIAP_ONLY, OSAP_ONLY, Context, Entity
 from tpmcore.tpm12.parsing import decode_plaintext
 from tpmcore.tpm12.rsa import RsaError
-from tpmcore.tpm12.state import EntityKind
+from tpmcore.tpm12.state import EntityKind, KeyBody
 from tpmcore.tpm12.storage import require_storage_key
 
 
@@ -41,7 +41,7 @@ class ChangeAuthResponse(Structure):
 
 def change_auth(ctx: Context, request: ChangeAuthRequest) -> ChangeAuthResponse:
     """Encrypt a wrapped key or sealed blob again, with another secret in it (17.1)."""
-    if request.entity_type not in (EntityType.KEY, EntityType.DATA):
+    if request.entity_type not in CHANGEABLE:
         raise TpmError(ReturnCode.WRONG_ENTITYTYPE)
     parent = ctx.key(request.parent_handle)
     ctx.require_session(0, OSAP_ONLY)
@@ -51,38 +51,65 @@ def change_auth(ctx: Context, request: ChangeAuthRequest) -> ChangeAuthResponse:
     ctx.authorize_key(0, parent, OSAP_ONLY)
     new_auth = ctx.decrypt_secret(0, request.new_auth)
     require_storage_key(parent)
-    try:
-        plain = parent.private.decrypt_oaep(request.enc_data)
-    except RsaError as error:
-        raise TpmError(ReturnCode.DECRYPT_ERROR) from error
-    if request.entity_type == EntityType.KEY:
-        old_auth, changed = _change_key(plain, new_auth)
-    else:
-        old_auth, changed = _change_data(ctx, plain, new_auth)
-    ctx.authorize(1, Entity(EntityKind.DATA, old_auth), OIAP_ONLY)
+    wrapped = unwrap(ctx, parent, request.entity_type, request.enc_data)
+    ctx.authorize(1, Entity(EntityKind.DATA, wrapped.secret), OIAP_ONLY)
     ctx.end_session(0)
     ctx.end_session(1)
-    # It came out of this key's padding, so it fits again.
-    return ChangeAuthResponse(parent.private.encrypt_oaep(changed))
+    return ChangeAuthResponse(wrapped.rewrap(parent, new_auth))
 
 
-def _change_key(plain: bytes, new_auth: bytes) -> tuple[bytes, bytes]:
-    """Return the old secret of a TPM_STORE_ASYMKEY, and the structure with the new one."""
-    store = decode_plaintext(StoreAsymKey, plain)
-    if store.payload not in PAYLOADS_OF_LOADABLE_KEYS:
-        raise TpmError(ReturnCode.INVALID_STRUCTURE)
-    return store.usage_auth, replace(store, usage_auth=new_auth).encode()
+CHANGEABLE: Final = frozenset({EntityType.KEY, EntityType.DATA})
+"""What of the things with a secret is wrapped by a parent."""
 
 
-def _change_data(ctx: Context, plain: bytes, new_auth: bytes) -> tuple[bytes, bytes]:
-    """Return the old secret of a TPM_SEALED_DATA of this TPM, and the structure with the new
-    one."""
+@dataclass(frozen=True, slots=True, repr=False)
+class Wrapped:
+    """The private part of a wrapped key, or sealed data."""
+
+    content: StoreAsymKey | SealedData
+
+    @property
+    def secret(self) -> bytes:
+        """Its secret, 20 bytes."""
+        if isinstance(self.content, StoreAsymKey):
+            return self.content.usage_auth
+        return self.content.auth_data
+
+    def rewrap(self, parent: KeyBody, secret: bytes) -> bytes:
+        """Return it with another secret, encrypted for its parent again."""
+        if isinstance(self.content, StoreAsymKey):
+            changed = replace(self.content, usage_auth=secret).encode()
+        else:
+            changed = replace(self.content, auth_data=secret).encode()
+        # It came out of this key's padding, so it fits again.
+        return parent.private.encrypt_oaep(changed)
+
+
+def unwrap(ctx: Context, parent: KeyBody, entity_type: int, enc_data: bytes) -> Wrapped:
+    """Decrypt what has a secret to be changed.
+
+    Args:
+        entity_type: one of CHANGEABLE.
+
+    Raises:
+        TpmError: DECRYPT_ERROR, BAD_PARAM_SIZE, INVALID_STRUCTURE; AUTHFAIL for data that was not
+            sealed here, or under another owner.
+    """
+    try:
+        plain = parent.private.decrypt_oaep(enc_data)
+    except RsaError as error:
+        raise TpmError(ReturnCode.DECRYPT_ERROR) from error
+    if entity_type == EntityType.KEY:
+        store = decode_plaintext(StoreAsymKey, plain)
+        if store.payload not in PAYLOADS_OF_LOADABLE_KEYS:
+            raise TpmError(ReturnCode.INVALID_STRUCTURE)
+        return Wrapped(store)
     sealed = decode_plaintext(SealedData, plain)
     if not hmac.compare_digest(sealed.tpm_proof, ctx.tpm.permanent.tpm_proof):
         raise TpmError(ReturnCode.AUTHFAIL)
     if sealed.payload != PayloadType.SEAL:
         raise TpmError(ReturnCode.INVALID_STRUCTURE)
-    return sealed.auth_data, replace(sealed, auth_data=new_auth).encode()
+    return Wrapped(sealed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ChangeAuthAsymStart and ChangeAuthAsymFinish (Part 3, 27.4; deprecated): a new secret for a key,
-hidden even from whoever knows the secret of its parent."""
+"""ChangeAuthAsymStart and ChangeAuthAsymFinish (Part 3, 27.4; deprecated): a new secret for a key
+or sealed data, hidden even from whoever knows the secret of its parent."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Final
 
 from protocol.tpm12.attestation import CertifyInfo
@@ -14,21 +14,20 @@ from protocol.tpm12.changeauth import ChangeAuthValidate
 from protocol.tpm12.constants import (
     AuthDataUsage,
     EncScheme,
-    EntityType,
     KeyFlags,
     KeyUsage,
     Ordinal,
     ReservedHandle,
     ReturnCode,
 )
-from protocol.tpm12.keys import PAYLOADS_OF_LOADABLE_KEYS, Key, KeyParms
+from protocol.tpm12.keys import Key, KeyParms
 from protocol.tpm12.wire import DIGEST, SIZED, U16, U32, Structure
 from tpmcore.engine import Duration
 from tpmcore.errors import TpmError
+from tpmcore.tpm12.change_auth import CHANGEABLE, unwrap
 from tpmcore.tpm12.command import AUTH0_OR_1, Command, Gate
 from tpmcore.tpm12.context import Context
 from tpmcore.tpm12.keyblob import check_rsa_parms, create_key
-from tpmcore.tpm12.migrationblob import unwrap_store
 from tpmcore.tpm12.parsing import decode_plaintext
 from tpmcore.tpm12.rsa import RsaError
 from tpmcore.tpm12.state import KeyBody, LoadedKey
@@ -115,7 +114,7 @@ class ChangeAuthAsymFinishResponse(Structure):
 def change_auth_asym_finish(
     ctx: Context, request: ChangeAuthAsymFinishRequest
 ) -> ChangeAuthAsymFinishResponse:
-    """Put the new secret into a wrapped key, and end the ephemeral key (27.4.2)."""
+    """Put the new secret into a wrapped key or sealed data, and end the ephemeral key (27.4.2)."""
     tpm = ctx.tpm
     parent = ctx.key(request.parent_handle)
     if ctx.auth_count == 1 and request.parent_handle == ReservedHandle.SRK:
@@ -123,12 +122,10 @@ def change_auth_asym_finish(
         ctx.authorize_owner()
     else:
         ctx.authorize_key_if_present(0, parent, present=ctx.auth_count == 1)
-    if request.entity_type != EntityType.KEY:
+    if request.entity_type not in CHANGEABLE:
         raise TpmError(ReturnCode.WRONG_ENTITYTYPE)
     require_storage_key(parent)
-    store = unwrap_store(parent, request.enc_data)
-    if store.payload not in PAYLOADS_OF_LOADABLE_KEYS:
-        raise TpmError(ReturnCode.INVALID_STRUCTURE)
+    wrapped = unwrap(ctx, parent, request.entity_type, request.enc_data)
     ephemeral = ctx.find_key(request.eph_handle)
     if ephemeral.public.key_usage != KeyUsage.AUTHCHANGE:
         raise TpmError(ReturnCode.BAD_PARAMETER)
@@ -138,12 +135,11 @@ def change_auth_asym_finish(
     # down as others are, also where the command came without authorization.
     if tpm.lockout.is_active:
         raise TpmError(ReturnCode.DEFEND_LOCK_RUNNING)
-    link = hmac.digest(store.usage_auth, new_auth, "sha1")
+    link = hmac.digest(wrapped.secret, new_auth, "sha1")
     if not hmac.compare_digest(link, request.new_auth_link):
         tpm.lockout.record_failure()
         raise TpmError(ReturnCode.AUTHFAIL)
-    # It came out of this key's padding, so it fits again.
-    out_data = parent.private.encrypt_oaep(replace(store, usage_auth=new_auth).encode())
+    out_data = wrapped.rewrap(parent, new_auth)
     salt = tpm.new_nonce()
     proof = hmac.digest(new_auth, salt + change.nonce, "sha1")
     tpm.unload_key(ctx.find_loaded(request.eph_handle))

@@ -14,6 +14,7 @@ from tpmcore.engine import Duration, ParentQuote
 
 if TYPE_CHECKING:
     from tpmcore.tpm12.context import Context
+    from tpmcore.tpm12.state import PermanentState
 
 
 class Gate(enum.Enum):
@@ -29,6 +30,9 @@ class Gate(enum.Enum):
     OPERATIONAL = "neither disabled nor deactivated, has an owner"
     HANDLER = "the handler checks for itself (NV, SetCapability)"
     STARTUP = "only before Startup"
+
+    # Each command asks three times whether its gate is in a set; enum's own hashes the name.
+    __hash__ = object.__hash__
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,7 @@ class Command:
         duration: where it runs, see Duration. A private-key operation is SHORT: a thread's two
             switches cost 0.35 to 0.7 ms more, which is twice the operation itself.
         persists: may change the permanent state.
+        persists_in: of a command that persists only in some states: whether it may in this one.
         volatile: may change volatile state even without authorization blocks.
         owner_bit, key_bit: delegation bits that a DSAP session needs (Part 2, 20.2).
         audited: audited by default; None if it may never be.
@@ -85,12 +90,17 @@ class Command:
     handles_out: int = 0
     duration: Duration = Duration.SHORT
     persists: bool = False
+    persists_in: Callable[[PermanentState], bool] | None = None
     volatile: bool = True
     owner_bit: int | None = None
     key_bit: int | None = None
     audited: bool | None = False
     wrappable: bool = True
     stops_for_lockout: bool = True
+
+    def may_persist(self, permanent: PermanentState) -> bool:
+        """Whether it may change this permanent state."""
+        return self.persists and (self.persists_in is None or self.persists_in(permanent))
 
 
 NO_AUTH = frozenset({0})

@@ -109,7 +109,8 @@ class Context:
     Attributes:
         dispatcher: what runs it, and can run a command that is wrapped in it.
         transport: the session that it is wrapped in, or None.
-        out_param_digest: set by a handler whose response has a digest of its own.
+        out_param_digest: set by a handler whose response has a digest of its own, else by the
+            dispatcher if something wants it.
         audited_as: set by a handler whose audit events have digests of their own: that of the
             parameters and that of the response.
     """
@@ -335,7 +336,7 @@ class Context:
         if session.adip == AdipScheme.AES128_CTR:
             return aes128_ctr(session.shared_secret[:16], nonce[:16], encrypted)
         pad = hashlib.sha1(session.shared_secret + nonce).digest()
-        return bytes(a ^ b for a, b in zip(encrypted, pad, strict=True))
+        return xor(encrypted, pad)
 
     def require_presence(self) -> None:
         """Require physical presence.
@@ -357,6 +358,13 @@ def aes128_ctr(key: bytes, counter: bytes, data: bytes) -> bytes:
     4.3.2)."""
     cipher = Cipher(algorithms.AES(key), modes.CTR(counter)).encryptor()
     return cipher.update(data) + cipher.finalize()
+
+
+def xor(left: bytes, right: bytes) -> bytes:
+    """Return the exclusive or of two strings of the same length."""
+    size_bytes = len(left)
+    value = int.from_bytes(left, "big") ^ int.from_bytes(right, "big")
+    return value.to_bytes(size_bytes, "big")
 
 
 def mgf1(seed: bytes, size_bytes: int) -> bytes:

@@ -16,14 +16,12 @@ with it. The nonce is lost without power, as TPM 1.1 wants of its key contexts.
 from __future__ import annotations
 
 import hmac
-from dataclasses import replace
 from typing import Final
 
 from protocol.tpm12.constants import KeyFlags, ProtocolId, ReservedHandle, ResourceType, ReturnCode
 from protocol.tpm12.resources import ContextBlob, ContextSensitive
 from protocol.tpm12.wire import WireError
 from tpmcore.errors import TpmError
-from tpmcore.tpm12.context import aes128_ctr
 from tpmcore.tpm12.daa_session import DaaSession
 from tpmcore.tpm12.state import ZERO_DIGEST, EntityKind, LoadedKey, Session, TransportSession
 from tpmcore.tpm12.stateformat import (
@@ -139,15 +137,11 @@ def _seal(
         if tpm.stany.deprecated_nonce == ZERO_DIGEST:
             tpm.stany.deprecated_nonce = tpm.new_nonce()
         nonce = tpm.stany.deprecated_nonce
-    counter = tpm.random(_COUNTER_BYTES)
-    clear = ContextBlob(
-        resource_type, handle, label, count, ZERO_DIGEST, counter, sensitive.encode()
-    )
-    return replace(
-        clear,
-        integrity_digest=_integrity(tpm, clear, nonce),
-        sensitive_data=aes128_ctr(tpm.permanent.context_key, counter, clear.sensitive_data),
-    ).encode()
+    counter, plain = tpm.random(_COUNTER_BYTES), sensitive.encode()
+    clear = ContextBlob(resource_type, handle, label, count, ZERO_DIGEST, counter, plain)
+    integrity = _integrity(tpm, clear, nonce)
+    data = tpm.blob_cipher.crypt(tpm.permanent.context_key, counter, plain)
+    return ContextBlob(resource_type, handle, label, count, integrity, counter, data).encode()
 
 
 def _integrity(tpm: Tpm, clear: ContextBlob, nonce: bytes) -> bytes:
@@ -174,8 +168,11 @@ def open_blob(tpm: Tpm, blob: ContextBlob) -> ContextSensitive:
     """
     if len(blob.additional_data) != _COUNTER_BYTES:
         raise TpmError(ReturnCode.BADCONTEXT)
-    data = aes128_ctr(tpm.permanent.context_key, blob.additional_data, blob.sensitive_data)
-    clear = replace(blob, integrity_digest=ZERO_DIGEST, sensitive_data=data)
+    counter = blob.additional_data
+    data = tpm.blob_cipher.crypt(tpm.permanent.context_key, counter, blob.sensitive_data)
+    clear = ContextBlob(
+        blob.resource_type, blob.handle, blob.label, blob.context_count, ZERO_DIGEST, counter, data
+    )
     if not _is_ours(tpm, blob, clear):
         raise TpmError(ReturnCode.BADCONTEXT)
     try:
@@ -196,12 +193,15 @@ def decode_blob(data: bytes) -> ContextBlob:
         raise TpmError(ReturnCode.BADCONTEXT) from None
 
 
-def open_key(tpm: Tpm, blob: ContextBlob) -> LoadedKey:
+def open_key(tpm: Tpm, blob: ContextBlob, *, of_this_boot: bool = False) -> LoadedKey:
     """Return the key in a blob, not yet loaded.
 
+    Args:
+        of_this_boot: no key may outlive Startup(CLEAR) in its blob; else those that are tied to
+            it by what they are may not.
+
     Raises:
-        TpmError: BADCONTEXT, also if the blob is older than Startup(CLEAR) and the key must not
-            outlive that.
+        TpmError: BADCONTEXT, also if the blob is older than it may be.
     """
     sensitive = open_blob(tpm, blob)
     try:
@@ -209,7 +209,7 @@ def open_key(tpm: Tpm, blob: ContextBlob) -> LoadedKey:
     except WireError:
         raise TpmError(ReturnCode.BADCONTEXT) from None
     tied = key.parent_pcr_status or key.body.public.key_flags & KeyFlags.IS_VOLATILE
-    if tied:
+    if tied or of_this_boot:
         _check_nonce(sensitive, tpm.stclear.context_nonce_key)
     return key
 

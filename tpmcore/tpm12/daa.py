@@ -91,6 +91,7 @@ COMMANDS = (
         duration=Duration.MEDIUM,
         # A chip of a version without DAA gets its secrets when a Join first needs them.
         persists=True,
+        persists_in=lambda permanent: permanent.daa is None,
         owner_bit=23,
     ),
     Command(

@@ -16,7 +16,6 @@ from protocol.tpm12.constants import ResourceType, ReturnCode
 from protocol.tpm12.daa import DaaBlob, DaaSensitive
 from protocol.tpm12.wire import DIGEST_BYTES, WireError
 from tpmcore.errors import TpmError
-from tpmcore.tpm12.context import aes128_ctr
 from tpmcore.tpm12.daa_session import DaaSecrets
 from tpmcore.tpm12.tpm import Tpm
 
@@ -33,7 +32,7 @@ def seal(tpm: Tpm, resource_type: ResourceType, data: bytes) -> bytes:
     """Return an encoded TPM_DAA_BLOB with data in it."""
     secrets = secrets_of(tpm)
     counter = tpm.random(_COUNTER_BYTES)
-    encrypted = aes128_ctr(secrets.blob_key, counter, DaaSensitive(data).encode())
+    encrypted = tpm.blob_cipher.crypt(secrets.blob_key, counter, DaaSensitive(data).encode())
     blob = DaaBlob(resource_type, _LABEL, bytes(DIGEST_BYTES), counter, encrypted)
     return replace(blob, blob_integrity=_integrity(secrets, blob)).encode()
 
@@ -60,5 +59,5 @@ def unseal(tpm: Tpm, resource_type: ResourceType, data: bytes) -> bytes:
         raise TpmError(ReturnCode.DAA_INPUT_DATA0)
     if blob.resource_type != resource_type:
         raise TpmError(ReturnCode.DAA_INPUT_DATA0)
-    plain = aes128_ctr(secrets.blob_key, blob.additional_data, blob.sensitive_data)
+    plain = tpm.blob_cipher.crypt(secrets.blob_key, blob.additional_data, blob.sensitive_data)
     return DaaSensitive.decode(plain).internal_data

@@ -62,7 +62,9 @@ def _u1(step: Step) -> int:
 
 
 def _join_context(session: DaaSession) -> bytes:
-    return sha1(session.tpm_specific.encode(), session.join_u0, session.join_u1, session.digest_n0)
+    return sha1(
+        session.tpm_specific.encode_once(), session.join_u0, session.join_u1, session.digest_n0
+    )
 
 
 def _sealed(stage: Stage) -> Stage:

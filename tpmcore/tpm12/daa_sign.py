@@ -40,7 +40,7 @@ from tpmcore.tpm12.daa_stages import (
 
 
 def _sign_context(session: DaaSession) -> bytes:
-    return sha1(session.tpm_specific.encode())
+    return sha1(session.tpm_specific.encode_once())
 
 
 def _begin_sign(data0: bytes) -> DaaSession:

@@ -106,7 +106,9 @@ def require_digest(data: bytes, digest: bytes, code: ReturnCode) -> None:
 def require_issuer(session: DaaSession) -> None:
     """Require that the TPM's settings were made for the issuer in the session."""
     require_digest(
-        session.issuer.encode(), session.tpm_specific.digest_issuer, ReturnCode.DAA_ISSUER_SETTINGS
+        session.issuer.encode_once(),
+        session.tpm_specific.digest_issuer,
+        ReturnCode.DAA_ISSUER_SETTINGS,
     )
 
 

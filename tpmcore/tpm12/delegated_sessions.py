@@ -83,7 +83,7 @@ def _delegated(ctx: Context, request: DsapRequest) -> _Delegated:
     try:
         if entity_type == EntityType.DEL_ROW:
             if len(value) != _ROW_NUMBER_BYTES:
-                raise TpmError(ReturnCode.WRONG_ENTITYTYPE)
+                raise TpmError(ReturnCode.BAD_PARAM_SIZE)
             row = table.find_row(tpm, int.from_bytes(value, "big"))
             table.check_current(tpm, row.public)
             return _Delegated(_as_owner(tpm, row.auth_value), row.public)

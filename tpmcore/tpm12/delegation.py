@@ -62,7 +62,9 @@ def manage(ctx: Context, request: ManageRequest) -> ManageResponse:
         raise TpmError(ReturnCode.AUTHFAIL)
     else:
         _check_ownerless(tpm, family)
-    answer = _create(ctx, request.op_data) if family is None else _change(ctx, family, request)
+    # 19.1, 4: before the operation, so even where that is refused.
+    table.tables_changed(ctx)
+    answer = _create(tpm, request.op_data) if family is None else _change(tpm, family, request)
     if not ctx.auths:
         tpm.permanent.no_owner_nv_write += 1
     return ManageResponse(answer)
@@ -83,25 +85,22 @@ def _check_ownerless(tpm: Tpm, family: FamilyTableEntry | None) -> None:
         raise TpmError(ReturnCode.MAXNVWRITES)
 
 
-def _create(ctx: Context, op_data: bytes) -> bytes:
-    tpm = ctx.tpm
+def _create(tpm: Tpm, op_data: bytes) -> bytes:
     permanent = tpm.permanent
     free = [row for row in range(tpm.profile.family_rows) if row not in permanent.families]
     if not free or permanent.last_family_id == _MAX_U32:
         raise TpmError(ReturnCode.RESOURCES)
     if len(op_data) != 1:
         raise TpmError(ReturnCode.BAD_PARAM_SIZE)
-    table.tables_changed(ctx)
     permanent.last_family_id += 1
     family = FamilyTableEntry(op_data[0], permanent.last_family_id, FIRST_VERIFICATION_COUNT, 0)
     permanent.families[free[0]] = family
     return U32.write(family.family_id)
 
 
-def _change(ctx: Context, family: FamilyTableEntry, request: ManageRequest) -> bytes:
+def _change(tpm: Tpm, family: FamilyTableEntry, request: ManageRequest) -> bytes:
     if request.op_code == FamilyOperation.INVALIDATE:
-        table.tables_changed(ctx)
-        families = ctx.tpm.permanent.families
+        families = tpm.permanent.families
         # Its delegate rows stay, and are of no use: an id never comes back.
         for row, other in list(families.items()):
             if other.family_id == family.family_id:
@@ -114,9 +113,8 @@ def _change(ctx: Context, family: FamilyTableEntry, request: ManageRequest) -> b
         raise TpmError(ReturnCode.BAD_PARAM_SIZE)
     if request.op_data not in (b"\x00", b"\x01"):
         raise TpmError(ReturnCode.BAD_PARAMETER)
-    table.tables_changed(ctx)
     flags = family.flags | flag if request.op_data == b"\x01" else family.flags & ~flag
-    table.store_family(ctx.tpm, replace(family, flags=flags))
+    table.store_family(tpm, replace(family, flags=flags))
     return b""
 
 

@@ -24,7 +24,7 @@ from protocol.tpm12.delegation import (
 )
 from protocol.tpm12.wire import SIZED, WireError
 from tpmcore.errors import TpmError
-from tpmcore.tpm12.context import Context, aes128_ctr
+from tpmcore.tpm12.context import Context
 from tpmcore.tpm12.parsing import parse_code
 from tpmcore.tpm12.state import ZERO_DIGEST, DelegateRow, KeyBody
 from tpmcore.tpm12.tpm import Tpm
@@ -110,7 +110,7 @@ def seal(tpm: Tpm, blob: Blob, auth_value: bytes) -> Blob:
     """Return a blob with its sensitive area and integrity digest filled in."""
     counter = tpm.random(_COUNTER_BYTES)
     plain = DelegateSensitive(auth_value).encode()
-    area = aes128_ctr(tpm.permanent.delegate_key, counter, plain)
+    area = tpm.blob_cipher.crypt(tpm.permanent.delegate_key, counter, plain)
     return authenticate(tpm, replace(blob, additional_area=counter, sensitive_area=area))
 
 
@@ -120,8 +120,9 @@ def authenticate(tpm: Tpm, blob: Blob) -> Blob:
 
 
 def _integrity(tpm: Tpm, blob: DelegateOwnerBlob | DelegateKeyBlob) -> bytes:
-    clear = replace(blob, integrity_digest=ZERO_DIGEST).encode()
-    return hmac.digest(tpm.permanent.tpm_proof, clear, "sha1")
+    if blob.integrity_digest != ZERO_DIGEST:
+        blob = replace(blob, integrity_digest=ZERO_DIGEST)
+    return hmac.digest(tpm.permanent.tpm_proof, blob.encode(), "sha1")
 
 
 def check_integrity(tpm: Tpm, blob: DelegateOwnerBlob | DelegateKeyBlob) -> None:
@@ -143,7 +144,7 @@ def unseal(tpm: Tpm, blob: DelegateOwnerBlob | DelegateKeyBlob, failure: ReturnC
     if len(blob.additional_area) != _COUNTER_BYTES:
         raise TpmError(failure)
     key = tpm.permanent.delegate_key
-    plain = aes128_ctr(key, blob.additional_area, blob.sensitive_area)
+    plain = tpm.blob_cipher.crypt(key, blob.additional_area, blob.sensitive_area)
     try:
         return DelegateSensitive.decode(plain).auth_value
     except WireError:
@@ -154,8 +155,11 @@ def decode_either(data: bytes) -> DelegateOwnerBlob | DelegateKeyBlob:
     """Parse a blob of either kind.
 
     Raises:
-        TpmError: BAD_PARAMETER if the tag is neither, else the code of what is wrong.
+        TpmError: BAD_PARAM_SIZE if there is no room for a tag, BAD_PARAMETER if it is neither, else
+            the code of what is wrong.
     """
+    if len(data) < len(_OWNER_TAG):
+        raise TpmError(ReturnCode.BAD_PARAM_SIZE)
     try:
         if data.startswith(_OWNER_TAG):
             return DelegateOwnerBlob.decode(data)

@@ -87,6 +87,7 @@ class Suspended:
     """
 
     context: Context
+    command: bytes
     awaiting: Awaiting
     audited: bool
     max_response_bytes: int
@@ -135,8 +136,10 @@ class Dispatcher:
         """
         if audit_trail.is_audited(self._tpm, row):
             return True
+        if _HEADER(command)[2] == row.ordinal:
+            return False
         outer = self.row(command)
-        return outer is not None and outer is not row and audit_trail.is_audited(self._tpm, outer)
+        return outer is not None and audit_trail.is_audited(self._tpm, outer)
 
     def run(self, command: bytes, locality: int) -> bytes | Suspended:
         """Execute one command of any content.
@@ -262,7 +265,7 @@ class Dispatcher:
                 audited = False
             answer = row.handler(context, request)
             if isinstance(answer, Awaiting):
-                return Suspended(context, answer, audited, max_response_bytes)
+                return Suspended(context, command, answer, audited, max_response_bytes)
             body = answer.encode()
             self._admit(context, body, audited, max_response_bytes)
         except GateError as error:
@@ -277,15 +280,19 @@ class Dispatcher:
         return self._respond(context, body)
 
     def _admit(self, context: Context, body: bytes, audited: bool, max_response_bytes: int) -> None:
-        """Let a response body pass if it fits, and put the success into the audit digest.
+        """Let a response body pass if it fits, digest it, and audit the success.
 
         Raises:
             TpmError: SIZE, AUDITFAIL_SUCCESSFUL.
         """
         if HEADER_BYTES + len(body) + 41 * len(context.auths) > max_response_bytes:
             raise TpmError(ReturnCode.SIZE)
+        if (context.auths or audited) and not context.out_param_digest:
+            row = context.command
+            answered = bytes(4) + _U32(row.ordinal) + body[row.handles_out :]
+            context.out_param_digest = hashlib.sha1(answered).digest()
         if audited:
-            _audit(context, context.in_param_digest, body)
+            _audit(context)
 
     def _check_gate(self, row: Command, tag: int) -> None:
         """Apply step 5 of the reference order."""
@@ -319,10 +326,6 @@ class Dispatcher:
         tpm, row, auths = self._tpm, context.command, context.auths
         if not auths:
             return build_message(Tag.RSP_COMMAND, ReturnCode.SUCCESS, body)
-        out_param_digest = (
-            context.out_param_digest
-            or hashlib.sha1(bytes(4) + _U32(row.ordinal) + body[row.handles_out :]).digest()
-        )
         if len(auths) == 2 and auths[0].handle == auths[1].handle:
             # One session for both: it goes on only if both blocks say so, and with the last nonce.
             continues = auths[0].continue_session and auths[1].continue_session
@@ -334,7 +337,7 @@ class Dispatcher:
                 raise EngineFault(f"{row.ordinal.name} succeeded with an unchecked authorization")
             nonce_even = block.nonce_even or tpm.new_nonce()
             flag = b"\x01" if block.continue_session else b"\x00"
-            digest = out_param_digest + nonce_even + block.nonce_odd + flag
+            digest = context.out_param_digest + nonce_even + block.nonce_odd + flag
             parts += (nonce_even, flag, hmac.digest(block.hmac_key, digest, "sha1"))
             session.nonce_even = nonce_even
             if not block.continue_session:
@@ -346,23 +349,22 @@ class Dispatcher:
         )
 
 
-def _audit(context: Context, in_param_digest: bytes, body: bytes) -> None:
+def _audit(context: Context) -> None:
     """Put a success into the audit digest (4.6).
 
     Raises:
         TpmError: AUDITFAIL_SUCCESSFUL.
     """
-    tpm, row, transport = context.tpm, context.command, context.transport
-    ordinal = _U32(row.ordinal)
+    tpm, transport = context.tpm, context.transport
     if context.audited_as is not None:
         event_in, event_out = context.audited_as
     elif transport is not None and transport.has(TransportAttributes.ENCRYPT):
         # Parameters that were encrypted on their way do not get out by way of the digest.
+        ordinal = _U32(context.command.ordinal)
         event_in = hashlib.sha1(ordinal).digest()
         event_out = hashlib.sha1(bytes(4) + ordinal).digest()
     else:
-        event_in = in_param_digest
-        event_out = hashlib.sha1(bytes(4) + ordinal + body[row.handles_out :]).digest()
+        event_in, event_out = context.in_param_digest, context.out_param_digest
     audit_trail.record_input(tpm, event_in)
     audit_trail.record_output(tpm, event_out)
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -17,15 +17,18 @@ from tpmcore.engine import (
     EffectResult,
     Event,
     EventDone,
+    Exchange,
     Failed,
     HashData,
     HashEnd,
     HashStart,
     ParentQuote,
+    PcrBank,
     Persist,
     PhysicalPresence,
     PowerOn,
     SetPcr,
+    Snapshot,
     Step,
 )
 from tpmcore.errors import EngineFault, TpmError
@@ -45,6 +48,15 @@ from tpmcore.tpm12.world import Profile, World
 
 CAPPED_PCRS = range(8)
 _AUTH_BLOCK_BYTES = 45
+_REFUSALS = frozenset(
+    {
+        ReturnCode.AUTHFAIL,
+        ReturnCode.AUTH2FAIL,
+        ReturnCode.BAD_LOCALITY,
+        ReturnCode.NOTLOCAL,
+        ReturnCode.DEFEND_LOCK_RUNNING,
+    }
+)
 _EXECUTE_TRANSPORT = Ordinal.EXECUTE_TRANSPORT.to_bytes(4, "big")
 
 
@@ -55,13 +67,13 @@ class _Pending:
     Attributes:
         permanent: the state that is being persisted.
         volatile_before: volatile state to go back to if that fails.
-        session_handles: sessions that the command named; an error ends them.
+        command: the command, whose sessions end with an error; empty for an event.
     """
 
     answer: bytes | EventDone
     permanent: bytes
     volatile_before: bytes
-    session_handles: tuple[int, ...]
+    command: bytes
 
 
 class Tpm12Engine:
@@ -77,6 +89,8 @@ class Tpm12Engine:
         self._durable = durable
         self._pending: _Pending | Suspended | None = None
         self._volatile_version = 0
+        # What was encoded last, and of which version that is.
+        self._encoded_volatile: tuple[int, bytes] | None = None
         self.fault: Exception | None = None
 
     @classmethod
@@ -122,7 +136,7 @@ class Tpm12Engine:
         tested, exclusive = tpm.self_test, tpm.stany.transport_exclusive
         digest = tpm.stany.audit_digest
         persists = row is not None and (
-            row.persists
+            row.may_persist(tpm.permanent)
             # The first event of an audit chain advances the persistent counter.
             or (digest == ZERO_DIGEST and self._dispatcher.audits(command, row))
         )
@@ -142,12 +156,12 @@ class Tpm12Engine:
             ):
                 self._volatile_version += 1
             return response
-        return self._step(lambda: self._dispatcher.run(command, locality), _named_sessions(command))
+        return self._step(lambda: self._dispatcher.run(command, locality), command)
 
     def handle(self, event: Event) -> Step:
         """Take an event; see `tpmcore.engine.Engine.handle`."""
         self._refuse_overlap()
-        step = self._step(lambda: self._run_event(event), ())
+        step = self._step(lambda: self._run_event(event), b"")
         return EventDone(ReturnCode.FAILEDSELFTEST) if isinstance(step, bytes) else step
 
     def resume(self, result: EffectResult) -> Step:
@@ -157,8 +171,7 @@ class Tpm12Engine:
             raise EngineFault("no effect is pending")
         self._pending = None
         if isinstance(pending, Suspended):
-            handles = tuple([block.handle for block in pending.context.auths])
-            return self._step(lambda: self._dispatcher.finish(pending, result), handles)
+            return self._step(lambda: self._dispatcher.finish(pending, result), pending.command)
         match result:
             case Done():
                 self._durable = pending.permanent
@@ -191,7 +204,35 @@ class Tpm12Engine:
         state = VolatileState(
             tpm.stclear, tpm.stany, tpm.self_test, tpm.hardware_presence, tpm.fresh_ek
         )
-        return encode_volatile(state, tpm.permanent, tpm.world.ticks.ticks_us())
+        encoded = encode_volatile(state, tpm.permanent, tpm.world.ticks.ticks_us())
+        self._encoded_volatile = (self._volatile_version, encoded)
+        return encoded
+
+    def _volatile_before(self) -> bytes:
+        """Return the volatile state to go back to: what the daemon asked for after the last change,
+        if it did."""
+        encoded = self._encoded_volatile
+        if encoded is not None and encoded[0] == self._volatile_version:
+            return encoded[1]
+        return self.volatile_state()
+
+    def snapshot(self) -> Snapshot:
+        """Return how the TPM is; see `tpmcore.engine.Engine.snapshot`."""
+        tpm = self._tpm
+        values = tuple(tpm.stclear.pcrs)
+        changed = [
+            index
+            for index, (value, initial) in enumerate(zip(values, pcrs.initial_pcrs(), strict=True))
+            if value != initial
+        ]
+        return Snapshot(
+            tpm.is_owned, (PcrBank("sha1", values, tuple(changed)),), tuple(_flags(tpm))
+        )
+
+    def exchange(self, command: bytes, response: bytes) -> Exchange:
+        """Name a command and its response; see `tpmcore.engine.Engine.exchange`."""
+        ordinal, code = (int.from_bytes(part[6:10], "big") for part in (command, response))
+        return Exchange(_name(Ordinal, ordinal), _name(ReturnCode, code), code in _REFUSALS)
 
     @property
     def volatile_version(self) -> int:
@@ -211,11 +252,9 @@ class Tpm12Engine:
         self._pending = suspended
         return suspended.awaiting.effect
 
-    def _step(
-        self, run: Callable[[], bytes | EventDone | Suspended], sessions: tuple[int, ...]
-    ) -> Step:
+    def _step(self, run: Callable[[], bytes | EventDone | Suspended], command: bytes) -> Step:
         """Run something that may change the permanent state, and ask for it to be made durable."""
-        before = self.volatile_state()
+        before = self._volatile_before()
         self._volatile_version += 1
         try:
             answer = run()
@@ -226,7 +265,7 @@ class Tpm12Engine:
             return self._fail(fault)
         if permanent == self._durable:
             return answer
-        self._pending = _Pending(answer, permanent, before, sessions)
+        self._pending = _Pending(answer, permanent, before, command)
         return Persist(permanent)
 
     def _roll_back(self, pending: _Pending) -> None:
@@ -236,7 +275,7 @@ class Tpm12Engine:
         _adopt(tpm, decode_volatile(pending.volatile_before, tpm.permanent, now_us))
         tpm.sha1_thread = None
         tpm.hash_sequence = None
-        for handle in pending.session_handles:
+        for handle in _named_sessions(pending.command):
             tpm.stany.sessions.pop(handle, None)
             tpm.end_transport(handle)
         self._volatile_version += 1
@@ -278,6 +317,32 @@ class Tpm12Engine:
         tpm.self_test = SelfTest.FAILED
         self._volatile_version += 1
         return error_response(ReturnCode.FAILEDSELFTEST)
+
+
+def _flags(tpm: Tpm) -> Iterator[str]:
+    """Say what is to be said of a TPM's flags (Part 2, 7.1 to 7.3)."""
+    permanent = tpm.permanent.flags
+    if tpm.self_test is SelfTest.FAILED:
+        yield "failure mode"
+    if tpm.stany.post_initialise:
+        yield "waits for Startup"
+    yield "disabled" if permanent.disable else "enabled"
+    yield "deactivated" if tpm.stclear.flags.deactivated or permanent.deactivated else "activated"
+    if tpm.physical_presence:
+        yield "physical presence"
+    if permanent.nv_locked:
+        yield "NV locked"
+    if permanent.tpm_established:
+        yield "established"
+    if tpm.stany.transport_exclusive:
+        yield "exclusive transport"
+
+
+def _name(names: type[Ordinal | ReturnCode], number: int) -> str:
+    try:
+        return names(number).name
+    except ValueError:
+        return f"{number:#x}"
 
 
 def _adopt(tpm: Tpm, state: VolatileState) -> None:

@@ -131,10 +131,13 @@ def with_creation_values(
     """Return a PCR structure with what the TPM fills in when it makes a blob: the digest of the
     PCRs as they are and, in a PcrInfoLong, the locality of the command."""
     if isinstance(info, PcrInfoLong):
-        return replace(
-            info,
-            locality_at_creation=1 << tpm.stany.locality_modifier,
-            digest_at_creation=composite_hash(info.creation_selection, tpm.stclear.pcrs),
+        return PcrInfoLong(
+            1 << tpm.stany.locality_modifier,
+            info.locality_at_release,
+            info.creation_selection,
+            info.release_selection,
+            composite_hash(info.creation_selection, tpm.stclear.pcrs),
+            info.digest_at_release,
         )
     if info is None:
         return None
@@ -161,12 +164,8 @@ def create_key(
     """
     rsa = check_rsa_parms(template.algorithm_parms)
     private = PrivateKey.generate(tpm.world.keys, rsa.key_length, rsa.exponent_value)
-    public = replace(
-        template,
-        pcr_info=with_creation_values(tpm, template.pcr_info),
-        pub_key=private.modulus,
-        enc_data=b"",
-    )
+    pcr_info = with_creation_values(tpm, template.pcr_info)
+    public = template.with_public(private.modulus, pcr_info)
     return KeyBody(public, payload, usage_auth, migration_auth, private, public.public_digest())
 
 
@@ -188,7 +187,7 @@ def wrap(parent: KeyBody, body: KeyBody) -> bytes:
 
 def wrapped(parent: KeyBody, body: KeyBody) -> Key:
     """Return the key structure of a key with its private part wrapped for a parent."""
-    return replace(body.public, enc_data=wrap(parent, body))
+    return body.public.with_private(wrap(parent, body))
 
 
 def unwrap(parent: KeyBody, key: Key) -> KeyBody:
@@ -206,7 +205,7 @@ def unwrap(parent: KeyBody, key: Key) -> KeyBody:
     store = decode_plaintext(StoreAsymKey, plain)
     if store.payload not in PAYLOADS_OF_LOADABLE_KEYS:
         raise TpmError(ReturnCode.INVALID_STRUCTURE)
-    public = key.without_private()
+    public = key.with_private(b"")
     rsa = public.algorithm_parms.rsa
     try:
         private = PrivateKey.from_factor(

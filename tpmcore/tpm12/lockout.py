@@ -32,15 +32,11 @@ class Lockout:
     @property
     def seconds_left(self) -> int:
         """Seconds until authorized commands are served again, 0 if they are."""
-        stclear = self._tpm.stclear
-        if not stclear.lockout_until_us:
+        until_us = self._tpm.stclear.lockout_until_us
+        if not until_us:
             return 0
-        left_us = stclear.lockout_until_us - self._tpm.world.ticks.ticks_us()
-        if left_us <= 0:
-            stclear.lockout_until_us = 0
-            stclear.disable_reset_lock = False
-            return 0
-        return (left_us + 999_999) // 1_000_000
+        left_us = until_us - self._tpm.world.ticks.ticks_us()
+        return max(0, (left_us + 999_999) // 1_000_000)
 
     @property
     def is_active(self) -> bool:
@@ -50,6 +46,9 @@ class Lockout:
     def record_failure(self) -> None:
         """Count a wrong HMAC."""
         stclear = self._tpm.stclear
+        if not self.is_active:
+            # A reset that was refused is refused for the rest of its own lockout only.
+            stclear.disable_reset_lock = False
         stclear.failure_count += 1
         excess = stclear.failure_count - THRESHOLD - 1
         if excess >= 0:

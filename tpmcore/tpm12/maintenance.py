@@ -24,9 +24,9 @@ from protocol.tpm12.constants import (
 from protocol.tpm12.keys import Key, PubKey, StoreAsymKey
 from protocol.tpm12.wire import BOOL, DIGEST, SIZED, Structure
 from tpmcore.errors import TpmError
-from tpmcore.tpm12 import foreignkeys, oaep
+from tpmcore.tpm12 import foreignkeys
 from tpmcore.tpm12.command import AUTH1, NO_AUTH, NOTHING, Command, Gate, Nothing
-from tpmcore.tpm12.context import Context, mgf1
+from tpmcore.tpm12.context import Context, mgf1, xor
 from tpmcore.tpm12.migrationblob import decode_inner, encode_inner
 from tpmcore.tpm12.ownership import check_srk, clear
 from tpmcore.tpm12.parsing import decode_plaintext
@@ -82,7 +82,7 @@ def create_maintenance_archive(
     )
     inner = encode_inner(store, PayloadType.MAINT, owner_auth)
     random = tpm.random(len(inner)) if request.generate_random else b""
-    masked = oaep.xor(inner, random or mgf1(owner_auth, len(inner)))
+    masked = xor(inner, random or mgf1(owner_auth, len(inner)))
     archive = replace(srk.public, enc_data=foreignkeys.encrypt(manufacturer, masked))
     permanent.flags.maintenance_done = True
     return CreateMaintenanceArchiveResponse(random, archive.encode())
@@ -118,7 +118,7 @@ def load_maintenance_archive(ctx: Context, request: LoadMaintenanceArchiveReques
         raise TpmError(ReturnCode.INVALID_KEYUSAGE)
     store = _open_archive(ctx, archive, request.random)
     owner_auth, tpm_proof = store.migration_auth, store.usage_auth
-    srk = _root_key(archive.without_private(), store)
+    srk = _root_key(archive.with_private(b""), store)
     ctx.end_session(0)
     clear(tpm)
     permanent.tpm_proof = srk.migration_auth = tpm_proof
@@ -136,7 +136,7 @@ def _open_archive(ctx: Context, archive: Key, random: bytes) -> StoreAsymKey:
     mask = random or mgf1(ctx.tpm.owner_entity().secret, len(masked))
     if len(mask) != len(masked):
         raise TpmError(ReturnCode.BAD_PARAMETER)
-    store = decode_inner(oaep.xor(masked, mask))
+    store = decode_inner(xor(masked, mask))
     if store.payload != PayloadType.MAINT:
         raise TpmError(ReturnCode.BAD_MIGRATION)
     return store

@@ -21,9 +21,9 @@ from protocol.tpm12.keys import PubKey, StoreAsymKey
 from protocol.tpm12.migration import MigrationKeyAuth
 from protocol.tpm12.wire import SIZED, U16, U32, Structure
 from tpmcore.errors import TpmError
-from tpmcore.tpm12 import foreignkeys, oaep
+from tpmcore.tpm12 import foreignkeys
 from tpmcore.tpm12.command import AUTH0_OR_1, AUTH1, AUTH1_OR_2, Command, Gate
-from tpmcore.tpm12.context import OIAP_ONLY, Context, Entity
+from tpmcore.tpm12.context import OIAP_ONLY, Context, Entity, xor
 from tpmcore.tpm12.migrationblob import encode_inner, open_blob, unwrap_store
 from tpmcore.tpm12.rsa import RsaError
 from tpmcore.tpm12.state import EntityKind
@@ -65,7 +65,7 @@ def migration_blob(
     """
     inner = encode_inner(store, payload, p_hash)
     random = tpm.random(len(inner))
-    return MigrationBlobResponse(random, foreignkeys.encrypt(key, oaep.xor(inner, random)))
+    return MigrationBlobResponse(random, foreignkeys.encrypt(key, xor(inner, random)))
 
 
 @dataclass(frozen=True, slots=True)

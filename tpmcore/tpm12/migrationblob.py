@@ -16,6 +16,7 @@ from protocol.tpm12.migration import MigrateAsymKey
 from protocol.tpm12.wire import DIGEST_BYTES, SIZED, Reader, WireError
 from tpmcore.errors import TpmError
 from tpmcore.tpm12 import oaep
+from tpmcore.tpm12.context import xor
 from tpmcore.tpm12.oaep import OaepBlock
 from tpmcore.tpm12.parsing import decode_plaintext, parse_code
 from tpmcore.tpm12.rsa import RsaError
@@ -88,4 +89,4 @@ def open_blob(parent: KeyBody, blob: bytes, random: bytes) -> StoreAsymKey:
         raise TpmError(ReturnCode.DECRYPT_ERROR) from error
     if len(masked) != len(random):
         raise TpmError(ReturnCode.BAD_PARAMETER)
-    return decode_inner(oaep.xor(masked, random))
+    return decode_inner(xor(masked, random))

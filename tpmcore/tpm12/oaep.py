@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from protocol.tpm12.wire import DIGEST_BYTES
-from tpmcore.tpm12.context import mgf1
+from tpmcore.tpm12.context import mgf1, xor
 from tpmcore.tpm12.rsa import RsaError
 
 _SEPARATOR: Final = b"\x01"
@@ -32,13 +32,6 @@ class OaepBlock:
     seed: bytes
     p_hash: bytes
     message: bytes
-
-
-def xor(left: bytes, right: bytes) -> bytes:
-    """Return the exclusive or of two strings of the same length."""
-    size_bytes = len(left)
-    value = int.from_bytes(left, "big") ^ int.from_bytes(right, "big")
-    return value.to_bytes(size_bytes, "big")
 
 
 def encode(block: OaepBlock) -> bytes:

@@ -113,7 +113,8 @@ def tsc_physical_presence(ctx: Context, request: PhysicalPresenceRequest) -> Not
     """Choose who may assert physical presence, for the chip's lifetime, or assert it (Part 3,
     6.6)."""
     bits = request.physical_presence
-    if bits & ~(_LIFETIME | _ASSERTION):
+    # As a number: ~ of flags has only the bits that have a name, and these are the others.
+    if bits & ~int(_LIFETIME | _ASSERTION):
         raise TpmError(ReturnCode.BAD_PARAMETER)
     if bits & _LIFETIME:
         _set_lifetime(ctx.tpm.permanent.flags, bits)

@@ -5,9 +5,9 @@ The parent (the machine's TPM, by way of the manager) quotes its own PCRs and, a
 digest of what this TPM vouches for. This TPM signs nothing itself. Everything is checked before the
 parent is asked, and its answer becomes the response as it came; so does its refusal.
 
-They are no commands of the TCG: no bit of TPM_DELEGATE_LABEL's permissions stands for them, so a
-delegation never covers them, and they cannot be wrapped in a transport session, whose log would
-have to be held open while another machine part works. They can be audited.
+They are no commands of the TCG: no bit of TPM_DELEGATIONS stands for them, so no delegation covers
+them. They cannot be wrapped in a transport session, which would stay half executed while the parent
+works. They can be audited.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ class PrivateKey:
         half = bits // 2
         if p == q or not p & q & 1 or p.bit_length() != half or q.bit_length() != half:
             raise RsaError("the factors are not two odd numbers of half the length")
-        if exponent < 3 or not smallrsa.are_coprime(exponent, (p - 1) * (q - 1)):
+        if exponent < 3 or not smallrsa.is_invertible(exponent, p, q):
             raise RsaError("the exponent does not fit the factors")
         if not smallrsa.are_coprime(p, q):
             raise RsaError("the factors have a common divisor")

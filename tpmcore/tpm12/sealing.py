@@ -15,7 +15,7 @@ from protocol.tpm12.pcr import PcrInfo, PcrInfoLong
 from protocol.tpm12.stored import SealedData, StoredData
 from protocol.tpm12.wire import WireError
 from tpmcore.errors import TpmError
-from tpmcore.tpm12.context import Context, aes128_ctr, mgf1
+from tpmcore.tpm12.context import Context, aes128_ctr, mgf1, xor
 from tpmcore.tpm12.keyblob import with_creation_values
 from tpmcore.tpm12.rsa import RsaError
 from tpmcore.tpm12.state import KeyBody
@@ -113,5 +113,4 @@ def crypt_session_data(ctx: Context, index: int, scheme: int, data: bytes) -> by
     if scheme == AdipScheme.AES128_CTR:
         counter = hashlib.sha1(nonces).digest()[:16]
         return aes128_ctr(session.shared_secret[:16], counter, data)
-    pad = mgf1(nonces + b"XOR" + session.shared_secret, len(data))
-    return bytes([a ^ b for a, b in zip(data, pad, strict=True)])
+    return xor(data, mgf1(nonces + b"XOR" + session.shared_secret, len(data)))

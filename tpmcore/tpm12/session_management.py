@@ -209,12 +209,12 @@ def save_key_context(ctx: Context, request: SaveOneRequest) -> BlobResponse:
 
 
 def load_key_context(ctx: Context, request: LoadOneRequest) -> HandleResponse:
-    """Take a key in again (27.8.2)."""
+    """Take a key in again that moved out in this boot (27.8.2)."""
     tpm = ctx.tpm
     blob = context_blobs.decode_blob(request.context_blob)
     if blob.resource_type != ResourceType.KEY:
         raise TpmError(ReturnCode.BAD_PARAMETER)
-    key = context_blobs.open_key(tpm, blob)
+    key = context_blobs.open_key(tpm, blob, of_this_boot=True)
     if tpm.free_key_slots <= 0:
         raise TpmError(ReturnCode.RESOURCES)
     return HandleResponse(context_blobs.load_key(tpm, key))

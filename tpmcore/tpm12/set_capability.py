@@ -155,13 +155,13 @@ def set_capability(ctx: Context, request: SetCapabilityRequest) -> Nothing:
     value = int.from_bytes(request.set_value, "big")
     if size == 1 and value > 1:
         raise TpmError(ReturnCode.BAD_PARAMETER)
+    row.needs(ctx, value)
+    if row.only is not None and value != row.only:
+        raise TpmError(ReturnCode.BAD_PARAMETER)
     if row.enabled and ctx.tpm.permanent.flags.disable:
         raise TpmError(ReturnCode.DISABLED)
     if row.activated and ctx.tpm.stclear.flags.deactivated:
         raise TpmError(ReturnCode.DEACTIVATED)
-    row.needs(ctx, value)
-    if row.only is not None and value != row.only:
-        raise TpmError(ReturnCode.BAD_PARAMETER)
     row.apply(ctx, value)
     return NOTHING
 

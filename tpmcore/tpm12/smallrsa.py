@@ -8,6 +8,7 @@ has 5, 7, 17 and 257, from 512 bits on).
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import gmpy2  # type: ignore[import-untyped]  # it comes without type stubs
@@ -59,6 +60,14 @@ def private_numbers(p: int, q: int, exponent: int) -> tuple[int, int, int, int]:
     """
     d = int(gmpy2.invert(exponent, (p - 1) * (q - 1)))
     return d, d % (p - 1), d % (q - 1), int(gmpy2.invert(q, p))
+
+
+def is_invertible(exponent: int, p: int, q: int) -> bool:
+    """Whether an exponent has an inverse modulo (p - 1) * (q - 1).
+
+    Each factor is reduced first, so that what is left is as small as the exponent.
+    """
+    return all(math.gcd(exponent, (prime - 1) % exponent) == 1 for prime in (p, q))
 
 
 def are_coprime(a: int, b: int) -> bool:

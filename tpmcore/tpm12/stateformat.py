@@ -78,7 +78,11 @@ _SESSION = struct.Struct(">IBB20s20s20sB")
 _PACK_STCLEAR = struct.Struct(">H5?20sI?IIQ").pack
 _PACK_STANY = struct.Struct(">??20sI20s20sQ").pack
 _PACK_CLOCK = struct.Struct(">Q8sB?").pack
+# So are these, at every change of the permanent state.
+_PACK_SECRETS = struct.Struct(">20s16s16s").pack
+_PACK_DATA = struct.Struct(">20s20sII").pack
 _PACK_COUNTER = struct.Struct(">?4sI20s20s").pack
+_PACK_AUDIT_STATUS = struct.Struct(">I?").pack
 _MAX_LIST = 1 << 16
 _U64_MASK = (1 << 64) - 1
 _FINGERPRINT_BYTES = 32
@@ -311,10 +315,8 @@ _V_FRESH_EK, _V_DEPRECATED = 13, 14  # since 1.2
 
 
 def _assemble(magic: bytes, sections: list[tuple[int, bytes]]) -> bytes:
-    parts = [magic, _VERSION.pack(MAJOR, MINOR)]
-    for number, data in sections:
-        parts += (_SECTION.pack(number, len(data)), data)
-    return b"".join(parts)
+    head = magic + _VERSION.pack(MAJOR, MINOR)
+    return head + b"".join([_SECTION.pack(number, len(data)) + data for number, data in sections])
 
 
 def _sections(magic: bytes, data: bytes, known: frozenset[int]) -> tuple[int, dict[int, bytes]]:
@@ -506,64 +508,81 @@ def encode_permanent(state: PermanentState) -> bytes:
     """Return the permanent state, secrets in the clear."""
     sections = [
         (_P_FLAGS, state.flags.encode()),
-        (
-            _P_SECRETS,
-            _SecretsRecord(state.tpm_proof, state.context_key, state.delegate_key).encode(),
-        ),
+        (_P_SECRETS, _PACK_SECRETS(state.tpm_proof, state.context_key, state.delegate_key)),
     ]
     if state.owner_auth is not None and state.srk is not None:
         sections.append((_P_OWNER, state.owner_auth + _key_bytes(state.srk)))
     if state.ek is not None:
         sections.append((_P_EK, _ek_bytes(state.ek) + state.ek_reset))
-    data = _DataRecord(
+    data = _PACK_DATA(
         state.operator_auth, state.auth_dir, state.restrict_delegate, state.no_owner_nv_write
     )
-    sections.append((_P_DATA, data.encode()))
-    counters = [_counter_bytes(c) for c in state.counters]
-    sections.append((_P_COUNTERS, U16.write(len(counters)) + b"".join(counters)))
-    areas = tuple(
-        [
-            _NvRecord(a.public, a.auth_value, a.entity_digest, a.write_define_locked, a.data)
-            for a in state.nv.values()
-        ]
+    sections += (
+        (_P_DATA, data),
+        (_P_COUNTERS, _list_bytes([_counter_bytes(c) for c in state.counters])),
+        (_P_NV, _list_bytes([_area_bytes(area) for area in state.nv.values()])),
     )
-    sections.append((_P_NV, _NV_AREAS.write(areas)))
     if state.owner_evict_keys:
         sections.append((_P_OWNER_EVICT, _write_keys(list(state.owner_evict_keys.values()))))
     if state.saved_state:
         sections.append((_P_SAVED, state.saved_state))
     if state.daa is not None:
-        sections.append((_P_DAA, state.daa.encode()))
+        sections.append((_P_DAA, state.daa.encode_once()))
     if state.manu_maint_pub is not None:
-        sections.append((_P_MAINTENANCE, state.manu_maint_pub.encode()))
-    status = [_AuditStatusRecord(*item) for item in sorted(state.audit_status.items())]
-    sections.append((_P_AUDIT, _AuditRecord(state.audit_counter, tuple(status)).encode()))
-    sections.append((_P_DELEGATION, _delegation_record(state).encode()))
+        sections.append((_P_MAINTENANCE, state.manu_maint_pub.encode_once()))
+    sections += ((_P_AUDIT, _audit_bytes(state)), (_P_DELEGATION, _delegation_bytes(state)))
     return _assemble(PERMANENT_MAGIC, sections)
 
 
+# What is written at every change of the permanent state, in the layout of the records that read it:
+# parts that never change while they are there are encoded once.
+
+
+def _list_bytes(elements: list[bytes]) -> bytes:
+    return U16.write(len(elements)) + b"".join(elements)
+
+
 def _counter_bytes(counter: Counter) -> bytes:
-    """Return a _CounterRecord; there are several in each state, which is written at each change."""
+    """Return a _CounterRecord."""
     return _PACK_COUNTER(
         counter.valid, counter.label, counter.value, counter.auth, counter.entity_digest
     )
 
 
-def _delegation_record(state: PermanentState) -> _DelegationRecord:
-    return _DelegationRecord(
-        state.last_family_id,
-        tuple([_FamilyRecord(*item) for item in sorted(state.families.items())]),
-        tuple(
-            [
-                _DelegateRecord(number, row.public, row.auth_value)
-                for number, row in sorted(state.delegate_rows.items())
-            ]
-        ),
+def _area_bytes(area: NvArea) -> bytes:
+    """Return an _NvRecord."""
+    return b"".join(
+        (
+            area.public.encode_once(),
+            area.auth_value,
+            area.entity_digest,
+            BOOL.write(area.write_define_locked),
+            SIZED.write(area.data),
+        )
     )
 
 
+def _audit_bytes(state: PermanentState) -> bytes:
+    """Return an _AuditRecord."""
+    status = [_PACK_AUDIT_STATUS(*item) for item in sorted(state.audit_status.items())]
+    return U32.write(state.audit_counter) + _list_bytes(status)
+
+
+def _delegation_bytes(state: PermanentState) -> bytes:
+    """Return a _DelegationRecord."""
+    families = [
+        U32.write(number) + family.encode_once()
+        for number, family in sorted(state.families.items())
+    ]
+    rows = [
+        U32.write(number) + row.public.encode_once() + row.auth_value
+        for number, row in sorted(state.delegate_rows.items())
+    ]
+    return U32.write(state.last_family_id) + _list_bytes(families) + _list_bytes(rows)
+
+
 def _write_keys(keys: list[LoadedKey]) -> bytes:
-    return U16.write(len(keys)) + b"".join([encode_key(key) for key in keys])
+    return _list_bytes([encode_key(key) for key in keys])
 
 
 def _read_keys(data: bytes, *, owner_evict: bool) -> dict[int, LoadedKey]:

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 from collections.abc import Callable
 
 from protocol.tpm12.constants import ProtocolId, ReturnCode
 from tpmcore.errors import TpmError
+from tpmcore.tpm12.blob_cipher import BlobCipher
 from tpmcore.tpm12.context import Entity
 from tpmcore.tpm12.daa_session import BLOB_KEY_BYTES, DaaSecrets
 from tpmcore.tpm12.lockout import Lockout
@@ -41,6 +43,7 @@ class Tpm:
             empty. A run is what one manufacture or restore from the permanent state alone begins: a
             reset of the platform does not end it, nor does a restart that takes up the volatile
             state.
+        blob_cipher: encrypts what is kept outside.
     """
 
     def __init__(self, world: World, profile: Profile, permanent: PermanentState) -> None:
@@ -56,6 +59,7 @@ class Tpm:
         self.hash_sequence: hashlib._Hash | None = None
         self.fresh_ek = b""
         self.lockout = Lockout(self)
+        self.blob_cipher = BlobCipher()
 
     def random(self, size_bytes: int) -> bytes:
         """Return random bytes of the TPM's generator."""
@@ -180,7 +184,7 @@ class Tpm:
             if (
                 session.protocol != ProtocolId.OIAP
                 and session.entity_kind == kind
-                and (digest is None or session.entity_digest == digest)
+                and (digest is None or hmac.compare_digest(session.entity_digest, digest))
             ):
                 del sessions[handle]
 

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from protocol.tpm12.constants import Algorithm, EncScheme
 from protocol.tpm12.transport import TransportPublic
-from tpmcore.tpm12.context import aes128_ctr, mgf1
+from tpmcore.tpm12.context import aes128_ctr, mgf1, xor
 
 REQUEST: Final = b"in"
 RESPONSE: Final = b"out"
@@ -39,8 +39,7 @@ def crypt(
     if not data:
         return b""
     if public.alg_id == Algorithm.MGF1:
-        pad = mgf1(nonces + direction + auth_data, len(data))
-        return bytes([a ^ b for a, b in zip(data, pad, strict=True)])
+        return xor(data, mgf1(nonces + direction + auth_data, len(data)))
     key, start = auth_data[:_BLOCK_BYTES], mgf1(nonces + direction, _BLOCK_BYTES)
     if public.enc_scheme == EncScheme.SYM_CTR:
         return aes128_ctr(key, start, data)
@@ -52,4 +51,4 @@ def _aes128_ofb(key: bytes, start: bytes, data: bytes) -> bytes:
     is about to drop the mode itself."""
     cipher = Cipher(algorithms.AES(key), modes.CBC(start)).encryptor()
     pad = cipher.update(bytes(-(-len(data) // _BLOCK_BYTES) * _BLOCK_BYTES))
-    return bytes([a ^ b for a, b in zip(data, pad, strict=False)])
+    return xor(data, pad[: len(data)])

@@ -29,6 +29,8 @@ _LOGGED_KEYS: Final[Mapping[int, int]] = {
     Ordinal.OSAP: 0,
     # Its second handle is that of an ephemeral key, which has no slot.
     Ordinal.CHANGE_AUTH_ASYM_FINISH: 1,
+    # Its handle is in the digest of the parameters, and that of a key nevertheless.
+    Ordinal.OWNER_READ_INTERNAL_PUB: 1,
     # Handles of something else than a key.
     Ordinal.DAA_JOIN: 0,
     Ordinal.DAA_SIGN: 0,

@@ -75,11 +75,13 @@ def change_auth_asym_finish(
     old_auth: bytes,
     new_auth: bytes,
     random: RandomSource,
+    entity_type: EntityType = EntityType.KEY,
 ) -> Conversation[bytes]:
-    """Give a wrapped key another secret (27.4.2); the ephemeral key is gone afterwards.
+    """Give a wrapped key or sealed data another secret (27.4.2); the ephemeral key is gone then.
 
     Args:
         parent_auth: that of the owner if the parent is the storage root key.
+        entity_type: KEY or DATA.
 
     Returns: the encData to put in the place of the old one.
 
@@ -102,7 +104,7 @@ def change_auth_asym_finish(
         parent_auth,
         random=random,
         handles=U32.write(parent_handle) + U32.write(ephemeral.handle),
-        parameters=U16.write(EntityType.KEY)
+        parameters=U16.write(entity_type)
         + hmac.digest(old_auth, new_auth, "sha1")
         + SIZED.write(encrypted)
         + SIZED.write(enc_data),

@@ -127,6 +127,9 @@ _NO_KEY: Final = frozenset(
         Ordinal.LOAD_CONTEXT,
     }
 )
+_ONE_KEY: Final = frozenset({Ordinal.CHANGE_AUTH_ASYM_FINISH, Ordinal.OWNER_READ_INTERNAL_PUB})
+"""The second handle of the one is no key in a slot; that of the other is digested, and logged."""
+
 _KEY_BY_TYPE: Final = frozenset({Ordinal.FLUSH_SPECIFIC, Ordinal.SAVE_CONTEXT})
 
 
@@ -369,7 +372,7 @@ def _logged_handles(command: bytes) -> list[int]:
         return [reader.u32()] if is_key else []
     if ordinal in _NO_KEY:
         return []
-    if ordinal == Ordinal.CHANGE_AUTH_ASYM_FINISH:
+    if ordinal in _ONE_KEY:
         return [reader.u32()]
     return [reader.u32() for _ in range(HANDLES_IN.get(ordinal, 0) // 4)]
 

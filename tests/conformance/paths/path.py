@@ -16,7 +16,8 @@ class ErrorPath:
         code: what it ends in.
         when: the condition, in a few words.
         case: name of the conformance case that tries it, or, where the reference has no such
-            command, a unit test (`test_module.py::test_name`, below tests/unit/tpm12).
+            command, ends itself, reads beyond its memory or cannot be brought to the condition, a
+            unit test (`test_module.py::test_name`, below tests/unit/tpm12).
         untried: instead of a case, why no sequence of commands can show it.
     """
 

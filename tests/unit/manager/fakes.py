@@ -340,6 +340,7 @@ class FakeHardware:
         unreachable: every operation is answered with HardwareLost.
         lose_answers: so many further operations are carried out and not answered.
         writes: how often an NV area was written.
+        quotes_for: in whose turn each quote was asked for.
     """
 
     def __init__(
@@ -356,6 +357,7 @@ class FakeHardware:
         self.unreachable = False
         self.lose_answers = 0
         self.writes = 0
+        self.quotes_for: list[Hashable | None] = []
         self._locality = locality
         self._owner_auth = owner_auth
         self._srk_auth = srk_auth
@@ -463,7 +465,9 @@ class FakeHardware:
         external_data: bytes,
         selection: PcrSelection,
         identification: Identification | None = None,
+        source: Hashable | None = None,
     ) -> SignedQuote:
+        self.quotes_for.append(source)
         with self.operation():
             self._check_identity(key, auth)
             self._identify(identification)
@@ -606,10 +610,17 @@ class FakeHardware:
     def nv_area(self, index: int, size_bytes: int, auth: Secret) -> NvArea:
         return _FakeArea(self, index, auth)
 
+    @property
+    def answers(self) -> bool:
+        return not self.unreachable
+
+    async def probe(self) -> None:
+        with self.operation():
+            pass
+
     async def wait_reachable(self) -> None:
         if self.unreachable:
-            with self.operation():
-                pass
+            await self.probe()
 
     async def pass_through(self, command: bytes, source: Hashable) -> bytes:
         with self.operation():

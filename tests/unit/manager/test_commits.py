@@ -101,8 +101,13 @@ async def test_nothing_is_answered_before_the_chip_has_the_mark(tmp_path: Path) 
             await wait_all_tasks_blocked()
             assert manager.started.ledger.newest.sequence == 3
             assert not answered.is_set()
+            under_way = manager.committer.statistics()
+            assert (under_way.sequence, under_way.bound) == (3, 2)
             hardware.gate.set()
         assert answered.is_set()
+        settled = manager.committer.statistics()
+        assert (settled.sequence, settled.bound) == (3, 3)
+        assert settled.latencies.samples == settled.commits == 2
 
 
 async def test_a_load_after_a_lost_connection_waits_for_the_save_under_way(tmp_path: Path) -> None:
@@ -140,7 +145,7 @@ async def test_a_lost_answer_of_the_chip_is_no_error_of_the_save(
         hardware.lose_answers = 3
         await guest.save(NEW)
         assert hardware.lose_answers == 0
-        assert "mark not written yet" in str(manager.lines)
+        assert "not in the hardware TPM yet" in str(manager.lines)
         assert await guest.load() == NEW
 
 

@@ -120,6 +120,16 @@ async def test_a_mode_may_change_and_the_older_mode_is_checked_first(
         await expect_refusal(older, chip, after, "older copy")
 
 
+@pytest.mark.parametrize("after", [NV, NONE])
+async def test_a_counter_that_cannot_be_given_back_keeps_no_manager_down(
+    folder: Path, after: FreshnessMode
+) -> None:
+    chip = Chip()
+    await served(folder, chip, "one", COUNTER)
+    chip.counters = {number: (b"another's", value) for number, (_, value) in chip.counters.items()}
+    assert await found(folder, chip, after) == "one"
+
+
 async def test_a_chip_that_increments_another_counter_is_named(folder: Path) -> None:
     chip = Chip(active_counter=5)
     with pytest.raises(RefusedToStart, match="one for each of its starts"):

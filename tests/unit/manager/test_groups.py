@@ -5,16 +5,24 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
+from collections.abc import Hashable
 from pathlib import Path
+from typing import Self
 from uuid import UUID
 
 import pytest
+import trio
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
 from cryptography.hazmat.primitives.hashes import SHA1
 
 from daemons.runtime.secret import Secret
+from daemons.vtpmmgr import groups
+from daemons.vtpmmgr.commits import CommandRefused
+from daemons.vtpmmgr.hardware import SignedQuote
+from daemons.vtpmmgr.management import Command
 from daemons.vtpmmgr.manager import ManagementOptions
 from daemons.vtpmmgr.unsealing import NotApproved
 from protocol.manager.constants import ManagementOrdinal, ManagerCode, QuoteFlags
@@ -40,6 +48,7 @@ from protocol.manager.management import (
     VtpmsListed,
 )
 from protocol.manager.messages import GetQuote
+from protocol.manager.quotes import Identification
 from protocol.tpm12.pcr import PcrSelection
 from tests.unit.manager.agent import LABEL, LABEL_DIGEST, Agent, Operator, composite
 from tests.unit.manager.fakes import Chip, FakeHardware
@@ -249,6 +258,23 @@ async def test_a_list_signed_as_in_xen_is_taken_where_that_is_allowed(tmp_path: 
         assert (await op.show()).config_list == update.config_list
 
 
+@pytest.mark.parametrize("as_xen", [True, False])
+@pytest.mark.parametrize("select", [b"", bytes(1), bytes(3)])
+async def test_a_configuration_of_no_pcrs_is_refused(
+    tmp_path: Path, select: bytes, as_xen: bool
+) -> None:
+    """No chip looks at its hash. In Xen's form whoever passes a list on chooses the selections."""
+    chip, agent = Chip(), Agent()
+    allowing = ManagementOptions(OPTIONS.identity_auth, OPTIONS.boot, xen_lists=True)
+    async with managed(options(tmp_path), FakeHardware(chip), CLIENTS, allowing) as manager:
+        op = operator(manager)
+        group = (await op.new_group(agent)).uuid
+        entry = PcrSelection(select), present(chip)[1]
+        update = agent.sign_list(group, [present(chip), entry], as_xen=as_xen)
+        assert await op.refused(O.GROUP_UPDATE, update) == ManagerCode.BAD_PARAMETER
+        assert (await op.show()).config_list == ConfigList(0, (), ())
+
+
 async def test_a_long_list_is_in_force_though_no_page_can_show_it(tmp_path: Path) -> None:
     chip, agent = Chip(), Agent()
     async with managed(options(tmp_path), FakeHardware(chip), CLIENTS) as manager:
@@ -337,6 +363,68 @@ async def test_an_agent_gets_the_groups_key_once_and_a_quote_of_it(tmp_path: Pat
     assert chip.pcrs[23] == hashlib.sha1(bytes(20) + made.uuid.bytes + bytes(4)).digest()
     expected = hashlib.sha1(agent.modulus).digest()
     assert chip.pcrs[20] == hashlib.sha1(b"\xff" * 20 + expected).digest()
+
+
+async def test_a_key_that_was_replaced_meanwhile_does_not_count_as_registered(
+    tmp_path: Path,
+) -> None:
+    chip, agent = Chip(), Agent()
+
+    class Rekeying(FakeHardware):
+        """A chip that quotes so slowly that the group's key is replaced before."""
+
+        async def quote(
+            self,
+            key: bytes,
+            auth: Secret,
+            *,
+            external_data: bytes,
+            selection: PcrSelection,
+            identification: Identification | None = None,
+            source: Hashable | None = None,
+        ) -> SignedQuote:
+            await op.send(O.GROUP_REKEY, GroupNumber(0))
+            return await super().quote(
+                key,
+                auth,
+                external_data=external_data,
+                selection=selection,
+                identification=identification,
+                source=source,
+            )
+
+    hardware = Rekeying(chip)
+    async with managed(options(tmp_path), hardware, CLIENTS) as manager:
+        op = operator(manager)
+        group = (await op.new_group(agent)).uuid
+        with pytest.raises(CommandRefused) as refused:
+            await op.register(agent, group)
+        assert refused.value.code == ManagerCode.FAIL
+    async with managed(options(tmp_path), FakeHardware(chip), CLIENTS) as manager:
+        await operator(manager).register(agent, group)
+        ledger = manager.started.ledger
+        record = ledger.group(0)
+        assert record is not None
+        assert agent.escrow[group] == ledger.keys.group_key(record)
+
+
+async def test_a_registration_goes_on_under_a_new_manager_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent, hide = Agent(), groups._hide
+    async with managed(options(tmp_path), FakeHardware(Chip()), CLIENTS) as manager:
+        op = operator(manager)
+        group = (await op.new_group(agent)).uuid
+
+        def hide_late(peer: bytes, key: Secret) -> tuple[bytes, bytes]:
+            trio.from_thread.run(op.send, O.MANAGER_REKEY, Nothing())
+            return hide(peer, key)
+
+        monkeypatch.setattr(groups, "_hide", hide_late)
+        await op.register(agent, group)
+        record = manager.started.ledger.group(0)
+        assert record is not None
+        assert agent.escrow[group] == manager.started.ledger.keys.group_key(record)
 
 
 async def test_a_group_is_registered_in_the_boot_in_which_it_was_made_only(tmp_path: Path) -> None:
@@ -438,6 +526,15 @@ async def test_a_closed_group_is_there_and_of_no_use_until_its_agent_opens_it(
 
 
 # --- vTPMs ---------------------------------------------------------------------------------------
+
+
+async def test_a_save_into_a_closed_group_is_refused_and_others_go_on(tmp_path: Path) -> None:
+    chip = Chip()
+    await closed_group(tmp_path, chip, Agent())
+    async with managed(options(tmp_path), FakeHardware(chip), CLIENTS) as manager:
+        with pytest.raises(ManagerRefused, match="AUTHFAIL"):
+            await (await manager.guest(IN_ONE)).save(OTHER)
+        await (await manager.guest(A)).save(KEY)
 
 
 async def test_vtpms_are_registered_listed_shown_and_removed(tmp_path: Path) -> None:
@@ -577,6 +674,34 @@ async def test_a_vtpms_quote_names_vtpm_label_and_group(tmp_path: Path) -> None:
             await quote(guest, unknown)
 
 
+async def test_a_vtpms_quote_waits_in_its_own_line_for_the_chip(tmp_path: Path) -> None:
+    """Guests that ask for quotes without pause must not keep the commits of all others waiting."""
+    hardware = FakeHardware(Chip())
+    async with managed(options(tmp_path), hardware, CLIENTS) as manager:
+        await operator(manager).new_group(Agent())
+        guest = await manager.guest(A)
+        await guest.save(KEY)
+        await quote(guest, GetQuote(bytes(20), BOOT.encode(), 0))
+        assert hardware.quotes_for == [guest.device.serial]
+
+
+async def test_no_other_group_vouches_for_a_vtpm_whose_groups_number_moved(tmp_path: Path) -> None:
+    """The configuration names groups by number; a deletion moves what a number means."""
+    clients = (*CLIENTS, client(C, group=2))
+    async with managed(options(tmp_path), FakeHardware(Chip()), clients) as manager:
+        op = operator(manager)
+        for number in range(4):
+            await op.new_group(Agent(number))
+        await op.send(O.VTPM_NEW, VtpmNew(2, C))
+        guest = await manager.guest(C)
+        await guest.load()
+        request = GetQuote(bytes(20), BOOT.encode(), 0)
+        await quote(guest, request)
+        await op.send(O.GROUP_DEL, GroupNumber(1))
+        with pytest.raises(ManagerRefused, match="FAIL"):
+            await quote(guest, request)
+
+
 async def test_a_group_without_an_aik_quotes_nothing(tmp_path: Path) -> None:
     async with managed(options(tmp_path), FakeHardware(Chip()), CLIENTS) as manager:
         guest = await manager.guest(A)
@@ -612,3 +737,23 @@ async def test_a_wrong_body_is_a_bad_parameter_and_an_unknown_ordinal_none(tmp_p
             assert await admin.send(message) == bytes.fromhex("01c4 0000000a 00000003"), ordinal
         unknown = bytes.fromhex("01c2 0000000a 02000999")
         assert await admin.send(unknown) == bytes.fromhex("01c5 0000000a 0000000a")
+
+
+@pytest.mark.parametrize(("size_bytes", "beside"), [(3800, False), (100_000, True)])
+async def test_what_no_page_carries_is_decoded_beside_the_event_loop(
+    size_bytes: int, beside: bool
+) -> None:
+    loop, decoding = threading.current_thread(), []
+
+    class Told(SignedPcrs):
+        @classmethod
+        def decode(cls, data: bytes) -> Self:
+            decoding.append(threading.current_thread())
+            return super().decode(data)
+
+    async def answer(request: Told) -> bytes:
+        return request.signature
+
+    body = b"s" * 256 + bytes(size_bytes // 20 * 20)
+    assert await Command(Told, answer).run(body) == b"s" * 256
+    assert [thread is not loop for thread in decoding] == [beside]

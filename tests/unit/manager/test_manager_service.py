@@ -9,7 +9,12 @@ from typing import cast
 from uuid import UUID
 
 import pytest
+import trio
+from trio.testing import MockClock
 
+from daemons.runtime.errors import DaemonError
+from daemons.runtime.latency import LatencyStatistics
+from daemons.vtpmmgr.hardware import HardwareLost
 from daemons.vtpmmgr.identity import Client
 from daemons.vtpmmgr.service import CONNECTIONS_PER_VTPM
 from protocol.manager.constants import ManagementOrdinal, ManagerCode, ManagerTag
@@ -21,10 +26,12 @@ from protocol.manager.messages import (
     encode_load_hash_key,
     encode_save_hash_key,
 )
+from protocol.tpm12 import ReturnCode
 from protocol.tpmif.errors import Refused
 from protocol.tpmif.unix import BackendDevice
 from tests.unit.manager.fakes import Chip, FakeHardware
 from tests.unit.manager.harness import UID, A, B, client, managed, options
+from tpmcore.errors import TpmError
 
 KEY = b"k" * 64
 ADMIN, FOREIGN, GROUPED = (UUID(int=n) for n in (0xAD, 0xF0, 0x61))
@@ -254,7 +261,11 @@ async def test_status_tells_what_there_is(tmp_path: Path) -> None:
     async with managed(options(tmp_path), FakeHardware(Chip())) as manager:
         guest = await manager.guest(A)
         await guest.save(KEY)
-        assert manager.service.status() == {
+        status = dict(manager.service.status())
+        latency = status.pop("commit_latency")
+        assert isinstance(latency, dict)
+        assert latency.keys() == LatencyStatistics(0, 0, 0, 0).fields().keys()
+        assert status == {
             "connections": 1,
             "open": [str(A)],
             "clients": 3,
@@ -263,7 +274,38 @@ async def test_status_tells_what_there_is(tmp_path: Path) -> None:
             "saves": 1,
             "largest_commit": 1,
             "waiting_saves": 0,
+            "bound_sequence": 2,
+            "hardware_answers": True,
         }
         await guest.close()
         assert manager.service.status()["open"] == []
         manager.service.cancel(cast(BackendDevice, guest.device))
+
+
+async def test_a_probe_says_whether_the_chip_answers_now(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    class Chips(FakeHardware):
+        answer: Exception | None = None
+        is_silent = False
+
+        async def probe(self) -> None:
+            if self.is_silent:
+                await trio.sleep_forever()
+            if self.answer is not None:
+                raise self.answer
+
+    hardware = Chips(Chip())
+    async with managed(options(tmp_path), hardware) as manager:
+        probe = manager.service.probe_hardware
+        await probe()
+        for answer, said in (
+            (HardwareLost("the chip hung up"), "the chip hung up"),
+            (TpmError(ReturnCode.FAILEDSELFTEST), "refuses to tell its version"),
+        ):
+            hardware.answer = answer
+            with pytest.raises(DaemonError, match=said):
+                await probe()
+        hardware.is_silent = True
+        with pytest.raises(DaemonError, match="did not answer within"):
+            await probe()

@@ -11,7 +11,7 @@ import pytest
 
 from daemons.runtime.errors import RefusedToStart
 from daemons.runtime.secret import Secret
-from daemons.vtpmmgr.hardware import HardwareLost
+from daemons.vtpmmgr.hardware import HardwareLost, SignedQuote
 from daemons.vtpmmgr.tpm12hardware import Tpm12Hardware
 from protocol.manager.transportkey import check_transport_key
 from protocol.tis.driver import TisError
@@ -204,12 +204,15 @@ async def test_a_chip_without_answers_is_reachable_again_when_it_answers() -> No
     await hardware.wait_reachable()
     assert wire.ordinals == []
     wire.before = lost_once(Ordinal.PCR_READ)
+    told = [hardware.answers]
     with pytest.raises(HardwareLost, match="wire is cut"):
         await hardware.read_pcrs([0])
+    told.append(hardware.answers)
     wire.before = lost_once(Ordinal.GET_CAPABILITY)
     with pytest.raises(HardwareLost):
         await hardware.wait_reachable()
     await hardware.wait_reachable()
+    assert [*told, hardware.answers] == [True, False, True]
     wire.ordinals.clear()
     await hardware.wait_reachable()
     assert wire.ordinals == []
@@ -230,6 +233,58 @@ async def test_a_response_that_does_not_authenticate_is_no_answer() -> None:
 
     with pytest.raises(HardwareLost, match="HMAC"):
         await hardware_on(Forging(chip)).ek_digest()
+
+
+async def test_a_command_that_no_chip_takes_leaves_no_session_behind() -> None:
+    """Whoever may send blobs could use up the chip's sessions with it, a few at each call."""
+
+    class Bounded(Wire):
+        async def transact(self, command: bytes) -> bytes:
+            if len(command) > 4096:
+                raise TisError("longer than the buffer", certain=True)
+            return await super().transact(command)
+
+    chip = make_chip()
+    hardware = hardware_on(Bounded(chip))
+    await hardware.take_ownership()
+    auth = Secret(20)
+    made = await hardware.make_identity(bytes(20), auth)
+    before = sessions(chip)
+    for _ in range(2):
+        with pytest.raises(TpmError) as refused:
+            await hardware.activate_identity(made.key, auth, bytes(4050))
+        assert refused.value.code == ReturnCode.BAD_PARAM_SIZE
+    assert sessions(chip) == before
+    assert chip.run(tss12.handles(ResourceType.KEY)) == []
+
+
+@pytest.mark.parametrize(("locality", "allowed"), [(0, False), (2, True)])
+async def test_no_quote_identifies_anybody_by_pcrs_that_the_manager_did_not_set(
+    locality: int, allowed: bool
+) -> None:
+    """At another locality than 2 they hold what somebody else put there."""
+    hardware = hardware_on(Wire(make_chip(), locality))
+    await hardware.take_ownership()
+    auth = Secret(20)
+    made = await hardware.make_identity(bytes(20), auth)
+    identification = {23: [b"somebody".ljust(20)]}
+
+    async def quote(*indices: int) -> SignedQuote:
+        return await hardware.quote(
+            made.key,
+            auth,
+            external_data=bytes(20),
+            selection=PcrSelection.of(indices),
+            identification=identification,
+        )
+
+    assert len((await quote(0, 7)).pcr_values) == 2
+    if allowed:
+        assert len((await quote(0, 23)).pcr_values) == 2
+    else:
+        with pytest.raises(TpmError) as refused:
+            await quote(0, 23)
+        assert refused.value.code == ReturnCode.BAD_LOCALITY
 
 
 async def test_the_area_opens_with_its_own_secret_only() -> None:

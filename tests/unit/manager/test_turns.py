@@ -62,6 +62,24 @@ async def test_a_commit_waits_for_one_command_at_most_and_shuts_nobody_out() -> 
     ]  # fmt: skip
 
 
+async def test_a_commit_waits_for_one_quote_of_several_commands_at_most() -> None:
+    chip = SlowChip()
+    turns = Turns(chip.transact)
+
+    async def quote(source: int) -> None:
+        async with turns.hold(source) as transact:
+            for part in range(3):
+                await transact(b"quote%d.%d" % (source, part))
+
+    async with trio.open_nursery() as nursery:
+        for source in range(3):
+            nursery.start_soon(quote, source)
+            await wait_all_tasks_blocked()
+        await queue(nursery, turns, (b"own", OWN))
+        chip.let(10)
+    assert chip.executed[:4] == [b"quote0.0", b"quote0.1", b"quote0.2", b"own"]
+
+
 async def test_what_waits_can_be_withdrawn_and_what_runs_goes_on() -> None:
     chip = SlowChip()
     turns = Turns(chip.transact)

@@ -10,8 +10,9 @@ from typing import assert_never
 import pytest
 import trio
 
-from daemons.runtime.host import EngineBroken, EngineHost, PersistOutcome
-from daemons.runtime.log import Log
+from daemons.runtime import host as host_module
+from daemons.runtime.host import SLOW_COMMAND_S, EngineBroken, EngineHost, PersistOutcome
+from daemons.runtime.log import Level, Log
 from daemons.runtime.volatile import VolatileMemory
 from tpmcore.engine import (
     Done,
@@ -19,10 +20,12 @@ from tpmcore.engine import (
     EffectResult,
     Event,
     EventDone,
+    Exchange,
     Failed,
     ParentQuote,
     Persist,
     PowerOn,
+    Snapshot,
     Step,
 )
 
@@ -31,7 +34,8 @@ class ToyEngine:
     """Adds up what it is told; a command is its letters, executed in order.
 
     `+` counts up in volatile state, `p` persists the count, `q` asks the parent, `x` is a bug, `w`
-    waits for `gate`, `t` makes the command a long one. The response is what happened.
+    waits for `gate`, `r` is refused, `t` makes the command a long one. The response is what
+    happened.
     """
 
     def __init__(self, journal: list[str]) -> None:
@@ -84,6 +88,8 @@ class ToyEngine:
                     return Persist(b"%d" % self.count)
                 case b"q":
                     return ParentQuote(bytes(20), b"", 0)
+                case b"r":
+                    return bytes(9) + b"\1"
                 case b"x":
                     raise ZeroDivisionError("a bug")
                 case b"w":
@@ -105,6 +111,12 @@ class ToyEngine:
         self.journal.append(f"volatile {self.count}")
         return b"%d" % self.count
 
+    def snapshot(self) -> Snapshot:
+        return Snapshot(False, (), (f"count {self.count}",))
+
+    def exchange(self, command: bytes, response: bytes) -> Exchange:
+        return Exchange(command.decode(), f"code {response[-1]}", b"r" in command)
+
     @property
     def volatile_version(self) -> int:
         return self.version
@@ -117,6 +129,7 @@ class Lab:
         outcome: PersistOutcome | Exception = PersistOutcome.SAVED,
         parent: Callable[[ParentQuote], Awaitable[EffectResult]] | None = None,
         effect_deadline_s: float = 120.0,
+        level: Level = Level.INFO,
     ) -> None:
         self.journal: list[str] = []
         self.engine = ToyEngine(self.journal)
@@ -130,7 +143,7 @@ class Lab:
             self.engine,
             persist=self._persist,
             volatile=self.memory,
-            log=Log("test", sink=self.lines.append),
+            log=Log("test", level=level, sink=self.lines.append),
             parent=parent,
             effect_deadline_s=effect_deadline_s,
         )
@@ -396,3 +409,60 @@ async def test_the_message_of_a_bug_is_not_told() -> None:
     with pytest.raises(EngineBroken, match="ValueError in _persist") as broken:
         await lab.host.execute(b"p", 0)
     assert "secret" not in str(broken.value)
+
+
+def take(monkeypatch: pytest.MonkeyPatch, *durations_ms: float) -> None:
+    """Have the next commands take so long, by the clock that the host looks at."""
+    readings = [int(part * 1e6) for duration in durations_ms for part in (0.0, duration)]
+    clock = iter(readings)
+    monkeypatch.setattr(host_module, "perf_counter_ns", lambda: next(clock))
+
+
+async def test_a_command_has_a_line_only_for_developers(monkeypatch: pytest.MonkeyPatch) -> None:
+    quiet, talkative = Lab(), Lab(level=Level.DEBUG)
+    take(monkeypatch, 0.25, 0.25)
+    await quiet.host.execute(b"+", 2)
+    await talkative.host.execute(b"+", 2)
+    assert quiet.lines == []
+    assert talkative.lines == [
+        'test debug: command command=+ locality=2 code="code 49" duration_ms=0.25\n'
+    ]
+
+
+async def test_a_slow_command_is_told_to_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = Lab()
+    limit_ms = SLOW_COMMAND_S * 1e3
+    take(monkeypatch, limit_ms - 1, limit_ms, 2 * limit_ms)
+    await lab.host.execute(b"+", 0)
+    await lab.host.execute(b"+", 0)
+    await lab.host.execute(b"r", 0)
+    assert [line.partition(" command=")[0] for line in lab.lines] == ["test slow command"] * 2
+    assert "duration_ms=1000" in lab.lines[0]
+
+
+async def test_a_refused_command_is_told_to_the_operator_and_other_errors_are_not() -> None:
+    lab = Lab()
+    await lab.host.execute(b"r", 1)
+    assert len(lab.lines) == 1
+    assert lab.lines[0].startswith('test command refused command=r locality=1 code="code 1" ')
+
+
+async def test_every_command_counts_and_events_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = Lab()
+    take(monkeypatch, 1.0, 3.0, 2.0)
+    await lab.host.execute(b"+", 0)
+    await lab.host.execute(b"t+", 0)
+    await lab.host.handle(PowerOn())
+    await lab.host.execute(b"p", 0)
+    found = lab.host.latencies.statistics()
+    assert lab.host.latencies.count == found.samples == 3
+    assert (found.median_us, found.longest_us) == (2000, 3000)
+
+
+async def test_a_snapshot_can_be_had_while_a_command_is_under_way() -> None:
+    lab = Lab()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lab.host.execute, b"t+w", 0)
+        await trio.testing.wait_all_tasks_blocked()
+        assert lab.host.snapshot().flags[0].startswith("count")
+        lab.engine.gate.set()

@@ -23,12 +23,12 @@ def logged(level: Level = Level.DEBUG) -> tuple[Log, list[str]]:
 
 def test_a_line_has_the_daemon_its_fields_the_event_and_its_fields() -> None:
     log, lines = logged()
-    log.info("image saved", slot=1, ms=2.125)
+    log.info("image saved", slot=1, duration_ms=2.125)
     log.bind(uuid="u").warning("manager lost")
     log.error("it ended")
     log.debug("header", locality=0)
     assert lines == [
-        "vtpm[guest=g1] image saved slot=1 ms=2.12\n",
+        "vtpm[guest=g1] image saved slot=1 duration_ms=2.12\n",
         "vtpm[guest=g1 uuid=u] warning: manager lost\n",
         "vtpm[guest=g1] error: it ended\n",
         "vtpm[guest=g1] debug: header locality=0\n",

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from daemons.runtime.errors import DaemonError
 from daemons.runtime.files import StateFolder
 from daemons.runtime.log import Log
 from daemons.runtime.marker import RunMarker, read_boot_id
@@ -93,4 +94,12 @@ async def test_a_marker_that_cannot_be_removed_is_reported_and_the_stop_goes_on(
 
 
 def test_the_boot_id_has_36_characters() -> None:
-    assert len(read_boot_id()) == 36
+    assert len(read_boot_id({})) == 36
+
+
+def test_the_boot_id_that_a_service_manager_gives_is_the_kernels() -> None:
+    kernels = read_boot_id({})
+    given = kernels.decode().replace("-", "")
+    assert read_boot_id({"VTPM_BOOT_ID": given}) == kernels
+    with pytest.raises(DaemonError, match="VTPM_BOOT_ID"):
+        read_boot_id({"VTPM_BOOT_ID": "yesterday"})

@@ -10,7 +10,7 @@ import pytest
 
 from daemons.runtime.errors import DaemonError
 from daemons.runtime.log import Log
-from daemons.runtime.secret import Secret, parse_auth
+from daemons.runtime.secret import Secret, parse_auth, parse_auth_option
 
 
 def test_a_secret_shows_only_its_length() -> None:
@@ -98,3 +98,15 @@ def test_a_secret_file_is_bounded_and_text(tmp_path: Path) -> None:
     path.write_bytes(b"text:\xff")
     with pytest.raises(DaemonError, match="not UTF-8"):
         parse_auth(f"file:{path}")
+
+
+def test_an_option_may_leave_the_choice_to_the_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "auth"
+    path.write_text("configured\n")
+    assert parse_auth_option("configured") is None
+    assert parse_auth_option(f"file:{path}") is None
+    path.write_text("text:hunter2")
+    assert parse_auth_option(f"file:{path}") == hashlib.sha1(b"hunter2").digest()
+    # A configuration cannot leave it to itself.
+    with pytest.raises(DaemonError):
+        parse_auth("configured")

@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import socket
 import stat
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -23,8 +25,8 @@ from daemons.runtime.control import LINE_LIMIT_BYTES, Fields, control_request, s
 from daemons.runtime.errors import DaemonError
 from daemons.runtime.inherited import FIRST_FD, inherited_fds
 from daemons.runtime.log import Level, Log
-from daemons.runtime.notify import Notifier
-from daemons.runtime.sockets import accept, listen_unix
+from daemons.runtime.notify import STATUS_PERIOD_S, Notifier, StatusLine
+from daemons.runtime.sockets import Listeners, accept, listen_unix
 from protocol.tpmif.unix import peer_credentials
 
 QUIET = Log("test", sink=lambda _line: None)
@@ -103,6 +105,113 @@ async def test_the_peer_is_who_the_kernel_says(run_dir: Path) -> None:
             with peer:
                 found = peer_credentials(peer)
     assert (found.pid, found.uid, found.gid) == (os.getpid(), os.geteuid(), os.getegid())
+
+
+# --- listeners that the supervisor made ---
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET])
+async def test_an_inherited_listener_is_served_and_its_file_stays(run_dir: Path, kind: int) -> None:
+    path, unused = run_dir / "theirs", run_dir / "ours"
+    with socket.socket(socket.AF_UNIX, kind) as supervisors:
+        supervisors.bind(str(path))
+        supervisors.listen()
+        # Who connects before we are there waits.
+        with socket.socket(socket.AF_UNIX, kind) as early:
+            early.connect(str(path))
+            listeners = Listeners({"backend": [os.dup(supervisors.fileno())]})
+            with listeners.listen("backend", unused, kind=kind) as listener:
+                peer, _ = await listener.accept()
+                peer.close()
+                assert not unused.exists()
+        assert path.exists()
+        with socket.socket(socket.AF_UNIX, kind) as late:
+            late.connect(str(path))
+
+
+async def test_without_an_inherited_listener_of_that_name_we_listen_ourselves(
+    run_dir: Path,
+) -> None:
+    with socket.socket(socket.AF_UNIX) as supervisors:
+        supervisors.bind(str(run_dir / "theirs"))
+        supervisors.listen()
+        listeners = Listeners({"control": [os.dup(supervisors.fileno())]})
+        with listeners.listen("tpm", run_dir / "ours", mode=0o666):
+            assert stat.S_IMODE((run_dir / "ours").stat().st_mode) == 0o666
+        assert not (run_dir / "ours").exists()
+        with listeners.listen("control", run_dir / "ours"):
+            assert not (run_dir / "ours").exists()
+        # It can be had once.
+        with listeners.listen("control", run_dir / "ours"):
+            assert (run_dir / "ours").exists()
+
+
+def _pipe() -> int:
+    reader, writer = os.pipe()
+    os.close(writer)
+    return reader
+
+
+def _internet() -> int:
+    with socket.socket(socket.AF_INET) as made:
+        made.bind(("127.0.0.1", 0))
+        made.listen()
+        return made.detach()
+
+
+def _not_listening() -> int:
+    return socket.socket(socket.AF_UNIX).detach()
+
+
+def _of_datagrams() -> int:
+    return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).detach()
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (_pipe, "is not a socket"),
+        (_internet, "is AF_INET SOCK_STREAM, should be AF_UNIX SOCK_STREAM"),
+        (_of_datagrams, "is AF_UNIX SOCK_DGRAM, should be AF_UNIX SOCK_STREAM"),
+        (_not_listening, "does not listen"),
+    ],
+)
+def test_an_inherited_descriptor_that_is_no_such_listener_is_refused(
+    run_dir: Path, make: Callable[[], int], reason: str
+) -> None:
+    fd = make()
+    with (
+        pytest.raises(DaemonError, match=f"inherited .* control {reason}"),
+        Listeners({"control": [fd]}).listen("control", run_dir / "s"),
+    ):
+        pass
+    with contextlib.suppress(OSError):
+        os.close(fd)
+
+
+async def test_a_control_socket_is_served_at_an_inherited_listener(run_dir: Path) -> None:
+    path = run_dir / "theirs"
+
+    async def status(_args: Fields) -> Fields:
+        return {"state": "serving"}
+
+    with socket.socket(socket.AF_UNIX) as supervisors:
+        supervisors.bind(str(path))
+        supervisors.listen()
+        listeners = Listeners({"control": [os.dup(supervisors.fileno())]})
+        async with trio.open_nursery() as nursery:
+            await nursery.start(
+                partial(
+                    serve_control,
+                    run_dir / "ours",
+                    {"status": status},
+                    log=QUIET,
+                    listeners=listeners,
+                )
+            )
+            assert await control_request(path, "status") == {"state": "serving"}
+            nursery.cancel_scope.cancel()
+    assert path.exists()
 
 
 class Exhausted:
@@ -305,6 +414,34 @@ def test_a_supervisor_that_does_not_read_stops_nobody(run_dir: Path) -> None:
         for number in range(2000):
             notifier.status(f"waiting {number}")
         assert manager.recv(4096) == b"STATUS=waiting 0"
+
+
+async def test_a_status_line_that_changes_without_end_is_sent_now_and_then(
+    run_dir: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(run_dir / "n"))
+        manager.setblocking(False)
+        clients = 0
+        line = StatusLine(Notifier(str(run_dir / "n")), lambda: f"{clients} clients")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(line.run)
+            await trio.testing.wait_all_tasks_blocked()
+            for _ in range(1000):
+                clients += 1
+                line.changed()
+                await trio.sleep(STATUS_PERIOD_S / 1000)
+            await trio.sleep(STATUS_PERIOD_S)
+            line.changed()
+            await trio.sleep(2 * STATUS_PERIOD_S)
+            nursery.cancel_scope.cancel()
+        sent = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sent.append(manager.recv(4096))
+    assert len(sent) <= 4
+    assert (sent[0], sent[-1]) == (b"STATUS=0 clients", b"STATUS=1000 clients")
+    assert len(set(sent)) == len(sent)
 
 
 # --- inherited descriptors ---

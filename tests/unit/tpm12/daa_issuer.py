@@ -58,8 +58,9 @@ def number(data: bytes) -> int:
     return int.from_bytes(data, "big")
 
 
+@functools.cache
 def chain_key(serial: int) -> rsa.RSAPrivateKey:
-    """Return a key of the issuer's chain."""
+    """Return a key of the issuer's chain, which is checked when it is made: that takes its time."""
     p, q = key_pair(serial, 2048, _EXPONENT)
     d = pow(_EXPONENT, -1, (p - 1) * (q - 1))
     public = rsa.RSAPublicNumbers(_EXPONENT, p * q)

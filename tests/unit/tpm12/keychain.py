@@ -198,10 +198,12 @@ def craft_key(
     digest: bytes | None = None,
     cut: int | None = None,
     tail: bytes = b"",
+    parent: bytes | None = None,
 ) -> Key:
     """Wrap a key for the storage root key outside of any chip, as a client may do.
 
     Args:
+        parent: modulus of the storage root key; None is that of the owned test chips.
         prime: what stands as private key; None is the right one.
         modulus: what stands as public key; None is the right one.
         digest: pubDataDigest; None is the right one.
@@ -226,7 +228,7 @@ def craft_key(
         sha1(public.encode()[:-4]) if digest is None else digest,
         p.to_bytes(bits // 16, "big") if prime is None else prime,
     ).encode()
-    enc_data = encrypt_oaep(srk_modulus(), plain[:cut] + tail)
+    enc_data = encrypt_oaep(parent or srk_modulus(), plain[:cut] + tail)
     return Key(
         public.is_key12,
         public.key_usage,

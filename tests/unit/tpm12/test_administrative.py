@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from protocol.tpm12.constants import ReservedHandle, ReturnCode
+from protocol.tpm12.constants import CapabilityArea, ReservedHandle, ReturnCode
 from tests.unit.tpm12.world import OWNER_AUTH, Chip, make_chip, make_owned_chip
 from tpmcore import tss12
 from tpmcore.tpm12.lockout import THRESHOLD
@@ -68,6 +68,27 @@ def test_a_refused_reset_does_not_prolong_the_lockout(chip: Chip) -> None:
         assert chip.code(reset(chip)) == ReturnCode.AUTHFAIL
     chip.ticks.advance(2.1)
     assert guess(chip, OWNER_AUTH) == ReturnCode.SUCCESS
+
+
+def test_a_way_that_was_closed_is_open_in_the_next_lockout(chip: Chip) -> None:
+    lock_out(chip)
+    assert chip.code(reset(chip, WRONG)) == ReturnCode.AUTHFAIL
+    chip.ticks.advance(2)
+    # Nobody has looked in between: the next failure locks out anew.
+    assert guess(chip) == ReturnCode.AUTHFAIL
+    assert guess(chip, OWNER_AUTH) == ReturnCode.DEFEND_LOCK_RUNNING
+    chip.run(reset(chip))
+    assert guess(chip, OWNER_AUTH) == ReturnCode.SUCCESS
+
+
+def test_looking_at_a_lockout_that_is_over_changes_no_state(chip: Chip) -> None:
+    lock_out(chip)
+    chip.code(reset(chip, WRONG))
+    chip.ticks.advance(10)
+    engine = chip.engine
+    version, before = engine.volatile_version, engine.volatile_state()
+    chip.run(tss12.get_capability(CapabilityArea.DA_LOGIC, b"\x00\x02"))
+    assert (engine.volatile_version, engine.volatile_state()) == (version, before)
 
 
 def test_a_wrong_try_outside_a_lockout_closes_nothing(chip: Chip) -> None:

@@ -12,6 +12,7 @@ from protocol.tpm12.constants import (
     ResourceType,
     ReturnCode,
     SetCapabilityArea,
+    StartupType,
     Tag,
 )
 from protocol.tpm12.framing import build_message
@@ -83,6 +84,10 @@ def test_permanent_flags_are_22_bytes_as_firmware_and_linux_expect() -> None:
         (0x04, "00000107"),
         (0x03, "00000002"),
         (0x10, "00000020"),
+        (0x08, ""),
+        (0x08, "00"),
+        (0x08, "00000001000300010000000c0000080000000002000000"),  # RSA parameters cut
+        (0x08, "00000001000300010000000c00000800000000020000000000"),  # and with a tail
     ],
 )
 def test_an_unknown_area_or_sub_cap_is_bad_mode(area: int, sub_cap: str) -> None:
@@ -96,11 +101,20 @@ def test_an_unknown_area_or_sub_cap_is_bad_mode(area: int, sub_cap: str) -> None
         (0x11, "00001234", ReturnCode.BADINDEX),
         (0x14, "00000003", ReturnCode.BAD_PARAMETER),
         (0x18, "02020003", ReturnCode.BAD_PARAMETER),
-        (0x08, "00", ReturnCode.BAD_KEY_PROPERTY),
+        (0x08, "0000000b0003000100000000", ReturnCode.BAD_KEY_PROPERTY),
     ],
 )
 def test_things_that_do_not_exist_have_their_own_codes(area: int, sub_cap: str, code: int) -> None:
     assert _code(_ask(make_chip(), area, sub_cap)) == code
+
+
+@pytest.mark.parametrize("sub_cap", ["", "0115", "000001150000", "00000101"])
+def test_in_failure_mode_a_property_is_told_only_if_it_is_asked_for_rightly(sub_cap: str) -> None:
+    chip = make_chip(startup=None)
+    assert chip.code(tss12.startup(StartupType.STATE)) == ReturnCode.FAILEDSELFTEST
+    property_area = CapabilityArea.PROPERTY
+    assert _code(_ask(chip, property_area, "00000115")) == ReturnCode.SUCCESS
+    assert _code(_ask(chip, property_area, sub_cap)) == ReturnCode.FAILEDSELFTEST
 
 
 def test_free_slots_follow_what_is_open() -> None:
@@ -154,6 +168,42 @@ def test_fields_that_may_not_be_set_so(area: int, field: int, value: str, code: 
     response = chip.send(build_message(Tag.RQU_COMMAND, Ordinal.SET_CAPABILITY, body))
     assert _code(response) == code
     assert chip.engine.permanent_state() == before
+
+
+@pytest.mark.parametrize(
+    ("area", "field", "value", "code"),
+    [
+        (1, 4, "01", ReturnCode.AUTHFAIL),  # readPubek wants the owner
+        (1, 2, "00", ReturnCode.OWNER_SET),  # ownership, with an owner
+        (1, 3, "00", ReturnCode.AUTHFAIL),  # deactivated wants presence
+        (2, 23, "00000001", ReturnCode.AUTHFAIL),
+        (5, 4, "00", ReturnCode.BAD_LOCALITY),
+        (3, 2, "01", ReturnCode.DISABLED),
+    ],
+)
+def test_who_asks_is_judged_before_whether_the_chip_is_disabled(
+    area: int, field: int, value: str, code: int
+) -> None:
+    chip = make_owned_chip()
+    chip.run(tss12.owner_set_disable(True, owner_auth=OWNER_AUTH, random=chip.client_random))
+    set_it = tss12.set_capability(SetCapabilityArea(area), field, bytes.fromhex(value))
+    assert chip.code(set_it) == code
+
+
+@pytest.mark.parametrize(("field", "value"), [(5, "00"), (6, "01")])
+def test_a_value_that_may_not_be_set_is_found_before_whether_the_chip_is_disabled(
+    field: int, value: str
+) -> None:
+    chip = make_owned_chip()
+    chip.run(tss12.owner_set_disable(True, owner_auth=OWNER_AUTH, random=chip.client_random))
+    set_it = tss12.set_capability(
+        SetCapabilityArea.PERM_FLAGS,
+        field,
+        bytes.fromhex(value),
+        owner_auth=OWNER_AUTH,
+        random=chip.client_random,
+    )
+    assert chip.code(set_it) == ReturnCode.BAD_PARAMETER
 
 
 def test_the_owner_sets_a_permanent_flag() -> None:

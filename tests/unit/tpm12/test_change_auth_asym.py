@@ -14,10 +14,12 @@ from protocol.tpm12.constants import (
     EncScheme,
     EntityType,
     Ordinal,
+    PayloadType,
     ResourceType,
     ReturnCode,
 )
 from protocol.tpm12.keys import Key, KeyParms
+from protocol.tpm12.stored import SealedData
 from protocol.tpm12.wire import SIZED, U16, U32, Reader
 from tests.unit.tpm12 import keychain
 from tests.unit.tpm12.keychain import (
@@ -316,10 +318,63 @@ def test_old_secret_is_needed_and_guesses_count(chip: Chip, parent_auth: bytes |
     assert codes == [ReturnCode.AUTHFAIL] * 6 + [ReturnCode.DEFEND_LOCK_RUNNING]
 
 
-@pytest.mark.parametrize("entity_type", [EntityType.DATA, EntityType.OWNER, 0x0605])
-def test_only_secrets_of_keys_change(chip: Chip, entity_type: int) -> None:
+@pytest.mark.parametrize("entity_type", [EntityType.OWNER, EntityType.SRK, 0x0605])
+def test_only_secrets_of_keys_and_sealed_data_change(chip: Chip, entity_type: int) -> None:
     finish = _raw_finish(chip, 1, entity_type=entity_type)
     assert chip.code(finish) == ReturnCode.WRONG_ENTITYTYPE
+
+
+def test_sealed_data_has_the_new_secret(chip: Chip) -> None:
+    blob = chip.run(
+        tss12.seal(
+            SRK,
+            parent_auth=SRK_AUTH,
+            blob_auth=USAGE_AUTH,
+            data=b"sealed",
+            pcr_info=None,
+            random=chip.client_random,
+        )
+    )
+    ephemeral = chip.run(_start(chip, _identity(chip)))
+
+    def finish(kind: EntityType, old_auth: bytes) -> Conversation[bytes]:
+        return tss12.change_auth_asym_finish(
+            SRK,
+            ephemeral,
+            blob.enc_data,
+            parent_auth=OWNER_AUTH,
+            old_auth=old_auth,
+            new_auth=NEW_AUTH,
+            random=chip.client_random,
+            entity_type=kind,
+        )
+
+    def unseal(enc_data: bytes, auth: bytes) -> int:
+        return chip.code(
+            tss12.unseal(
+                SRK,
+                dataclasses.replace(blob, enc_data=enc_data),
+                parent_auth=SRK_AUTH,
+                blob_auth=auth,
+                random=chip.client_random,
+            )
+        )
+
+    assert chip.code(finish(EntityType.DATA, WRONG_AUTH)) == ReturnCode.AUTHFAIL
+    # It is no key, so whatever is in the places of a key's fields.
+    assert chip.code(finish(EntityType.KEY, USAGE_AUTH)) != ReturnCode.SUCCESS
+    changed = chip.run(finish(EntityType.DATA, USAGE_AUTH))
+    assert unseal(changed, USAGE_AUTH) == ReturnCode.AUTH2FAIL
+    assert unseal(changed, NEW_AUTH) == ReturnCode.SUCCESS
+    assert ephemeral.handle not in _handles(chip)
+
+
+def test_sealed_data_of_another_owner_keeps_its_secret(chip: Chip) -> None:
+    ephemeral = chip.run(_start(chip, _identity(chip)))
+    sealed = SealedData(PayloadType.SEAL, USAGE_AUTH, WRONG_AUTH, ZERO, b"data")
+    enc_data = keychain.encrypt_oaep(keychain.srk_modulus(), sealed.encode())
+    finish = _raw_finish(chip, ephemeral.handle, entity_type=EntityType.DATA, enc_data=enc_data)
+    assert chip.code(finish) == ReturnCode.AUTHFAIL
 
 
 def test_parent_must_be_a_storage_key(chip: Chip) -> None:

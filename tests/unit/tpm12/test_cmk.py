@@ -15,9 +15,11 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa, utils
 
 from protocol.tpm12.attestation import CertifyInfo2
 from protocol.tpm12.constants import (
+    AdipScheme,
     Algorithm,
     CapabilityProperty,
     EncScheme,
+    EntityType,
     KeyFlags,
     KeyUsage,
     MigrationScheme,
@@ -244,6 +246,34 @@ def _signs(chip: Chip, key: Key) -> bool:
     handle = load(chip, key)
     sign = tss12.sign(handle, DIGEST, key_auth=USAGE_AUTH, random=chip.client_random)
     return verifies(key.pub_key, DIGEST, chip.run(sign))
+
+
+# Making
+
+
+def test_a_short_key_is_not_made_where_fips_rules(chip: Chip, authorities: MsaComposite) -> None:
+    approval = _approve(chip, authorities)
+    chip.engine._tpm.permanent.flags.fips = True
+    chip.durable = chip.engine.permanent_state()
+    parms = KeyParms.for_rsa(sig_scheme=SigScheme.RSASSAPKCS1V15_SHA1, bits=512)
+    short = dataclasses.replace(_cmk_template(), algorithm_parms=parms)
+    session = chip.run(
+        tss12.osap(
+            EntityType.KEYHANDLE,
+            SRK,
+            SRK_AUTH,
+            random=chip.client_random,
+            adip=AdipScheme.AES128_CTR,
+        )
+    )
+    create = tss12.execute(
+        Ordinal.CMK_CREATE_KEY,
+        Key.read,
+        handles=U32.write(SRK),
+        parameters=bytes(20) + short.encode() + approval + authorities.digest(),
+        auths=(tss12.prove(session, chip.client_random),),
+    )
+    assert chip.code(create) == ReturnCode.NOTFIPS
 
 
 # From chip to chip

@@ -405,7 +405,8 @@ def test_verification_refuses_in_the_order_of_the_table(chip: Chip) -> None:
     def verify(changed: DelegateOwnerBlob) -> int:
         return chip.code(tss12.verify_delegation(changed.encode()))
 
-    assert chip.code(tss12.verify_delegation(b"")) == ReturnCode.BAD_PARAMETER
+    for too_short in (b"", b"\x00"):
+        assert chip.code(tss12.verify_delegation(too_short)) == ReturnCode.BAD_PARAM_SIZE
     assert chip.code(tss12.verify_delegation(b"\x00\x26" + ZERO)) == ReturnCode.BAD_PARAMETER
     cut = tss12.verify_delegation(blob.encode()[:-1])
     assert chip.code(cut) == ReturnCode.BAD_PARAM_SIZE
@@ -457,7 +458,7 @@ def test_what_cannot_be_updated(chip: Chip) -> None:
     blob = chip.run(_owner_blob(chip, _public(family, 1)))
     assert _update(chip, U32.write(0)) == ReturnCode.BADINDEX
     assert _update(chip, U32.write(4)) == ReturnCode.BADINDEX
-    assert _update(chip, b"") == ReturnCode.BAD_PARAMETER
+    assert _update(chip, b"") == ReturnCode.BAD_PARAM_SIZE
     assert _update(chip, b"\x00\x01\x02\x03\x04") == ReturnCode.BAD_PARAMETER
     assert _update(chip, replace(blob, integrity_digest=ZERO).encode()) == ReturnCode.AUTHFAIL
     assert _manage(chip, family, FamilyOperation.INVALIDATE) == ReturnCode.SUCCESS
@@ -664,7 +665,8 @@ def test_pcrs_and_localities_of_a_delegation_hold_at_each_use(chip: Chip) -> Non
     [
         (EntityType.DEL_ROW, bytes(4), ReturnCode.BADINDEX),
         (EntityType.DEL_ROW, b"\x00\x00\x00\x04", ReturnCode.BADINDEX),
-        (EntityType.DEL_ROW, b"\x00\x00", ReturnCode.WRONG_ENTITYTYPE),
+        (EntityType.DEL_ROW, b"\x00\x00", ReturnCode.BAD_PARAM_SIZE),
+        (EntityType.DEL_ROW, bytes(5), ReturnCode.BAD_PARAM_SIZE),
         (EntityType.DEL_OWNER_BLOB, b"", ReturnCode.WRONG_ENTITYTYPE),
         (EntityType.DEL_OWNER_BLOB, b"\x00\x27" + bytes(99), ReturnCode.WRONG_ENTITYTYPE),
         (EntityType.DEL_KEY_BLOB, b"\x00\x2a" + bytes(99), ReturnCode.WRONG_ENTITYTYPE),
@@ -726,6 +728,35 @@ def test_changed_tables_end_sessions_of_delegates_and_no_others(chip: Chip) -> N
         assert change() == ReturnCode.SUCCESS
         assert _pubek(chip, delegated) == ReturnCode.INVALID_AUTHHANDLE
         assert _pubek(chip, osap) == ReturnCode.SUCCESS
+
+
+@pytest.mark.parametrize(
+    ("operation", "data", "code"),
+    [
+        (FamilyOperation.CREATE, b"", ReturnCode.BAD_PARAM_SIZE),
+        (FamilyOperation.ENABLE, b"\x02", ReturnCode.BAD_PARAMETER),
+        (9, b"\x01", ReturnCode.BAD_PARAMETER),
+    ],
+)
+def test_sessions_of_delegates_end_before_an_operation_is_looked_at(
+    chip: Chip, operation: int, data: bytes, code: ReturnCode
+) -> None:
+    family = _row(chip, OWNER_READ_PUBEK)
+    session = _row_session(chip)
+    assert _manage(chip, family, operation, data) == code
+    assert _pubek(chip, session) == ReturnCode.INVALID_AUTHHANDLE
+    # What is refused before that ends none.
+    session = _row_session(chip)
+    assert _manage(chip, 99, FamilyOperation.ENABLE, b"\x01") == ReturnCode.BADINDEX
+    assert _manage(chip, family, operation, data, auth=OTHER_AUTH) == ReturnCode.AUTHFAIL
+    assert _pubek(chip, session) == ReturnCode.SUCCESS
+
+
+def test_the_owner_pointer_is_back_before_an_operation_is_looked_at(chip: Chip) -> None:
+    family = _row(chip, OWNER_READ_PUBEK | MANAGE)
+    chip.run(tss12.set_owner_pointer(EntityType.DEL_ROW, 0))
+    assert _manage(chip, family, 9, b"\x01", auth=DELEGATE_AUTH) == ReturnCode.BAD_PARAMETER
+    assert _pubek(chip, auth=OWNER_AUTH) == ReturnCode.SUCCESS
 
 
 def test_a_delegate_manages_his_own_family_and_his_session_ends(chip: Chip) -> None:

@@ -47,6 +47,7 @@ from tpmcore.tss12 import Conversation
 ENABLE_PRESENCE = build_message(
     0x00C1, Ordinal.TSC_PHYSICAL_PRESENCE, PhysicalPresenceFlags.CMD_ENABLE.to_bytes(2, "big")
 )
+EXTEND_0 = bytes.fromhex("00c1 00000022 00000014 00000000") + b"e" * 20
 PCR_READ_0 = bytes.fromhex("00c1 0000000e 00000015 00000000")
 
 
@@ -93,6 +94,24 @@ def test_a_failed_persist_is_an_error_and_restores_both_states() -> None:
     chip.persist_result = Done()
     chip.run(tss12.owner_clear(owner_auth=OWNER_AUTH, random=chip.client_random))
     assert not chip.run(tss12.is_owned())
+
+
+@pytest.mark.parametrize("daemon_asked", [False, True])
+def test_a_failed_persist_goes_back_to_just_before_whether_the_daemon_asked_or_not(
+    daemon_asked: bool,
+) -> None:
+    chip = make_chip()
+    engine = chip.engine
+    # The state that the engine keeps from here on is not that of the failed command.
+    engine.volatile_state()
+    engine.execute(EXTEND_0, 0)
+    before = engine.execute(PCR_READ_0, 0)
+    if daemon_asked:
+        engine.volatile_state()
+    assert isinstance(engine.execute(ENABLE_PRESENCE, 0), Persist)
+    engine.resume(Failed())
+    assert engine.execute(PCR_READ_0, 0) == before
+    assert before != bytes.fromhex("00c4 0000001e 00000000") + bytes(20)
 
 
 COUNTER_AUTH = b"counter-secret-test!"

@@ -10,7 +10,8 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa, utils
 
-from protocol.tpm12.constants import EncScheme, Ordinal, ReturnCode, SigScheme
+from protocol.tpm12.constants import EncScheme, Ordinal, ReturnCode, SigScheme, Tag
+from protocol.tpm12.framing import build_message
 from protocol.tpm12.keys import Key, KeyParms, PubKey
 from protocol.tpm12.pcr import PcrInfo, PcrSelection
 from protocol.tpm12.wire import U32
@@ -233,6 +234,7 @@ def test_manufacturer_key_is_loaded_once_for_ever() -> None:
         _maker_pub(enc_scheme=EncScheme.RSAESPKCSV15),
         _maker_pub(sig_scheme=SigScheme.RSASSAPKCS1V15_SHA1),
         _maker_pub(exponent=bytes.fromhex("03")),
+        PubKey(KeyParms(6, 1, 1, bytes.fromhex("00000080 00000080 00000000")), bytes(16)),
     ],
 )
 def test_manufacturer_key_must_be_a_strong_one(key: PubKey) -> None:
@@ -242,7 +244,62 @@ def test_manufacturer_key_must_be_a_strong_one(key: PubKey) -> None:
     assert chip.code(tss12.read_manu_maint_pub(ANTI_REPLAY)) == ReturnCode.KEYNOTFOUND
 
 
+def test_another_manufacturer_is_refused_before_its_key_is_looked_at() -> None:
+    chip = _make("chip", 1, OWNER_AUTH)
+    again = tss12.load_manu_maint_pub(_maker_pub(bits=1024), ANTI_REPLAY)
+    assert chip.code(again) == ReturnCode.DISABLED_CMD
+
+
 # Refusals
+
+
+def test_generate_random_is_a_boolean(chip: Chip) -> None:
+    session = chip.run(tss12.oiap())
+    block = U32.write(session.handle) + bytes(41)
+    ordinal = Ordinal.CREATE_MAINTENANCE_ARCHIVE
+    response = chip.send(build_message(Tag.RQU_AUTH1_COMMAND, ordinal, b"\2" + block))
+    assert response[6:10] == U32.write(ReturnCode.BAD_PARAMETER)
+    assert not chip.run(tss12.permanent_flags()).maintenance_done
+
+
+@pytest.mark.parametrize(
+    ("ordinal", "parameters"),
+    [
+        (Ordinal.CREATE_MAINTENANCE_ARCHIVE, b"\1"),
+        (Ordinal.LOAD_MAINTENANCE_ARCHIVE, bytes(12)),
+        (Ordinal.KILL_MAINTENANCE_FEATURE, b""),
+    ],
+)
+def test_a_session_on_a_key_is_no_session_of_the_owner(
+    chip: Chip, ordinal: Ordinal, parameters: bytes
+) -> None:
+    before = chip.durable
+    session = chip.run(tss12.osap_key(SRK, SRK_AUTH, random=chip.client_random))
+    command = tss12.execute(
+        ordinal,
+        lambda reader: reader.rest(),
+        parameters=parameters,
+        auths=(tss12.prove(session, chip.client_random),),
+    )
+    assert chip.code(command) == ReturnCode.AUTHFAIL
+    assert chip.durable == before
+
+
+def test_what_stands_against_an_archive_is_found_in_order(chip: Chip) -> None:
+    archive = chip.run(_create(chip))
+
+    def load(chip: Chip, owner_auth: bytes) -> int:
+        wrong = _load(chip, archive.key, b"", signature=b"", owner_auth=owner_auth)
+        return chip.code(wrong)
+
+    unkeyed = _make("third", 600, OWNER_AUTH, keyed=False)
+    for each in (chip, unkeyed):
+        each.run(tss12.kill_maintenance_feature(owner_auth=OWNER_AUTH, random=each.client_random))
+    assert load(unkeyed, WRONG_AUTH) == ReturnCode.KEYNOTFOUND
+    assert load(chip, WRONG_AUTH) == ReturnCode.DISABLED_CMD
+    again = _make("fourth", 700, OWNER_AUTH)
+    assert load(again, WRONG_AUTH) == ReturnCode.AUTHFAIL
+    assert load(again, OWNER_AUTH) == ReturnCode.BAD_SIGNATURE
 
 
 def test_owner_may_end_maintenance(chip: Chip) -> None:

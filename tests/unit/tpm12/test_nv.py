@@ -147,6 +147,22 @@ class TestDefining:
         assert session.handle not in chip.run(tss12.handles(ResourceType.AUTH))
 
     @pytest.mark.parametrize(
+        ("attributes", "size", "code"),
+        [
+            (NvAttributes.OWNERWRITE | NvAttributes.AUTHWRITE, 8, ReturnCode.AUTH_CONFLICT),
+            (NvAttributes.OWNERREAD, 8, ReturnCode.PER_NOWRITE),
+            (OWNED, 0x100000, ReturnCode.NOSPACE),
+        ],
+    )
+    def test_a_new_definition_that_is_refused_has_deleted_the_old_area(
+        self, chip: Chip, attributes: int, size: int, code: ReturnCode
+    ) -> None:
+        chip.run(define(chip, OWNED))
+        assert chip.code(define(chip, attributes, size)) == code
+        assert chip.run(tss12.nv_list()) == []
+        assert chip.code(read(chip, 1)) == ReturnCode.BADINDEX
+
+    @pytest.mark.parametrize(
         "attributes",
         [
             NvAttributes.OWNERWRITE | NvAttributes.AUTHWRITE,
@@ -303,6 +319,16 @@ class TestUnlocked:
         blank.run(tss12.nv_lock())
         assert blank.code(tss12.nv_write_value(INDEX, b"x")) == ReturnCode.AUTH_CONFLICT
         assert blank.code(tss12.nv_read_value(INDEX, 4)) == ReturnCode.AUTH_CONFLICT
+
+    def test_a_wrong_owner_secret_is_refused_before_the_lock_too(self) -> None:
+        chip = make_owned_chip()
+        chip.run(define_freely(OWNED))
+        wrong, random = bytes(20), chip.client_random
+        writing = tss12.nv_write_value(INDEX, b"x", owner_auth=wrong, random=random)
+        assert chip.code(writing) == ReturnCode.AUTHFAIL
+        reading = tss12.nv_read_value(INDEX, 4, owner_auth=wrong, random=random)
+        assert chip.code(reading) == ReturnCode.AUTHFAIL
+        assert chip.run(read(chip, 4)) == b"\xff" * 4
 
     def test_areas_with_a_secret_are_not(self, blank: Chip) -> None:
         blank.run(define_freely(AUTHED))

@@ -6,9 +6,10 @@ from __future__ import annotations
 import pytest
 
 from protocol.tpm12.constants import PhysicalPresenceFlags as Pp
-from protocol.tpm12.constants import ReturnCode
+from protocol.tpm12.constants import ReturnCode, SetCapabilityArea
 from tests.unit.tpm12.world import OWNER_AUTH, make_chip, make_owned_chip
 from tpmcore import tss12
+from tpmcore.engine import HashEnd, HashStart
 
 
 def test_a_new_chip_is_enabled_and_activated_and_asserts_no_presence() -> None:
@@ -71,6 +72,9 @@ def test_the_operator_deactivates_with_a_secret() -> None:
         Pp.CMD_ENABLE | Pp.CMD_DISABLE,
         Pp.HW_ENABLE | Pp.HW_DISABLE,
         Pp.PRESENT,
+        Pp.CMD_ENABLE | 0x0001,
+        Pp.CMD_ENABLE | 0x8000,
+        Pp.HW_ENABLE | Pp.LIFETIME_LOCK | 0x0400,
     ],
 )
 def test_contradictory_or_unknown_presence_bits_are_refused_on_a_new_chip(bits: int) -> None:
@@ -80,7 +84,9 @@ def test_contradictory_or_unknown_presence_bits_are_refused_on_a_new_chip(bits: 
     assert chip.engine.permanent_state() == before
 
 
-@pytest.mark.parametrize("bits", [Pp.PRESENT | Pp.LOCK, Pp.PRESENT | Pp.NOTPRESENT])
+@pytest.mark.parametrize(
+    "bits", [Pp.PRESENT | Pp.LOCK, Pp.PRESENT | Pp.NOTPRESENT, Pp.PRESENT | 0x8000]
+)
 def test_contradictory_assertions_are_refused(bits: int) -> None:
     chip = make_chip()
     chip.run(tss12.tsc_physical_presence(Pp.CMD_ENABLE))
@@ -111,3 +117,27 @@ def test_the_establishment_bit_is_reset_from_localities_3_and_4_only(
     locality: int, code: int
 ) -> None:
     assert make_chip().code(tss12.tsc_reset_establishment_bit(), locality=locality) == code
+
+
+def test_a_launch_sets_the_establishment_bit_until_it_is_reset() -> None:
+    chip = make_chip()
+    assert chip.handle(HashStart()) == ReturnCode.SUCCESS
+    assert chip.handle(HashEnd()) == ReturnCode.SUCCESS
+    chip.power_cycle()
+    assert chip.run(tss12.permanent_flags()).tpm_established
+    assert chip.code(tss12.tsc_reset_establishment_bit(), locality=2) == ReturnCode.BAD_LOCALITY
+    assert chip.run(tss12.permanent_flags()).tpm_established
+    chip.run(tss12.tsc_reset_establishment_bit(), locality=3)
+    assert not chip.run(tss12.permanent_flags()).tpm_established
+    chip.power_cycle()
+    assert not chip.run(tss12.permanent_flags()).tpm_established
+
+
+def test_the_establishment_bit_is_reset_as_a_capability_too() -> None:
+    chip = make_chip()
+    chip.handle(HashStart())
+    chip.handle(HashEnd())
+    reset = tss12.set_capability(SetCapabilityArea.PERM_FLAGS, 18, b"\0")
+    assert chip.code(reset) == ReturnCode.BAD_LOCALITY
+    chip.run(tss12.set_capability(SetCapabilityArea.PERM_FLAGS, 18, b"\0"), locality=4)
+    assert not chip.run(tss12.permanent_flags()).tpm_established

@@ -8,9 +8,13 @@ import dataclasses
 import pytest
 
 from protocol.tpm12.constants import (
+    AuthDataUsage,
+    EntityType,
     KeyFlags,
     KeyUsage,
+    NvAttributes,
     Ordinal,
+    ProtocolId,
     ReservedHandle,
     ReturnCode,
     StartupType,
@@ -18,9 +22,11 @@ from protocol.tpm12.constants import (
 )
 from protocol.tpm12.framing import build_message
 from protocol.tpm12.keys import Key
+from protocol.tpm12.wire import SIZED, U16
 from tests.unit.tpm12.world import OWNER_AUTH, SRK_AUTH, Chip, make_chip, make_owned_chip
 from tpmcore import tss12
 from tpmcore.tpm12.world import Profile
+from tpmcore.tss12.sessions import with_secret
 
 
 def _take(chip: Chip) -> int:
@@ -45,6 +51,30 @@ def test_the_owner_is_there_with_an_srk_and_the_ek_is_no_longer_readable_by_all(
         )
     )
     assert internal == ek
+
+
+def test_taking_ownership_needs_an_oiap_session() -> None:
+    chip = make_chip()
+    # Without an owner there can be an OSAP session on an area.
+    chip.run(tss12.nv_define_space(0x00010000, 4, NvAttributes.AUTHWRITE, area_auth=OWNER_AUTH))
+    session = chip.run(tss12.osap(EntityType.NV, 0x00010000, OWNER_AUTH, random=chip.client_random))
+    pubek = chip.run(tss12.read_pubek(random=chip.client_random))
+    parameters = (
+        U16.write(ProtocolId.OWNER)
+        + SIZED.write(tss12.encrypt_oaep(pubek, OWNER_AUTH))
+        + SIZED.write(tss12.encrypt_oaep(pubek, SRK_AUTH))
+        + tss12.srk_template().encode()
+    )
+    taking = with_secret(
+        Ordinal.TAKE_OWNERSHIP,
+        Key.read,
+        OWNER_AUTH,
+        random=chip.client_random,
+        parameters=parameters,
+        session=session,
+    )
+    assert chip.code(taking) == ReturnCode.BAD_MODE
+    assert not chip.run(tss12.is_owned())
 
 
 def test_the_response_of_take_ownership_is_the_srk_without_its_private_part() -> None:
@@ -101,6 +131,38 @@ def test_an_srk_must_be_a_storage_key_that_is_not_migratable(
     template = dataclasses.replace(tss12.srk_template(), **change)  # type: ignore[arg-type]
     monkeypatch.setattr("tpmcore.tss12.ownership.srk_template", lambda **_: template)
     assert _take(chip) == code
+    assert not chip.run(tss12.is_owned())
+
+
+def test_only_an_oiap_session_takes_ownership() -> None:
+    chip = make_chip()
+    index, secret = 0x00012345, b"secret of the area!!"
+    permission = NvAttributes.AUTHREAD | NvAttributes.AUTHWRITE
+    chip.run(tss12.nv_define_space(index, 4, permission, area_auth=secret))
+    pubek = chip.run(tss12.read_pubek(random=chip.client_random))
+    session = chip.run(tss12.osap(EntityType.NV, index, secret, random=chip.client_random))
+    take = tss12.execute(
+        Ordinal.TAKE_OWNERSHIP,
+        Key.read,
+        parameters=U16.write(ProtocolId.OWNER)
+        + SIZED.write(tss12.encrypt_oaep(pubek, OWNER_AUTH))
+        + SIZED.write(tss12.encrypt_oaep(pubek, SRK_AUTH))
+        + tss12.srk_template().encode(),
+        auths=(tss12.prove(session, chip.client_random),),
+    )
+    assert chip.code(take) == ReturnCode.BAD_MODE
+    assert not chip.run(tss12.is_owned())
+
+
+def test_an_srk_without_a_secret_is_refused_where_fips_rules() -> None:
+    chip = make_chip()
+    chip.engine._tpm.permanent.flags.fips = True
+    chip.durable = chip.engine.permanent_state()
+    template = dataclasses.replace(tss12.srk_template(), auth_data_usage=AuthDataUsage.NEVER)
+    take = tss12.take_ownership(
+        owner_auth=OWNER_AUTH, srk_auth=SRK_AUTH, srk_params=template, random=chip.client_random
+    )
+    assert chip.code(take) == ReturnCode.NOTFIPS
     assert not chip.run(tss12.is_owned())
 
 

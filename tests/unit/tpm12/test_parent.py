@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from protocol.tpm12.constants import Ordinal, ProtocolId, ReturnCode, StartupType, Tag
+from protocol.tpm12.constants import Ordinal, ProtocolId, ResourceType, ReturnCode, StartupType, Tag
 from protocol.tpm12.delegation import DelegatePublic, DelegateType, Delegations
 from protocol.tpm12.framing import build_message
 from protocol.tpm12.pcr import PcrSelection
@@ -429,6 +429,25 @@ def test_they_can_be_audited(chip: Chip, ordinal: Ordinal) -> None:
     event_in = bytes.fromhex("0012") + sha1(number, parameters) + count
     event_out = bytes.fromhex("0013") + sha1(bytes(4), number, body) + count
     assert after.digest == sha1(sha1(before.digest, event_in), event_out)
+
+
+def test_an_audited_one_that_could_not_be_saved_is_an_error_and_audits_nothing(
+    chip: Chip, parent: Parent
+) -> None:
+    random, ordinal = chip.client_random, Ordinal.DEEP_QUOTE
+    chip.run(tss12.set_ordinal_audit_status(ordinal, True, owner_auth=OWNER_AUTH, random=random))
+    # The first event of a chain is one that is saved.
+    chip.power_cycle()
+    before = chip.run(tss12.get_audit_digest())
+    assert before.digest == bytes(20)
+    session = chip.run(tss12.oiap())
+    chip.persist_result = Failed()
+    assert chip.code(_ask(chip, ordinal, session=session)) == ReturnCode.IOERROR
+    assert len(parent.asked) == 1
+    chip.persist_result = Done()
+    after = chip.run(tss12.get_audit_digest())
+    assert (after.digest, after.counter) == (before.digest, before.counter)
+    assert chip.run(tss12.handles(ResourceType.AUTH)) == []
 
 
 def _sign_ek_code(chip: Chip) -> int:

@@ -424,6 +424,19 @@ class TestDeprecatedContexts:
         chip.run(sign(chip, handle, session))
         assert chip.code(tss12.save_key_context(1)) == ReturnCode.INVALID_KEYHANDLE
 
+    def test_a_key_that_moved_out_does_not_return_after_power_off(self, chip: Chip) -> None:
+        handle = load(chip, make_key(chip))
+        old = chip.run(tss12.save_key_context(handle))
+        handle = load(chip, make_key(chip))
+        new = chip.run(tss12.save_context(handle, ResourceType.KEY))
+        chip.power_cycle()
+        # Neither with the nonce of that boot gone nor with one of this boot.
+        assert chip.code(tss12.load_key_context(old)) == ReturnCode.BADCONTEXT
+        handle = chip.run(tss12.load_context(new))
+        fresh = chip.run(tss12.save_key_context(handle))
+        assert chip.code(tss12.load_key_context(old)) == ReturnCode.BADCONTEXT
+        assert chip.run(tss12.load_key_context(fresh)) == handle
+
     def test_a_session_moves_out_and_in_once(self, chip: Chip) -> None:
         handle = load(chip, make_key(chip))
         session = chip.run(tss12.osap_key(handle, KEY_AUTH, random=chip.client_random))

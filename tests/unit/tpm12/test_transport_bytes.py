@@ -44,7 +44,7 @@ KEYS_IN_THE_LOG = {
     # ordinal in hexadecimal: number of key handles that enter the log (1.0 of the reference)
     **dict.fromkeys(
         bytes.fromhex(
-            "0c 0e 0f 13 16 17 18 1b 1e 1f 20 21 22 23 24 25 28 2a 3c 3d 3e 41 7a 86 b4 d4 f2"
+            "0c 0e 0f 13 16 17 18 1b 1e 1f 20 21 22 23 24 25 28 2a 3c 3d 3e 41 7a 81 86 b4 d4 f2"
         ),
         1,
     ),

@@ -18,6 +18,7 @@ from typing import Final, TypeVar
 import gmpy2  # type: ignore[import-untyped]
 
 from protocol.tpm12.constants import PhysicalPresenceFlags, ReturnCode, StartupType
+from tests.unit.tpm12.plain_state import plain_permanent
 from tpmcore import tss12
 from tpmcore.engine import (
     Done,
@@ -151,6 +152,7 @@ class Chip:
                 step = self.engine.resume(self.parent(step))
         assert isinstance(step, bytes)
         assert self.engine.permanent_state() == self.durable
+        assert plain_permanent(self.engine._tpm.permanent) == self.durable
         if self.engine.volatile_version == version:
             assert self.engine.volatile_state() == volatile
         self.log.append((command, step))

@@ -28,7 +28,9 @@ from tpmcore.engine import (
     EffectResult,
     Event,
     EventDone,
+    Exchange,
     Persist,
+    Snapshot,
     Step,
 )
 
@@ -75,6 +77,12 @@ class FakeEngine:
 
     def volatile_state(self) -> bytes:
         return b""
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(False, (), ())
+
+    def exchange(self, command: bytes, response: bytes) -> Exchange:
+        return Exchange(command.hex(), response.hex(), False)
 
 
 @dataclass

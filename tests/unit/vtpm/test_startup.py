@@ -35,6 +35,8 @@ from daemons.vtpm.startup import (
 from daemons.vtpm.store import ImageStore, ManagerLost
 from daemons.vtpm.volatility import CAP_DIGEST, CAP_TEXT, take_memory
 from protocol.tpm12 import Ordinal, Tag, build_message, parse_header
+from protocol.tpm12.constants import CapabilityArea
+from protocol.tpm12.wire import U32
 from tests.faulty_disk import FaultyDisk
 from tests.unit.tpm12.world import SeededRandom
 from tests.unit.vtpm.fakes import GUEST, CountingRandom, FakeKeeper, Lines, Vault
@@ -114,6 +116,24 @@ class Guest:
         host = EngineHost(waking.engine, persist=store.save, volatile=None, log=log)
         await start_up(host, waking.origin, kind, pcrs or {}, log)
         return Started(host, waking.engine, waking.origin)
+
+
+async def test_a_new_tpm_is_as_xens_is() -> None:
+    started = await Guest().start()
+    flag = U32.write(CapabilityArea.FLAG) + U32.write(4)
+    permanent = await started.send(Ordinal.GET_CAPABILITY, flag + bytes.fromhex("00000108"))
+    assert permanent[4:] == bytes.fromhex(
+        "001f"
+        "00 01 00 01"  # enabled, ownership allowed, activated, readPubek
+        "00 01"  # maintenance allowed
+        "00 00 01"  # presence by command
+        "00 00 00 00 00"
+        "01"  # enableRevokeEK: this one has no EK yet
+        "01"  # nvLocked: permissions of NV areas count from the first command on
+        "00 00 00 00"
+    )
+    volatile = await started.send(Ordinal.GET_CAPABILITY, flag + bytes.fromhex("00000109"))
+    assert volatile[4:] == bytes.fromhex("0020 00 00 01 00 00")  # presence asserted
 
 
 class WatchedHost(EngineHost):

@@ -13,7 +13,6 @@ from daemons.runtime.errors import RefusedToStart
 from daemons.vtpmctl.child import RestartPolicy, describe_exit
 from daemons.vtpmctl.layout import Layout, default_root
 from daemons.vtpmctl.plan import ChildSpec, Guest, Stage, UpConfig, plan_guest, plan_machine
-from daemons.vtpmctl.status import format_table
 from daemons.vtpmctl.supervisor import Outcome
 from daemons.vtpmctl.up import describe_ready
 
@@ -141,13 +140,3 @@ def test_the_first_word_is_ready_and_who_is_missing_is_named() -> None:
     assert "g1 (vtpm-g1 refused)" in lines[1]
     assert "/d/run/guests/g2/tpm.sock" in text
     assert "separates nothing" in text
-
-
-def test_the_table_lines_its_columns_up() -> None:
-    row = {"daemon": "vtpm-g1", "pid": None, "state": "refused to start", "restarts": 0}
-    more = {"guest": "g1", "uuid": "u", "note": "exit code 3", "detail": None}
-    table = format_table({"daemons": [{**row, **more}]})
-    assert table.splitlines() == [
-        "DAEMON   PID  STATE             RESTARTS  GUEST  UUID  NOTE",
-        "vtpm-g1  -    refused to start  0         g1     u     exit code 3",
-    ]

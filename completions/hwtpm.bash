@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+# Written by docs/completions.py from the options of the command.
+
+_hwtpm_guests() {
+    local dir=$1 path guest
+    for path in "$dir"/state/etc/guests.d/*.toml /etc/vtpm/guests.d/*.toml; do
+        guest=${path##*/}
+        [[ -e $path ]] && printf '%s\n' "${guest%.*}"
+    done
+}
+
+_hwtpm() {
+    local -A commands=(
+
+    )
+    local -A options=(
+        ["hwtpm"]="--config --state --run --startup --socket-mode --key-pool --loglevel --version -h --help"
+    )
+    local -A values=(
+        ["hwtpm --config"]="@folders"
+        ["hwtpm --state"]="@folders"
+        ["hwtpm --run"]="@folders"
+        ["hwtpm --startup"]="none clear state deactivated"
+        ["hwtpm --socket-mode"]="@nothing"
+        ["hwtpm --key-pool"]="@nothing"
+        ["hwtpm --loglevel"]="error warning info debug"
+    )
+    local current=${COMP_WORDS[COMP_CWORD]} path=hwtpm wanted= option= dir= word kind
+    local -i index place=0
+    [[ $current == '=' ]] && current=
+    # The words before the cursor: subcommands lead down, an option may want the next word.
+    for ((index = 1; index < COMP_CWORD; index++)); do
+        word=${COMP_WORDS[index]}
+        if [[ $word == '=' && $wanted ]]; then
+            continue
+        elif [[ $wanted ]]; then
+            [[ $option == --dir ]] && dir=${word/#\~/$HOME}
+            wanted=
+        elif [[ $word == -* ]]; then
+            option=$word wanted=${values["$path $word"]-}
+        elif [[ " ${commands[$path]-} " == *" $word "* ]]; then
+            path+=" $word"
+        else
+            place+=1
+        fi
+    done
+    COMPREPLY=()
+    if [[ $wanted ]]; then
+        kind=$wanted
+    elif [[ $current == -* ]]; then
+        kind=${options[$path]-}
+    elif [[ ${commands[$path]-} ]]; then
+        kind=${commands[$path]}
+    else
+        kind=${values["$path $place"]-@nothing}
+    fi
+    case $kind in
+        @folders)
+            compopt -o filenames 2>/dev/null
+            mapfile -t COMPREPLY < <(compgen -d -- "$current") ;;
+        @files)
+            compopt -o filenames 2>/dev/null
+            mapfile -t COMPREPLY < <(compgen -f -- "$current") ;;
+        @guests)
+            : "${dir:=${XDG_STATE_HOME:-$HOME/.local/state}/vtpm}"
+            mapfile -t COMPREPLY < <(compgen -W "$(_hwtpm_guests "$dir")" -- "$current") ;;
+        @nothing) ;;
+        *)
+            mapfile -t COMPREPLY < <(compgen -W "$kind" -- "$current") ;;
+    esac
+}
+complete -F _hwtpm hwtpm

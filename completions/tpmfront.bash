@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+# Written by docs/completions.py from the options of the command.
+
+_tpmfront_guests() {
+    local dir=$1 path guest
+    for path in "$dir"/state/etc/guests.d/*.toml /etc/vtpm/guests.d/*.toml; do
+        guest=${path##*/}
+        [[ -e $path ]] && printf '%s\n' "${guest%.*}"
+    done
+}
+
+_tpmfront() {
+    local -A commands=(
+
+    )
+    local -A options=(
+        ["tpmfront"]="--config --guest --tpm --socket-mode --backend --uuid --name --control --loglevel --version --help"
+    )
+    local -A values=(
+        ["tpmfront --config"]="@folders"
+        ["tpmfront --guest"]="@guests"
+        ["tpmfront --tpm"]="@nothing"
+        ["tpmfront --socket-mode"]="@nothing"
+        ["tpmfront --backend"]="@files"
+        ["tpmfront --uuid"]="@nothing"
+        ["tpmfront --name"]="@nothing"
+        ["tpmfront --control"]="@files"
+        ["tpmfront --loglevel"]="error warning info debug"
+    )
+    local current=${COMP_WORDS[COMP_CWORD]} path=tpmfront wanted= option= dir= word kind
+    local -i index place=0
+    [[ $current == '=' ]] && current=
+    # The words before the cursor: subcommands lead down, an option may want the next word.
+    for ((index = 1; index < COMP_CWORD; index++)); do
+        word=${COMP_WORDS[index]}
+        if [[ $word == '=' && $wanted ]]; then
+            continue
+        elif [[ $wanted ]]; then
+            [[ $option == --dir ]] && dir=${word/#\~/$HOME}
+            wanted=
+        elif [[ $word == -* ]]; then
+            option=$word wanted=${values["$path $word"]-}
+        elif [[ " ${commands[$path]-} " == *" $word "* ]]; then
+            path+=" $word"
+        else
+            place+=1
+        fi
+    done
+    COMPREPLY=()
+    if [[ $wanted ]]; then
+        kind=$wanted
+    elif [[ $current == -* ]]; then
+        kind=${options[$path]-}
+    elif [[ ${commands[$path]-} ]]; then
+        kind=${commands[$path]}
+    else
+        kind=${values["$path $place"]-@nothing}
+    fi
+    case $kind in
+        @folders)
+            compopt -o filenames 2>/dev/null
+            mapfile -t COMPREPLY < <(compgen -d -- "$current") ;;
+        @files)
+            compopt -o filenames 2>/dev/null
+            mapfile -t COMPREPLY < <(compgen -f -- "$current") ;;
+        @guests)
+            : "${dir:=${XDG_STATE_HOME:-$HOME/.local/state}/vtpm}"
+            mapfile -t COMPREPLY < <(compgen -W "$(_tpmfront_guests "$dir")" -- "$current") ;;
+        @nothing) ;;
+        *)
+            mapfile -t COMPREPLY < <(compgen -W "$kind" -- "$current") ;;
+    esac
+}
+complete -F _tpmfront tpmfront

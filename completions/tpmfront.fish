@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+# Written by docs/completions.py from the options of the command.
+
+function __tpmfront_guests
+    set -l dir (string replace -rf '.*--dir[= ](\S+).*' '$1' -- (commandline -p | string collect))
+    if test -z "$dir"
+        set -q XDG_STATE_HOME; and set dir $XDG_STATE_HOME/vtpm; or set dir ~/.local/state/vtpm
+    end
+    for path in $dir/state/etc/guests.d/*.toml /etc/vtpm/guests.d/*.toml
+        string replace -r '.*/' '' -- $path | string replace -r '\.[^.]*$' ''
+    end
+end
+
+complete -c tpmfront -f
+complete -c tpmfront -l config -x -a '(__fish_complete_directories)' -d 'Folder of vtpm.toml and guests.d, see vtpm.toml(5); what an option here says counts before it, and SIGHUP reads it again'
+complete -c tpmfront -l guest -x -a '(__tpmfront_guests)' -d 'Which file of guests.d it is, see vtpm-guest.toml(5); needs --config'
+complete -c tpmfront -l tpm -x -d 'Raw TPM byte stream; every command that comes through it has this locality default'
+complete -c tpmfront -l socket-mode -x -d 'Permissions of the --tpm sockets; who may write may use the TPM'
+complete -c tpmfront -l backend -r -F -d 'Socket of the guests vtpm (split driver)'
+complete -c tpmfront -l uuid -x -d 'Which vTPM to ask for; must be given without --guest'
+complete -c tpmfront -l name -x -d 'Name of the guest in the log'
+complete -c tpmfront -l control -r -F -d 'Control socket for vtpmctl'
+complete -c tpmfront -l loglevel -x -a 'error warning info debug' -d 'What is logged'
+complete -c tpmfront -l version -d 'Show the version and exit'
+complete -c tpmfront -l help -d 'Show this message and exit'

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Encodings that are kept: only of what cannot change, down to its last field."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterator
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.tpm12.delegation import DelegatePublic, DelegateType, Delegations
+from protocol.tpm12.pcr import PcrInfo, PcrInfoLong, PcrInfoShort, PcrSelection
+from protocol.tpm12.resources import NvAttributesWord, NvDataPublic
+from protocol.tpm12.wire import Structure, WireError
+from tpmcore.tpm12.state import PermanentFlags
+from tpmcore.tpm12.table import TABLE  # noqa: F401  # so that every structure is imported
+
+_ONLY_READ = frozenset({"_StclearRecord"})
+"""Frozen around something that is not; they are never encoded."""
+
+
+_RELEASE = PcrInfoShort(PcrSelection(b"\x01\x02\x03"), 0x1F, bytes(range(20)))
+_EXACT: dict[type[Structure], Structure] = {
+    PcrInfo: PcrInfo(_RELEASE.pcr_selection, bytes(20), bytes(range(20))),
+    PcrInfoLong: PcrInfoLong(
+        1, 0x1F, _RELEASE.pcr_selection, PcrSelection(), bytes(20), bytes(range(20))
+    ),
+    PcrInfoShort: _RELEASE,
+    DelegatePublic: DelegatePublic(7, _RELEASE, Delegations(DelegateType.KEY, 0x40), 1, 2),
+    NvDataPublic: NvDataPublic(
+        0x10050, _RELEASE, _RELEASE, NvAttributesWord(4), False, True, False, 32
+    ),
+}
+"""One of each kind whose bytes are kept as they are read."""
+
+
+def _structures(kind: type[Structure] = Structure) -> Iterator[type[Structure]]:
+    for derived in kind.__subclasses__():
+        yield derived
+        yield from _structures(derived)
+
+
+def _leaves(hint: object) -> Iterator[object]:
+    origin = typing.get_origin(hint)
+    if origin in (types.UnionType, typing.Union, tuple):
+        for part in typing.get_args(hint):
+            yield from _leaves(part)
+    else:
+        yield hint
+
+
+def test_encoding_is_kept_and_is_the_same() -> None:
+    selection = PcrSelection.of([1, 9])
+    assert selection.encode_once() == selection.encode()
+    assert selection.encode_once() is selection.encode_once()
+    other = dataclasses.replace(selection, select=b"\x01\x00\x00")
+    assert other.encode_once() == other.encode() != selection.encode_once()
+    assert PcrSelection(selection.select) == selection
+
+
+def test_structure_that_can_change_keeps_no_encoding() -> None:
+    with pytest.raises(TypeError, match="PermanentFlags"):
+        PermanentFlags().encode_once()
+
+
+def test_what_is_in_a_frozen_structure_cannot_change_either() -> None:
+    frozen = [
+        kind for kind in _structures() if kind.is_frozen() and kind.__name__ not in _ONLY_READ
+    ]
+    assert len(frozen) > 100
+    for kind in frozen:
+        for name, hint in typing.get_type_hints(kind).items():
+            for leaf in _leaves(hint):
+                if typing.get_origin(leaf) is typing.ClassVar or name == "_encoded":
+                    continue
+                ours = isinstance(leaf, type) and issubclass(leaf, Structure) and leaf.is_frozen()
+                fixed = (bool, int, bytes, UUID, type(None), Ellipsis)
+                assert ours or leaf in fixed, (kind, name, leaf)
+
+
+def test_every_kind_that_keeps_what_was_read_is_tried() -> None:
+    # By name: with slots a dataclass is made twice.
+    exact = {kind.__name__ for kind in _structures() if kind.is_exact}
+    assert exact == {kind.__name__ for kind in _EXACT}
+
+
+@given(
+    kind=st.sampled_from(sorted(_EXACT, key=lambda kind: kind.__name__)),
+    changes=st.lists(st.tuples(st.integers(0, 150), st.integers(0, 255)), max_size=3),
+    cut=st.integers(0, 4),
+    tail=st.binary(max_size=8),
+)
+def test_what_is_kept_as_it_was_read_is_what_would_be_written(
+    kind: type[Structure], changes: list[tuple[int, int]], cut: int, tail: bytes
+) -> None:
+    data = bytearray(_EXACT[kind].encode())
+    for at, byte in changes:
+        data[at % len(data)] = byte
+    try:
+        value = kind.decode(bytes(data[: len(data) - cut] + tail))
+    except WireError:
+        return
+    assert value.encode_once() == value.encode()
