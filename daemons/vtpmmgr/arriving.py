@@ -43,10 +43,10 @@ class ArrivingCommands:
         moves: of the same manager.
     """
 
-    def __init__(self, moves: Moves, hardware: Hardware) -> None:
+    def __init__(self, moves: Moves, hardware: Hardware, log: Log) -> None:
         self._moves = moves
         self._committer = moves.committer
-        self._log = moves.log
+        self._log = log
         self._hardware = hardware
 
     @property

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from uuid import UUID, uuid4
 
+from daemons.runtime.log import Log
 from daemons.runtime.secret import Secret
 from daemons.vtpmmgr.commits import Exclusive
 from daemons.vtpmmgr.envelope import KEY_BYTES
@@ -54,10 +55,10 @@ class LeavingCommands:
         openings: who has which vTPM open.
     """
 
-    def __init__(self, moves: Moves, hardware: Hardware, openings: Openings) -> None:
+    def __init__(self, moves: Moves, hardware: Hardware, openings: Openings, log: Log) -> None:
         self._moves = moves
         self._committer = moves.committer
-        self._log = moves.log
+        self._log = log
         self._hardware = hardware
         self._openings = openings
 

@@ -90,8 +90,8 @@ class Manager:
         self.management = Management(
             *for_vtpms,
             TransportKeyCommands(self.committer, hardware, log).commands,
-            LeavingCommands(moves, hardware, openings).commands,
-            ArrivingCommands(moves, hardware).commands,
+            LeavingCommands(moves, hardware, openings, log).commands,
+            ArrivingCommands(moves, hardware, log).commands,
             moves.commands,
         )
         # a vTPM, ADMIN or not, moves nobody

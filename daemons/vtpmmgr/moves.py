@@ -63,7 +63,7 @@ class Moves:
 
     def __init__(self, committer: Committer, log: Log) -> None:
         self.committer = committer
-        self.log = log
+        self._log = log
 
     @property
     def commands(self) -> Commands:
@@ -112,7 +112,7 @@ class Moves:
 
     def refusal(self, code: ManagerCode, vtpm: UUID, reason: str) -> CommandRefused:
         """Return a refusal whose reason, which is more than a code can say, is in the log."""
-        self.log.warning("move refused", uuid=vtpm, reason=reason)
+        self._log.warning("move refused", uuid=vtpm, reason=reason)
         return CommandRefused(code)
 
     async def _list(self, request: MoveList) -> Answer:

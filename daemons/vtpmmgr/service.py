@@ -105,9 +105,9 @@ class SaveKeyData:
         group = transaction.group(self.group)
         record = transaction.get(VtpmRecord, self.uuid.bytes)
         if record is None:
+            _check_not_moving(transaction, self.uuid)
             if self.group != AUTO_CREATE_GROUP:
                 raise CommandRefused(ManagerCode.BAD_PARAMETER)
-            _check_not_moving(transaction, self.uuid)
         if group is None or (record is not None and record.group != group.uuid):
             raise CommandRefused(ManagerCode.FAIL)
         kern_hash = b""

@@ -193,7 +193,7 @@ async def move(source: Machine, target: Machine, number: int, moments: random.Ra
     target.insist("guest", "add", GUEST, "--uuid", name)
 
 
-@pytest.mark.timeout(120 + 90 * ROUNDS)
+@pytest.mark.timeout(180 + 120 * ROUNDS)
 async def test_a_guest_moves_to_and_fro_while_managers_are_killed(run_dir: Path) -> None:
     moments = random.Random("moments of a move")
     folders = [run_dir / "a", run_dir / "b", run_dir / "f"]

@@ -49,7 +49,7 @@ from protocol.tpm12.pcr import PcrSelection
 from tests.unit.manager.agent import Agent, Operator
 from tests.unit.manager.fakes import FakeHardware
 from tests.unit.manager.harness import A, B, client, managed, options
-from tests.unit.manager.moves import KEY, Pair
+from tests.unit.manager.moves import KEY, Pair, Running
 
 NEW = b"later".ljust(64, b".")
 DISABLED = int(ManagerCode.DISABLED)
@@ -562,6 +562,22 @@ async def test_another_configuration_has_another_key(tmp_path: Path) -> None:
         other = await target.transport_key()
         check_transport_key(other)
         assert other.digest != key.digest
+
+
+async def test_what_leaves_another_group_than_the_first_is_refused_alike(tmp_path: Path) -> None:
+    pair = Pair.new(tmp_path)
+    key, _ = await pair.provision(A)
+    vtpm = UUID(int=0xD)
+    async with pair.source.running() as source:
+        await source.operator.new_group(pair.agent)
+        await source.operator.send(ManagementOrdinal.VTPM_NEW, VtpmNew(1, vtpm))
+        approval = pair.agent.approve(await source.transport_key(1), key)
+        await source.export(vtpm, key, approval)
+    start = options(pair.source.folder)
+    clients = (client(vtpm, group=1),)
+    async with managed(start, FakeHardware(pair.source.chip), clients) as manager:
+        running = Running(manager, Operator(manager.parts.management))
+        assert await running.load(vtpm) == await running.save(vtpm) == DISABLED
 
 
 async def test_a_group_with_a_move_under_way_is_not_deleted(tmp_path: Path) -> None:
