@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from daemons.runtime.log import Log
 from daemons.vtpmmgr.commits import Exclusive
 from daemons.vtpmmgr.groups import Group, read_group
 from daemons.vtpmmgr.hardware import Hardware
