@@ -24,13 +24,12 @@ from daemons.vtpmctl.options import ask, dir_option, find_host, system_option
 from daemons.vtpmctl.tpmstream import open_tpm
 from protocol.attestation.identity import chosen_id_hash
 
+NEW_EXAMPLE = example("vtpmctl aik new --guest web1 --label web1 --out web1-identity.json")
 
-@click.group("aik")
+
+@click.group("aik", epilog=NEW_EXAMPLE)
 def aik_group() -> None:
     """Identity keys (AIKs) in a guest's TPM, which vtpmctl attest can quote with."""
-
-
-NEW_EXAMPLE = example("vtpmctl aik new --guest web1 --label web1 --out web1-identity.json")
 
 
 @aik_group.command("new", epilog=NEW_EXAMPLE)

@@ -60,7 +60,8 @@ aik_auth_option = click.option(
 )
 
 ATTEST_EXAMPLE = example(
-    "vtpmctl attest --guest web1 --nonce 5ba1...e7 --aik-cert group/aik.crt --out web1.evidence",
+    "vtpmctl attest --guest web1 --nonce 5ba1c2407d9be3f86a1140c9d2e8b7f35c6a90e7 \\",
+    "        --aik-cert group/aik.crt --out web1.evidence",
 )
 
 

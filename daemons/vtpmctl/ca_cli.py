@@ -52,7 +52,7 @@ def _days_option(default: int) -> Callable[[Callable[..., None]], Callable[..., 
     )
 
 
-@click.group("ca")
+@click.group("ca", epilog=example("vtpmctl ca init --dir ca --name 'Example Privacy CA'"))
 def ca_group() -> None:
     """A Privacy CA: certificates for endorsement keys and for identity keys.
 
@@ -78,7 +78,8 @@ def init_command(folder: Path, name: str, days: int, passphrase: Path | None) ->
 EK_EXAMPLE = example(
     "vtpmctl manager pubek --out ek.pub",
     "vtpmctl ca certify-ek --dir ca --ek ek.pub --hardware --out ek.crt",
-    "vtpmctl ca certify-ek --dir ca --ek-proof web1.ek-proof --vtpm UUID --out web1-ek.crt",
+    "vtpmctl ca certify-ek --dir ca --ek-proof web1.ek-proof --out web1-ek.crt \\",
+    "        --vtpm f7e752fe-361e-40d8-a018-762f63689406",
 )
 
 

@@ -53,8 +53,8 @@ class _PcrValue(click.ParamType[tuple[int, bytes]]):
 
 
 EXAMPLE = example(
-    "vtpmctl verify web1.evidence --nonce 5ba1...e7 --ca-cert ca.crt --agent-pub agent.pub \\",
-    "        --label system_u:vm_r:web_t --require event-log",
+    "vtpmctl verify web1.evidence --nonce 5ba1c2407d9be3f86a1140c9d2e8b7f35c6a90e7 \\",
+    "        --ca-cert ca.crt --agent-pub agent.pub --label web1 --require event-log",
 )
 
 

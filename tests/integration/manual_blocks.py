@@ -20,6 +20,8 @@ any text. Every command has a shell of its own.
 | stderr             | what is shown is standard error as well; it is not looked at otherwise     |
 | fails              | the last command ends with another exit code than 0                        |
 | skip-because="..." | it cannot be typed by a test, for this reason                              |
+| typed-by=FILE      | a test of its own types the whole page into one shell, so that what one    |
+|                    | command sets the next one can use                                          |
 
 Blocks of other languages hold no commands.
 """
@@ -38,7 +40,7 @@ ELLIPSIS: Final = "..."
 CONSOLE: Final = "console"
 LANGUAGES: Final = frozenset({CONSOLE, "text", "toml", "json"})
 FLAGS: Final = frozenset({"keep", "again", "stderr", "fails"})
-KEYS: Final = frozenset({"run", "in", "skip-because"})
+KEYS: Final = frozenset({"run", "in", "skip-because", "typed-by"})
 _BLOCK: Final = re.compile(r"^( *)```([^\n]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 
 

@@ -55,7 +55,7 @@ class Typed:
 def _typed() -> Iterator[Typed]:
     """Give the commands of all console blocks."""
     text = DOCUMENT.read_text()
-    for block in re.findall(r"^```console\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+    for block in re.findall(r"^```console [^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
         command, output = "", list[str]()
         # A command goes on where its line ends in a backslash.
         for line in block.replace("\\\n  ", "").splitlines():

@@ -47,9 +47,11 @@ def test_every_block_says_how_it_is_typed_or_why_not(page: str) -> None:
         assert block.commands, block.where
         assert block.keys.keys() <= KEYS, block.where
         assert block.flags <= FLAGS, block.where
-        assert ("run" in block.keys) != ("skip-because" in block.keys), block.where
+        assert len(block.keys.keys() & {"run", "skip-because", "typed-by"}) == 1, block.where
         assert block.keys.get("run", WORLDS[0]) in WORLDS, block.where
         assert len(block.keys.get("skip-because", "a reason, please").split()) > 2, block.where
+        if "typed-by" in block.keys:
+            assert page in (ROOT / block.keys["typed-by"]).read_text(), block.where
 
 
 def test_what_is_shown_must_be_printed_and_nothing_else() -> None:

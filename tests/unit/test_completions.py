@@ -21,8 +21,8 @@ FILES = [
 ]
 
 SUBCOMMANDS = [
-    *("config", "doctor", "group", "guest", "hwtpm", "manager", "reload", "saa", "status", "up"),
-    "vtpm",
+    *("aik", "attest", "ca", "config", "doctor", "group", "guest", "hwtpm", "manager"),
+    *("prove-ek", "reload", "saa", "status", "up", "verify", "vtpm"),
 ]
 SHELL = {"bash": ("bash", "--norc", "-n"), "zsh": ("zsh", "-f", "-n"), "fish": ("fish", "-n")}
 

@@ -34,6 +34,7 @@ PASSED_ON: Final = {
     # what another process, daemon or exception said
     "daemons/runtime/control.py: DaemonError(text)",
     "daemons/vtpmctl/guests.py: DaemonError('\\n'.join(failures))",
+    "daemons/vtpmctl/agent.py: DaemonError(str(error))",
     "daemons/vtpmctl/guests.py: DaemonError(str(error))",
     "daemons/vtpmctl/guestverbs.py: DaemonError(str(error))",
     "daemons/vtpmctl/options.py: click.ClickException(str(error))",
@@ -44,20 +45,20 @@ PASSED_ON: Final = {
     # the same words as the literal message a few lines below
     "daemons/vtpmmgr/unsealing.py: RefusedToStart(text)",
     "daemons/vtpmmgr/unsealing.py: NotApproved(text, found)",
-    # the manager's return code, with what it means for that command
+    # the return code of a guest's TPM, or of the manager, with what it means for that command
+    "daemons/vtpmctl/tpmstream.py: TpmRefused(what, error.code)",
     "daemons/vtpmctl/adminclient.py: Refused(ordinal, refusal.code)",
     # a bug of ours: the log has its traceback
     "daemons/runtime/host.py: EngineBroken(self._reason())",
     "daemons/vtpmctl/process.py: DaemonError(_ENDED)",
     # command lines: click shows them with the option
     "daemons/tpmfront/cli.py: click.UsageError(str(error))",
+    "daemons/vtpmctl/answers.py: click.ClickException(str(error))",
+    "daemons/vtpmctl/answers.py: click.UsageError(str(error))",
     "daemons/vtpm/cli.py: click.BadParameter(str(error), param_hint=option)",
     "daemons/vtpmctl/cli.py: click.UsageError(str(error))",
     "daemons/vtpmctl/guest_cli.py: click.UsageError(str(error))",
     "daemons/vtpmctl/manager_cli.py: click.UsageError(str(error))",
-    "daemons/vtpmctl/saa_cli.py: click.BadParameter(str(error))",
-    "daemons/vtpmctl/saa_cli.py: click.ClickException(str(error))",
-    "daemons/vtpmctl/saa_cli.py: click.UsageError(str(error))",
     "daemons/vtpmmgr/cli.py: click.BadParameter(str(error), param_hint=option)",
 }
 """Exceptions whose text stands elsewhere."""
