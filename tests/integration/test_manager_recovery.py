@@ -160,7 +160,7 @@ def check_agent_refuses(
     forged.write_text(json.dumps({**said, "label_digest": "00" * 20}))
     changed = [forged if word == identity else word for word in begin]
     refusal = operator.refused("saa", *changed, "--key", key, "--ek", ek)
-    assert "did not sign its binding" in refusal
+    assert "not signed its binding" in refusal
 
     operator.saa(*begin, "--key", key, "--ek", ek)
     operator.run(
