@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +16,12 @@ from tests.integration.log_search import SEARCH
 from tests.integration.machine import ROOT
 
 LAST = "test_whole_log"
+
+
+def pytest_configure() -> None:
+    # A shell's background job and nohup ignore these, and what is started would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
