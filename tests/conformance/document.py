@@ -146,7 +146,7 @@ def _differences() -> Iterator[str]:
         name = Ordinal(entry.ordinal).name
         what = "return code" if entry.field == "code" else f"`{entry.field}`"
         yield (
-            f"| {name} | {what} | {entry.ours} | {entry.theirs} | {entry.reason} | `{entry.case}` |"
+            f"| {name} | {what} | {entry.ours} | {entry.told} | {entry.reason} | `{entry.case}` |"
         )
 
 

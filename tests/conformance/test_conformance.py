@@ -54,8 +54,10 @@ def test_the_engine_answers_as_the_reference_but_for_what_is_declared(
     ours = _play(case, engine, wrapped_keys, strict=True)
     theirs = _play(case, reference, wrapped_keys, strict=False)
 
-    declared = {entry.difference for entry in DECLARED if entry.case == case.name}
-    assert set(differences(ours.log, theirs.log)) == declared
+    found = set(differences(ours.log, theirs.log))
+    declared = [entry.differences for entry in DECLARED if entry.case == case.name]
+    assert found <= frozenset().union(*declared)
+    assert [entry for entry in declared if not entry & found] == []
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
