@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a front asks of a vTPM beside TPM commands: power, state, the hash sequence of locality 4."""
+"""What a front asks of a vTPM beside TPM commands: power, state, the hash of locality 4."""

@@ -59,7 +59,8 @@ class ControlOrdinal(enum.IntEnum):
     HASH_END = 7
     """- / -."""
     STORE_VOLATILE = 8
-    """- / -. Keeps the volatile state beside the permanent one, for the next POWER_ON. Running only."""
+    """- / -. Keeps the volatile state beside the permanent one, for the next POWER_ON. Running
+    only."""
     GET_STATE = 9
     """`GetState` / `StateChunk`. Offset 0 takes the state, others go on with what was taken.
     Running only."""
