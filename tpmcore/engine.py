@@ -268,5 +268,9 @@ class Engine(Protocol):
         without its message, which may quote a command."""
 
     @property
+    def is_established(self) -> bool:
+        """Whether there was a dynamic launch (`HashStart`) since the flag was reset."""
+
+    @property
     def volatile_version(self) -> int:
         """A number that grows whenever `volatile_state` may have changed."""

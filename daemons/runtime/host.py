@@ -41,6 +41,9 @@ SLOW_COMMAND_S: Final = 1.0
 _SLOW_COMMAND_NS: Final = int(SLOW_COMMAND_S * 1e9)
 _DEBUG: Final = int(Level.DEBUG)
 
+POWERED_OFF: Final = b""
+"""What is kept of a TPM that is switched off."""
+
 Args = TypeVarTuple("Args")
 
 
@@ -191,6 +194,39 @@ class EngineHost:
     def latencies(self) -> Latencies:
         """How long the last commands took, and how many there were."""
         return self._latencies
+
+    @property
+    def engine(self) -> Engine:
+        """For looking at while nothing is under way."""
+        return self._engine
+
+    @property
+    def is_established(self) -> bool:
+        """Whether the TPM's established flag is set."""
+        return self._engine.is_established
+
+    def replace(self, engine: Engine) -> None:
+        """Go on with another engine, which has no step pending.
+
+        What was kept of the last one's volatile state is not kept any more.
+
+        Raises:
+            trio.BusyResourceError: a command or event is under way.
+            EngineBroken: see `execute`.
+        """
+        self._enter()
+        self._busy = False
+        self._engine = engine
+        self._fault = None
+        self._store()
+
+    def forget(self) -> None:
+        """The TPM is switched off: its volatile state is kept no more, only that it is off."""
+        self._enter()
+        self._busy = False
+        if self._volatile is not None:
+            self._volatile.store(POWERED_OFF)
+        self._stored_version = self._engine.volatile_version
 
     def snapshot(self) -> Snapshot:
         """Return how the TPM is; may be called while a command is under way."""

@@ -34,16 +34,18 @@ from daemons.runtime.random import SeededRandom
 from daemons.runtime.reload import Reloads, changed_fields
 from daemons.runtime.sockets import Listeners
 from daemons.runtime.volatile import VolatileMemory
+from daemons.vtpm.control import ControlService
 from daemons.vtpm.factory import Tpm12Maker
+from daemons.vtpm.machine import Machine
 from daemons.vtpm.manager_client import ManagerCommands, ManagerLink
 from daemons.vtpm.options import Config
 from daemons.vtpm.parent import ParentQuotes
 from daemons.vtpm.service import Admission, GuestService
 from daemons.vtpm.startup import (
+    Origin,
     Remains,
     read_hardware_pcrs,
     read_seed,
-    reset,
     start_up,
     wake,
 )
@@ -153,6 +155,7 @@ class VtpmDaemon:
         # Set once the TPM is there.
         self._service: GuestService | None = None
         self._host: EngineHost | None = None
+        self._machine: Machine | None = None
         self._store: ImageStore | None = None
         self._origin = ""
 
@@ -225,13 +228,30 @@ class VtpmDaemon:
             await start_up(host, waking.origin, config.startup, pcrs, self._log)
             # After the memory was filled, before anything is measured: see `volatility`.
             await trio.to_thread.run_sync(marker.set)
-            await self._serve(host)
+            machine = Machine(
+                host,
+                store,
+                maker,
+                self._manager,
+                self._hardware_pcrs,
+                uuid=config.uuid,
+                random=self._random,
+                log=self._log,
+                is_running=waking.origin is not Origin.STOPPED,
+            )
+            await self._serve(host, machine, ControlService(machine, maker, self._log))
 
-    async def _serve(self, host: EngineHost) -> None:
+    async def _serve(self, host: EngineHost, machine: Machine, control: ControlService) -> None:
         config = self._config
         notifier = self._environment.notifier
         service = GuestService(
-            host, self._link, config.locality_rules, self._log, self._condition.fronts_changed
+            host,
+            self._link,
+            config.locality_rules,
+            machine,
+            control,
+            self._log,
+            self._condition.fronts_changed,
         )
         admit = Admission(config.front_uid, config.uuid, self._log).admit
         # Other users have to reach the socket if the front is one; `admit` decides.
@@ -244,7 +264,7 @@ class VtpmDaemon:
                     await guests.start(
                         partial(serve_backend, listener, admit=admit, handler=service)
                     )
-                    self._host, self._service = host, service
+                    self._host, self._machine, self._service = host, machine, service
                     self._condition.enter("serving")
                     notifier.ready()
                     self._log.info("serving", socket=config.socket)
@@ -276,6 +296,7 @@ class VtpmDaemon:
             "image": 0 if store is None else store.sequence,
             "last_save": None if store is None else _last_save(store),
             "origin": self._origin,
+            "machine": "off" if self._machine and not self._machine.is_running else "on",
         }
         if self._host is not None:
             fields |= observe(self._host, self._keys)
@@ -284,14 +305,11 @@ class VtpmDaemon:
     async def _reset(self, args: Fields) -> Fields:
         """Verb "reset": the guest's machine was reset."""
         _no_args(args)
-        host, service = self._host, self._service
-        if host is None or service is None:
+        machine, service = self._machine, self._service
+        if machine is None or service is None:
             raise DaemonError(f"vTPM {self._config.uuid} does not serve yet")
-        pcrs = await self._hardware_pcrs()
         async with service.engine_lock:
-            # Half a reset would leave a guest with a TPM that is not started up.
-            with trio.CancelScope(shield=True):
-                await reset(host, pcrs, self._log)
+            await machine.reset()
         return {}
 
 

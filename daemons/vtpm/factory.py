@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from functools import partial
+from typing import Final
 
 from daemons.runtime.clock import MonotonicTicks
 from daemons.runtime.config.values import EndorsementKey
+from daemons.runtime.control import Json
 from daemons.runtime.errors import DaemonError
 from daemons.vtpm.options import Config
 from protocol.tpm12.constants import PhysicalPresenceFlags
@@ -38,8 +42,18 @@ def _factory_settings() -> tuple[Conversation[None], ...]:
     )
 
 
+MIN_BUFFER_BYTES: Final = 3072
+"""What a machine may have least, as with swtpm: firmware and drivers count on more than 2048."""
+
+
 class Tpm12Maker:
-    """Makes TPM 1.2 engines whose buffers are what a shared page carries."""
+    """Makes TPM 1.2 engines whose buffers are at most what a shared page carries.
+
+    Attributes:
+        buffer_bytes: largest command and response of the next engine.
+        buffer_limits: least and most of it.
+        information: what swtpm tells of a TPM on its control channel, by the flag of GET_INFO.
+    """
 
     def __init__(self, config: Config, random: RandomSource, keys: KeySource) -> None:
         """Args:
@@ -54,6 +68,21 @@ class Tpm12Maker:
             maintenance_commands=config.maintenance_commands,
             has_parent=True,
         )
+        self.buffer_bytes = capacity_bytes(0)
+        self.buffer_limits = (MIN_BUFFER_BYTES, self.buffer_bytes)
+        manufacturer = int.from_bytes(self._profile.manufacturer, "big")
+        version = int.from_bytes(bytes((1, 2, *self._profile.firmware)), "big")
+        self.information: Mapping[int, tuple[str, Json]] = {
+            1: ("TPMSpecification", {"family": "1.2", "level": 2, "revision": 116}),
+            2: (
+                "TPMAttributes",
+                {
+                    "manufacturer": f"id:{manufacturer:08X}",
+                    "version": f"id:{version:08X}",
+                    "model": "vtpm",
+                },
+            ),
+        }
 
     def manufacture(self) -> Engine:
         """Return a new TPM, as after TPM_Init; nothing of it is durable yet.
@@ -76,7 +105,8 @@ class Tpm12Maker:
         Raises:
             WireError: not states that this version reads.
         """
-        return Tpm12Engine.restore(self._world, self._profile, permanent, volatile)
+        profile = dataclasses.replace(self._profile, input_buffer_bytes=self.buffer_bytes)
+        return Tpm12Engine.restore(self._world, profile, permanent, volatile)
 
 
 def _send(engine: Engine, command: bytes) -> bytes:

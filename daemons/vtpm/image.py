@@ -9,16 +9,21 @@ SHA-256 of the whole file. Integers are big-endian.
 |--------|-------|-------------|---------|
 | 0      | 8     | magic       | `76 54 50 4D 69 6D 67 0A`, "vTPMimg" and a line feed |
 | 8      | 2     | major       | 1; a reader refuses any other |
-| 10     | 2     | minor       | 0; a reader takes its own and older ones, and refuses newer ones |
-| 12     | 4     | flags       | 0; a reader refuses a flag that it does not know |
+| 10     | 2     | minor       | 1 if a flag is set, else 0; a reader refuses newer ones |
+| 12     | 4     | flags       | bit 0: volatile state is kept, see below; a reader refuses others |
 | 16     | 16    | uuid        | the vTPM that the image belongs to |
 | 32     | 8     | sequence    | 1 for the first image, then one more than the last acknowledged |
 | 40     | 12    | nonce       | of AES-GCM, random |
 | 52     | 4     | length      | n, bytes of ciphertext without the tag, at most 1048576 |
-| 56     | n     | ciphertext  | the permanent state of the engine in its own format, AES-256-GCM |
+| 56     | n     | ciphertext  | the state, AES-256-GCM |
 | 56+n   | 16    | tag         | of AES-GCM; the header (offset 0 to 55) is the associated data |
 
-There is nothing behind the tag. Each image has a key of its own, 32 random bytes, which never touch
+There is nothing behind the tag. The state is the permanent state of the engine in its own format.
+With bit 0 of the flags it is that state's length (4 bytes), that state, and to the end a volatile
+state in the engine's format: one that a later power-on takes up, as a machine wants it that was
+suspended or has come from elsewhere.
+
+Each image has a key of its own, 32 random bytes, which never touch
 the disk: the manager keeps SHA-256(file) || key, 64 bytes together, and gives them back to whom it
 knows as this uuid. The last 12 bytes of a key are never all zero, since LOADHASHKEY cuts those off.
 64 zero bytes mean that the vTPM is registered and has no image yet.
@@ -45,7 +50,10 @@ from tpmcore.engine import RandomSource
 
 MAGIC: Final = b"vTPMimg\n"
 VERSION_MAJOR: Final = 1
-VERSION_MINOR: Final = 0
+VERSION_MINOR: Final = 1
+
+KEPT_VOLATILE: Final = 1
+"""Flag: see above."""
 
 _HEADER: Final = construct.Struct(
     "magic" / construct.Bytes(8),
@@ -67,6 +75,47 @@ MAX_STATE_BYTES: Final = 1 << 20
 MAX_SLOT_BYTES: Final = HEADER_BYTES + MAX_STATE_BYTES + TAG_BYTES
 
 _CUT_BY_LOADHASHKEY: Final = 12
+_LENGTH_BYTES: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What an image holds, secrets in the clear.
+
+    Attributes:
+        permanent: permanent state of the engine.
+        volatile: volatile state that the next power-on by the machine takes up; None: it begins
+            afresh.
+    """
+
+    permanent: bytes
+    volatile: bytes | None = None
+
+    def __repr__(self) -> str:
+        kept = "none" if self.volatile is None else f"{len(self.volatile)} bytes"
+        return f"Content(permanent=<{len(self.permanent)} bytes>, volatile=<{kept}>)"
+
+    @property
+    def flags(self) -> int:
+        """Of the slot's header."""
+        return 0 if self.volatile is None else KEPT_VOLATILE
+
+    def encode(self) -> bytes:
+        """Return what is encrypted."""
+        if self.volatile is None:
+            return self.permanent
+        length = len(self.permanent).to_bytes(_LENGTH_BYTES, "big")
+        return length + self.permanent + self.volatile
+
+    @classmethod
+    def decode(cls, plain: bytes, flags: int) -> Content:
+        """Return what was encrypted; WireError if its parts do not fit."""
+        if not flags & KEPT_VOLATILE:
+            return cls(plain)
+        end = _LENGTH_BYTES + int.from_bytes(plain[:_LENGTH_BYTES], "big")
+        if not _LENGTH_BYTES <= end <= len(plain):
+            raise WireError("state", HEADER_BYTES, f"permanent part ends at {end} of {len(plain)}")
+        return cls(plain[_LENGTH_BYTES:end], plain[end:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,22 +163,24 @@ class SlotHeader:
         uuid: the vTPM that the image belongs to.
         sequence: number of the image in the life of its vTPM, from 1.
         nonce: 12 bytes.
+        flags: of what is inside.
         state_bytes: length of the state inside.
     """
 
     uuid: UUID
     sequence: int
     nonce: bytes
+    flags: int
     state_bytes: int
 
 
 def seal_image(
-    state: bytes, uuid: UUID, sequence: int, random: RandomSource
+    content: Content, uuid: UUID, sequence: int, random: RandomSource
 ) -> tuple[bytes, HashKey]:
     """Encrypt a state under a fresh key.
 
     Args:
-        state: permanent state of the engine, secrets in the clear.
+        content: what it is to hold.
         uuid: the vTPM.
         sequence: of the new image, from 1 to 2**64 - 1.
         random: where key and nonce come from.
@@ -139,6 +190,7 @@ def seal_image(
     Raises:
         ValueError: the state is longer than an image holds.
     """
+    state = content.encode()
     if len(state) > MAX_STATE_BYTES:
         raise ValueError(f"state of {len(state)} bytes, an image holds {MAX_STATE_BYTES}")
     key = random.random(KEY_BYTES)
@@ -149,8 +201,9 @@ def seal_image(
         {
             "magic": MAGIC,
             "major": VERSION_MAJOR,
-            "minor": VERSION_MINOR,
-            "flags": 0,
+            # An older reader takes what it can understand.
+            "minor": VERSION_MINOR if content.flags else 0,
+            "flags": content.flags,
             "uuid": uuid.bytes,
             "sequence": sequence,
             "nonce": nonce,
@@ -175,7 +228,7 @@ def parse_slot(slot: bytes) -> SlotHeader:
     if found.major != VERSION_MAJOR or found.minor > VERSION_MINOR:
         known = f"{VERSION_MAJOR}.{VERSION_MINOR}"
         raise WireError("version", 8, f"{found.major}.{found.minor}, known is {known}")
-    if found.flags:
+    if found.flags & ~(KEPT_VOLATILE if found.minor else 0):
         raise WireError("flags", 12, f"unknown flags {found.flags:#x}")
     if found.sequence == 0:
         raise WireError("sequence", 32, "0, the first image has 1")
@@ -185,11 +238,13 @@ def parse_slot(slot: bytes) -> SlotHeader:
     if len(slot) != expected:
         kind = "truncated" if len(slot) < expected else "too long"
         raise WireError("slot", 0, f"{kind}: {len(slot)} bytes, the header says {expected}")
-    return SlotHeader(UUID(bytes=found.uuid), found.sequence, found.nonce, found.length)
+    return SlotHeader(
+        UUID(bytes=found.uuid), found.sequence, found.nonce, found.flags, found.length
+    )
 
 
-def open_image(slot: bytes, key: bytes) -> bytes:
-    """Return the state in a slot file.
+def open_image(slot: bytes, key: bytes) -> Content:
+    """Return what a slot file holds.
 
     Args:
         slot: the whole file.
@@ -200,6 +255,7 @@ def open_image(slot: bytes, key: bytes) -> bytes:
     """
     header = parse_slot(slot)
     try:
-        return AESGCM(key).decrypt(header.nonce, slot[HEADER_BYTES:], slot[:HEADER_BYTES])
+        plain = AESGCM(key).decrypt(header.nonce, slot[HEADER_BYTES:], slot[:HEADER_BYTES])
     except InvalidTag:
         raise WireError("tag", len(slot) - TAG_BYTES, "the key does not open the image") from None
+    return Content.decode(plain, header.flags)

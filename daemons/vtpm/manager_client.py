@@ -20,6 +20,7 @@ import trio
 
 from daemons.runtime.errors import RefusedToStart
 from daemons.runtime.log import Log
+from daemons.runtime.secret import Secret
 from daemons.vtpm.image import HashKey
 from daemons.vtpm.selection import Blank, Record
 from daemons.vtpm.store import KeyKeeper, ManagerLost, growing_pauses
@@ -32,6 +33,12 @@ from protocol.manager.messages import (
     decode_save_hash_key_response,
     encode_load_hash_key,
     encode_save_hash_key,
+)
+from protocol.manager.statekeys import (
+    decode_state_key_new_response,
+    decode_state_key_open_response,
+    encode_state_key_new,
+    encode_state_key_open,
 )
 from protocol.tpm12 import Ordinal, Reader, Tag, build_message, parse_header
 from protocol.tpmif.errors import BackendLost, BackendRefused, RequestCancelled, TpmifError
@@ -309,6 +316,35 @@ class ManagerCommands:
             return request.decode_response(response)
         except WireError as error:
             raise ManagerLost(f"GET_QUOTE: {error}", submitted=True) from error
+
+    async def state_key_new(self) -> tuple[Secret, bytes]:
+        """Return a new key for this vTPM's state, and the descriptor by which a manager finds the
+        key again (STATE_KEY_NEW).
+
+        Raises:
+            ManagerRefused: a code of the manager or of the hardware.
+            ManagerLost: no answer, or none that can be understood.
+        """
+        response = await self._certain(encode_state_key_new())
+        try:
+            made = decode_state_key_new_response(response)
+        except WireError as error:
+            raise ManagerLost(f"STATE_KEY_NEW: {error}", submitted=True) from error
+        return Secret(made.key), made.descriptor
+
+    async def state_key_open(self, descriptor: bytes) -> Secret:
+        """Return the key that a descriptor stands for (STATE_KEY_OPEN).
+
+        Raises:
+            ManagerRefused: this vTPM does not get it; a code of the manager or of the hardware.
+            ManagerLost: no answer, or none that can be understood.
+            WireError: no descriptor; nothing was asked.
+        """
+        response = await self._certain(encode_state_key_open(descriptor))
+        try:
+            return Secret(decode_state_key_open_response(response))
+        except WireError as error:
+            raise ManagerLost(f"STATE_KEY_OPEN: {error}", submitted=True) from error
 
     async def get_random(self, size_bytes: int) -> bytes:
         """Return random bytes of the hardware TPM (pass-through of TPM_GetRandom).

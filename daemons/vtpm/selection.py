@@ -25,7 +25,7 @@ from typing import Final, TypeAlias, assert_never
 from uuid import UUID
 
 from daemons.runtime.errors import RefusedToStart
-from daemons.vtpm.image import HashKey, open_image, parse_slot
+from daemons.vtpm.image import Content, HashKey, open_image, parse_slot
 from protocol.errors import WireError
 
 
@@ -76,13 +76,13 @@ class Image:
         index: its slot, 0 or 1.
         sequence: its number.
         record: what the manager has for it.
-        state: the permanent state in it, secrets in the clear.
+        content: what it holds, secrets in the clear.
     """
 
     index: int
     sequence: int
     record: HashKey
-    state: bytes = field(repr=False)
+    content: Content = field(repr=False)
 
 
 def select(record: Record, slots: tuple[Slot, Slot], uuid: UUID) -> NewVtpm | Image:
@@ -127,7 +127,7 @@ def _current(record: HashKey, slots: tuple[Slot, Slot], uuid: UUID) -> Image:
         name = SLOT_NAMES[index]
         try:
             header = parse_slot(slot)
-            state = open_image(slot, record.key)
+            content = open_image(slot, record.key)
         except WireError as error:
             # The bytes are those that were saved, so the key in the manager's record is not.
             raise RefusedToStart(
@@ -138,7 +138,7 @@ def _current(record: HashKey, slots: tuple[Slot, Slot], uuid: UUID) -> Image:
                 f"vTPM {uuid}: {name} has the hash that the manager expects, but belongs to vTPM "
                 f"{header.uuid}"
             )
-        return Image(index, header.sequence, record, state)
+        return Image(index, header.sequence, record, content)
     raise _refusal(uuid, "no slot holds the image that the manager expects", slots, record)
 
 

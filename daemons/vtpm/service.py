@@ -8,10 +8,12 @@ answer.
 | request                     | goes to                                                       |
 |-----------------------------|---------------------------------------------------------------|
 | locality outside the mask   | nobody: TPM_FAIL                                              |
+| tag 0x02C1                  | the machine (`control`): power, states, the hash sequence      |
 | tag 0x01C2                  | the manager as it is (its ADMIN right decides)                |
 | tag 0x01C1                  | the manager with tag 0x00C1: the hardware TPM's pass-through; |
 |                             | a guest can not reach the manager's own commands              |
-| anything else               | this guest's TPM, with the locality of the request            |
+| anything else               | this guest's TPM, with the locality of the request; TPM_FAIL  |
+|                             | while the machine is switched off                             |
 
 Commands of several devices are serialized in the order in which they came; a device has at most one
 outstanding, so each gets its turn. What goes to the manager does not hold up the TPM.
@@ -38,9 +40,11 @@ from protocol.manager.framing import error_tag
 from protocol.tpm12 import ReturnCode, Tag, error_response
 from protocol.tpmif.errors import Refused, RequestCancelled, TpmifError
 from protocol.tpmif.unix import PeerCredentials
+from protocol.vtpm.control import REQUEST_PREFIX
 
 _REQ: Final = ManagerTag.REQ.to_bytes(2, "big")
 _REQ2: Final = ManagerTag.REQ2.to_bytes(2, "big")
+_CONTROL: Final = REQUEST_PREFIX
 _RQU_COMMAND: Final = Tag.RQU_COMMAND.to_bytes(2, "big")
 
 
@@ -58,6 +62,28 @@ class Device(Protocol):
     @property
     def serial(self) -> int:
         """Number of the connection."""
+
+
+class Platform(Protocol):
+    """Where the TPM sits (`daemons.vtpm.machine.Machine`)."""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the TPM takes commands."""
+
+    @property
+    def awaits_startup(self) -> bool:
+        """Whether `started_up` is to be told of commands."""
+
+    async def started_up(self, command: bytes, response: bytes) -> None:
+        """Take note of a command of the guest."""
+
+
+class Control(Protocol):
+    """Answers the control extension (`daemons.vtpm.control.ControlService`)."""
+
+    async def answer(self, request: bytes, locality: int) -> bytes:
+        """Return the response to a request of any bytes."""
 
 
 def client_label(peer: PeerCredentials) -> str:
@@ -130,6 +156,8 @@ class GuestService:
         host: EngineHost,
         link: ManagerLink,
         rules: tuple[LocalityRule, ...],
+        machine: Platform,
+        control: Control,
         log: Log,
         fronts_changed: Callable[[int], None] = lambda _count: None,
     ) -> None:
@@ -137,12 +165,16 @@ class GuestService:
         host: the TPM.
         link: to the manager.
         rules: locality masks.
+        machine: where the TPM sits.
+        control: answers what fronts ask of it.
         log: for connections and refusals.
         fronts_changed: told how many devices are connected.
         """
         self._host = host
         self._link = link
         self._rules = rules
+        self._machine = machine
+        self._control = control
         self._log = log
         self._fronts_changed = fronts_changed
         self._fronts: dict[int, _Front] = {}
@@ -208,7 +240,14 @@ class GuestService:
                 return None
         front.stage = _Stage.RUNNING
         try:
-            return await self._host.execute(request, locality)
+            if tag == _CONTROL:
+                return await self._control.answer(request, locality)
+            if not self._machine.is_running:
+                return error_response(ReturnCode.FAIL)
+            response = await self._host.execute(request, locality)
+            if self._machine.awaits_startup:
+                await self._machine.started_up(request, response)
+            return response
         except EngineBroken:
             # Fatal; the daemon's nursery hears of it through `wait_broken`. No response: the
             # connection will end.

@@ -22,7 +22,7 @@ import trio
 
 from daemons.runtime.config.values import StartupKind
 from daemons.runtime.errors import DaemonError, RefusedToStart
-from daemons.runtime.host import EngineHost, PersistOutcome
+from daemons.runtime.host import POWERED_OFF, EngineHost, PersistOutcome
 from daemons.runtime.log import Log
 from daemons.vtpm.manager_client import ManagerCommands
 from daemons.vtpm.store import ManagerLost
@@ -36,6 +36,7 @@ from tpmcore.engine import CapPcrs, Engine, Event, PowerOn, SetPcr
 
 SEED_BYTES: Final = 32
 _LOCALITY: Final = 0
+_STARTUP_ORDINAL: Final = Ordinal.STARTUP.to_bytes(4, "big")
 _PAUSE_S: Final = 0.5
 
 _STARTUP_TYPES: Final[Mapping[StartupKind, StartupType]] = {
@@ -75,6 +76,7 @@ class Origin(enum.Enum):
     NEW = "made anew"
     POWERED_ON = "powered on"
     RESUMED = "resumed"
+    STOPPED = "switched off"
     CAPPED = "powered on, PCRs 0-7 capped"
 
 
@@ -83,7 +85,7 @@ class Remains:
     """What the last process left.
 
     Attributes:
-        volatile: the volatile state, if somebody kept it.
+        volatile: the volatile state, if somebody kept it; `POWERED_OFF` if the machine was off.
         was_killed: it served in this boot and did not end in order.
     """
 
@@ -120,21 +122,27 @@ async def wake(uuid: UUID, store: Store, maker: EngineMaker, remains: Remains, l
         # A memory that is left is of another TPM; what the guest measured there is lost.
         lost = remains.was_killed or remains.volatile is not None
         return Waking(engine, Origin.CAPPED if lost else Origin.NEW)
+    if remains.volatile == POWERED_OFF:
+        return Waking(await _restore(uuid, maker, permanent), Origin.STOPPED)
     if remains.volatile is not None:
         try:
             engine = await trio.to_thread.run_sync(maker.restore, permanent, remains.volatile)
             return Waking(engine, Origin.RESUMED)
         except WireError as error:
             log.error("volatile state not readable", reason=error)
+    engine = await _restore(uuid, maker, permanent)
+    lost = remains.was_killed or remains.volatile is not None
+    return Waking(engine, Origin.CAPPED if lost else Origin.POWERED_ON)
+
+
+async def _restore(uuid: UUID, maker: EngineMaker, permanent: bytes) -> Engine:
     try:
-        engine = await trio.to_thread.run_sync(maker.restore, permanent, None)
+        return await trio.to_thread.run_sync(maker.restore, permanent, None)
     except WireError as error:
         raise RefusedToStart(
             f"vTPM {uuid}: the image is authentic, but this version cannot read the state in it: "
             f"{error}; nothing was changed"
         ) from error
-    lost = remains.was_killed or remains.volatile is not None
-    return Waking(engine, Origin.CAPPED if lost else Origin.POWERED_ON)
 
 
 async def start_up(
@@ -148,7 +156,7 @@ async def start_up(
 
     Args:
         host: has the engine.
-        origin: see `Origin`; a RESUMED one is left as it is.
+        origin: see `Origin`; a RESUMED or STOPPED one is left as it is.
         kind: type of TPM_Startup; SAVE becomes CLEAR if the TPM has no saved state.
         hardware_pcrs: values that PCRs are to start with.
         log: for what was done.
@@ -162,16 +170,18 @@ async def start_up(
         match origin:
             case Origin.RESUMED:
                 pass
+            case Origin.STOPPED:
+                host.forget()
             case Origin.CAPPED:
                 await _startup(host, kind, log)
                 await _event(host, CapPcrs(CAP_DIGEST))
             case Origin.NEW:
                 # Nothing was saved in a TPM that has just been made.
                 await _startup(host, _without_save(kind), log)
-                await _set_pcrs(host, hardware_pcrs)
+                await set_pcrs(host, hardware_pcrs)
             case Origin.POWERED_ON:
                 await _startup(host, kind, log)
-                await _set_pcrs(host, hardware_pcrs)
+                await set_pcrs(host, hardware_pcrs)
     log.info("TPM started", origin=origin.value)
 
 
@@ -186,7 +196,7 @@ async def reset(host: EngineHost, hardware_pcrs: Mapping[int, bytes], log: Log) 
     with host.indivisible():
         await _event(host, PowerOn())
         await _startup(host, StartupKind.CLEAR, log)
-        await _set_pcrs(host, hardware_pcrs)
+        await set_pcrs(host, hardware_pcrs)
     log.info("TPM reset")
 
 
@@ -265,7 +275,23 @@ async def _send(host: EngineHost, ordinal: Ordinal, argument: int) -> int:
     return parse_header(await host.execute(command, _LOCALITY)).code
 
 
-async def _set_pcrs(host: EngineHost, values: Mapping[int, bytes]) -> None:
+def is_startup(command: bytes, response: bytes) -> bool:
+    """Say whether a TPM was started up by a command."""
+    return command[6:10] == _STARTUP_ORDINAL and response[6:10] == bytes(4)
+
+
+async def reset_established(host: EngineHost, locality: int) -> int:
+    """Reset the established flag as software at that locality does; the TPM's code."""
+    command = build_message(Tag.RQU_COMMAND, Ordinal.TSC_RESET_ESTABLISHMENT_BIT)
+    return parse_header(await host.execute(command, locality)).code
+
+
+async def set_pcrs(host: EngineHost, values: Mapping[int, bytes]) -> None:
+    """Give PCRs their first values, after TPM_Startup.
+
+    Raises:
+        DaemonError: there is no such PCR.
+    """
     for index, value in values.items():
         await _event(host, SetPcr(index, value))
 

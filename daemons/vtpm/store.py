@@ -31,7 +31,7 @@ from daemons.runtime.errors import DaemonError, RefusedToStart
 from daemons.runtime.files import StateFolder
 from daemons.runtime.host import PersistOutcome
 from daemons.runtime.log import Log
-from daemons.vtpm.image import MAX_SLOT_BYTES, HashKey, seal_image
+from daemons.vtpm.image import MAX_SLOT_BYTES, Content, HashKey, seal_image
 from daemons.vtpm.selection import (
     SLOT_NAMES,
     Blank,
@@ -47,6 +47,8 @@ from protocol.manager.framing import ManagerRefused
 from protocol.manager.messages import NO_IMAGE
 from tpmcore.engine import RandomSource
 
+_ELSEWHERE: Final = Content(b"")
+"""In the place of a content that only others have."""
 _PAUSE_MIN_S: Final = 0.05
 _PAUSE_MAX_S: Final = 0.25
 _MAY_PASS: Final = frozenset({ManagerCode.IOERROR, ManagerCode.FAIL})
@@ -117,6 +119,8 @@ class ImageStore:
         self._status = status
         # The image that the manager is known to have the key of; None before the first.
         self._current: Image | None = None
+        # Goes into every image, until somebody wants it otherwise.
+        self._kept: bytes | None = None
         # The record of the save under way: what the manager may have as well.
         self._pending: HashKey | None = None
         self._loaded = False
@@ -137,6 +141,11 @@ class ImageStore:
             None if self._current is None else self._folder.path / SLOT_NAMES[self._current.index]
         )
 
+    @property
+    def kept_volatile(self) -> bytes | None:
+        """The volatile state in that image; None if there is none."""
+        return self._kept
+
     async def load(self) -> bytes | None:
         """Return the permanent state, or None for a new vTPM, whose uuid is then registered.
 
@@ -150,12 +159,14 @@ class ImageStore:
         slots = await trio.to_thread.run_sync(self._read_slots)
         chosen = select(record, slots, self._uuid)
         match chosen:
-            case Image(index=index, sequence=sequence, state=state):
+            case Image(index=index, sequence=sequence, content=content):
                 # The state itself is the engine's now; no second copy of its secrets stays here.
-                self._current = Image(index, sequence, chosen.record, b"")
-                self._log.info("image loaded", slot=index, sequence=sequence, bytes=len(state))
+                self._current = Image(index, sequence, chosen.record, _ELSEWHERE)
+                self._kept = content.volatile
+                size = len(content.permanent)
+                self._log.info("image loaded", slot=index, sequence=sequence, bytes=size)
                 self._loaded = True
-                return state
+                return content.permanent
             case NewVtpm(register=register):
                 if register:
                     await self._register()
@@ -185,6 +196,13 @@ class ImageStore:
             raise self._foreign(record)
 
     async def save(self, state: bytes) -> PersistOutcome:
+        """Make a permanent state durable; what volatile state is kept beside it stays.
+
+        As `save_content`.
+        """
+        return await self.save_content(Content(state, self._kept))
+
+    async def save_content(self, content: Content) -> PersistOutcome:
         """Make a state durable; shielded from cancellation, see `stop_waiting`.
 
         Returns: SAVED once the manager has committed; NOT_SAVED if it is certain that it has not,
@@ -199,7 +217,7 @@ class ImageStore:
         self._busy = True
         try:
             with trio.CancelScope(shield=True, deadline=self._stop_at) as self._saving:
-                return await self._save(state)
+                return await self._save(content)
         finally:
             self._busy = False
         raise DaemonError(
@@ -212,12 +230,12 @@ class ImageStore:
         self._stop_at = min(self._stop_at, trio.current_time() + grace_s)
         self._saving.deadline = self._stop_at
 
-    async def _save(self, state: bytes) -> PersistOutcome:
+    async def _save(self, content: Content) -> PersistOutcome:
         started = trio.current_time()
         index = 0 if self._current is None else 1 - self._current.index
         sequence = self.sequence + 1
         try:
-            record = await trio.to_thread.run_sync(self._write_slot, index, sequence, state)
+            record = await trio.to_thread.run_sync(self._write_slot, index, sequence, content)
         except (OSError, ValueError) as error:
             # Whatever that slot holds now, it is not the one in use.
             self._log.error("image not saved", slot=index, sequence=sequence, reason=error)
@@ -231,7 +249,8 @@ class ImageStore:
         if not saved:
             self._log.error("image not saved", slot=index, sequence=sequence, reason="manager")
             return PersistOutcome.NOT_SAVED
-        self._current = Image(index, sequence, record, b"")
+        self._current = Image(index, sequence, record, _ELSEWHERE)
+        self._kept = content.volatile
         elapsed_ms = (trio.current_time() - started) * 1000
         self._log.debug("image saved", slot=index, sequence=sequence, duration_ms=elapsed_ms)
         return PersistOutcome.SAVED
@@ -348,8 +367,8 @@ class ImageStore:
         except OSError as error:
             return Unreadable(error.strerror or str(error))
 
-    def _write_slot(self, index: int, sequence: int, state: bytes) -> HashKey:
-        slot, record = seal_image(state, self._uuid, sequence, self._random)
+    def _write_slot(self, index: int, sequence: int, content: Content) -> HashKey:
+        slot, record = seal_image(content, self._uuid, sequence, self._random)
         self._folder.overwrite(SLOT_NAMES[index], slot)
         return record
 

@@ -10,6 +10,7 @@ by an orderly stop.
 | memory | marker of this boot | the TPM                                          |
 |--------|---------------------|--------------------------------------------------|
 | filled | any                 | goes on where it was                             |
+| "off"  | any                 | stays switched off, until its machine starts it  |
 | empty  | present             | is started up, and PCRs 0-7 are capped           |
 | empty  | absent              | is powered on                                    |
 

@@ -366,6 +366,8 @@ class ManagerService:
                     return success_response(session.kern_hash)
                 case VtpmOrdinal.GET_QUOTE:
                     return success_response(await self._quote(session, request.body))
+                case VtpmOrdinal.STATE_KEY_NEW | VtpmOrdinal.STATE_KEY_OPEN:
+                    raise _RefusedEarly(ManagerCode.BAD_ORDINAL)
                 case _:
                     assert_never(ordinal)
         except WireError:

@@ -46,12 +46,14 @@ RSP_COMMAND: Final = 0x00C4
 
 
 class VtpmOrdinal(enum.IntEnum):
-    """Commands of tag REQ."""
+    """Commands of tag REQ; from 5 on they are ours."""
 
     SAVEHASHKEY = 1
     LOADHASHKEY = 2
     GET_BOOT_HASH = 3
     GET_QUOTE = 4
+    STATE_KEY_NEW = 5
+    STATE_KEY_OPEN = 6
 
 
 class ManagementOrdinal(enum.IntEnum):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from daemons.hwtpm.store import encode_record
-from daemons.vtpm.image import seal_image
+from daemons.vtpm.image import Content, seal_image
 from protocol.tpm12.constants import (
     EncScheme,
     EntityType,
@@ -73,7 +73,7 @@ def make(folder: Path) -> None:
     volatile = chip.engine.volatile_state()
     chip.run(tss12.save_state())
     permanent = chip.engine.permanent_state()
-    slot, record = seal_image(permanent, GUEST, 7, SeededRandom("golden slot"))
+    slot, record = seal_image(Content(permanent), GUEST, 7, SeededRandom("golden slot"))
     facts |= {"uuid": str(GUEST), "sequence": 7, "hash_and_key": record.encode().hex()}
     folder.mkdir()
     files = {

@@ -27,6 +27,7 @@ from daemons.runtime.secret import Secret
 from daemons.runtime.volatile import CAPACITY_BYTES, VolatileMemory
 from daemons.vtpm.image import HEADER_BYTES as SLOT_HEADER_BYTES
 from daemons.vtpm.image import MAX_STATE_BYTES
+from daemons.vtpm.stateblob import HEADER_BYTES as BLOB_HEADER_BYTES
 from daemons.vtpmctl.saa_cli import DOCUMENTS
 from daemons.vtpmmgr import envelope
 from daemons.vtpmmgr.freshness import NV_BYTES
@@ -121,6 +122,7 @@ def _sizes_in_the_code() -> dict[str, int]:
         "Session record": len(volatile[5]) // 2,
         "Chip header": len(encode_record(b"")),
         "Slot header": SLOT_HEADER_BYTES,
+        "State blob header": BLOB_HEADER_BYTES,
         "Envelope head": len(envelope.wrap(key, b"row", b"")) - 16,
         "Root secret": len(RootSecret.new(DEFAULT_NV_INDEX).encode()),
         "Secret of a group": len(encode_group_secret(uuid4(), uuid4(), key)),

@@ -17,7 +17,7 @@ from uuid import UUID
 import pytest
 
 from daemons.hwtpm.store import decode_record
-from daemons.vtpm.image import HashKey, open_image, parse_slot
+from daemons.vtpm.image import Content, HashKey, open_image, parse_slot
 from daemons.vtpm.selection import Image, select
 from protocol.tpm12.constants import (
     ProtocolId,
@@ -235,10 +235,11 @@ def test_the_image_of_a_vtpm_opens_with_its_key(golden: Golden) -> None:
     slot, uuid = golden.file("slot"), UUID(golden.text("uuid"))
     assert record.digest == hashlib.sha256(slot).digest()
     assert parse_slot(slot).sequence == golden.number("sequence")
-    assert open_image(slot, record.key) == golden.file("permanent")
+    content = Content(golden.file("permanent"))
+    assert open_image(slot, record.key) == content
     chosen = select(record, (None, slot), uuid)
     assert isinstance(chosen, Image)
-    assert (chosen.index, chosen.state) == (1, golden.file("permanent"))
+    assert (chosen.index, chosen.content) == (1, content)
 
 
 def test_the_state_file_of_a_chip_opens(golden: Golden) -> None:

@@ -241,7 +241,7 @@ class Tpm12Engine:
 
     @property
     def is_established(self) -> bool:
-        """The tpmEstablished flag, whose inverse is bit 0 of the TIS ACCESS register."""
+        """The tpmEstablished flag, whose inverse is bit 0 of the TIS ACCESS register (TIS 1.3)."""
         return self._tpm.permanent.flags.tpm_established
 
     def _refuse_overlap(self) -> None:

@@ -5,13 +5,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import assert_never
 
 import pytest
 import trio
 
 from daemons.runtime import host as host_module
-from daemons.runtime.host import SLOW_COMMAND_S, EngineBroken, EngineHost, PersistOutcome
+from daemons.runtime.host import (
+    POWERED_OFF,
+    SLOW_COMMAND_S,
+    EngineBroken,
+    EngineHost,
+    PersistOutcome,
+)
 from daemons.runtime.log import Level, Log
 from daemons.runtime.volatile import VolatileMemory
 from tpmcore.engine import (
@@ -46,6 +53,7 @@ class ToyEngine:
         self.threads: list[int] = []
         self.cancelled = False
         self.fault: Exception | None = None
+        self.is_established = False
         self._rest = b""
         self._said = b""
 
@@ -172,6 +180,37 @@ async def test_volatile_state_is_stored_only_when_it_changed() -> None:
     await lab.host.execute(b"", 0)
     await lab.host.execute(b"", 0)
     assert lab.journal == ["volatile 1"]
+
+
+async def test_another_engine_takes_the_place_of_the_first_in_the_memory_too() -> None:
+    lab = Lab()
+    await lab.host.execute(b"+++", 0)
+    other = ToyEngine(lab.journal)
+    lab.host.replace(other)
+    assert lab.memory.load() == b"0"
+    await lab.host.execute(b"+", 0)
+    assert (lab.host.engine, lab.memory.load()) == (other, b"1")
+
+
+async def test_of_a_tpm_that_is_off_the_memory_says_only_that() -> None:
+    lab = Lab()
+    await lab.host.execute(b"+", 0)
+    lab.host.forget()
+    assert lab.memory.load() == POWERED_OFF
+    await lab.host.execute(b"", 0)  # changes nothing, so there is nothing to keep
+    assert lab.memory.load() == POWERED_OFF
+
+
+async def test_an_engine_is_not_exchanged_under_a_command() -> None:
+    lab = Lab()
+    lab.may_save = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lab.host.execute, b"p", 0)
+        await lab.saving.wait()
+        for change in (partial(lab.host.replace, ToyEngine(lab.journal)), lab.host.forget):
+            with pytest.raises(trio.BusyResourceError):
+                change()
+        lab.may_save.set()
 
 
 async def test_a_save_that_did_not_happen_is_told_to_the_engine() -> None:

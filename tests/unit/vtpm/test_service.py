@@ -49,6 +49,7 @@ class FakeEngine:
     pending: bytes = b""
     volatile_version: int = 0
     fault: Exception | None = None
+    is_established: bool = False
     fails: bool = False
 
     def execute(self, command: bytes, locality: int) -> Step:
@@ -86,6 +87,23 @@ class FakeEngine:
 
 
 @dataclass
+class FakeMachine:
+    """A machine whose firmware has done its work, and its control extension."""
+
+    is_running: bool = True
+    awaits_startup: bool = False
+    told: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+    async def started_up(self, command: bytes, response: bytes) -> None:
+        """Note what was told."""
+        self.told.append((command, response))
+
+    async def answer(self, request: bytes, locality: int) -> bytes:
+        """Answer a control request."""
+        return b"control %d: " % locality + request
+
+
+@dataclass
 class FakeDevice:
     """A connected front."""
 
@@ -110,6 +128,7 @@ class Bench:
     link: ManagerLink
     host: EngineHost
     may_save: trio.Event
+    machine: FakeMachine
 
     async def front(self, serial: int = 1, label: str | None = None) -> FakeDevice:
         """Connect a front."""
@@ -135,11 +154,12 @@ async def _bench(
     engine, manager, log = FakeEngine(), FakeManager(answer=answer), Lines().log()
     host = EngineHost(engine, persist=persist, volatile=None, log=log)
     link = ManagerLink(manager.open, log)
-    service = GuestService(host, link, parse_locality_rules(rules), log)
+    machine = FakeMachine()
+    service = GuestService(host, link, parse_locality_rules(rules), machine, machine, log)
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(link.run, _accept))
         try:
-            yield Bench(engine, manager, service, link, host, may_save)
+            yield Bench(engine, manager, service, link, host, may_save, machine)
         finally:
             link.close()
 
@@ -167,6 +187,32 @@ async def test_garbage_goes_to_the_tpm_which_knows_what_to_say(request_: bytes) 
     async with _bench() as bench:
         device = await bench.front()
         assert await bench.service.request(device, request_, 0) == b"answer to " + request_
+
+
+async def test_a_control_request_goes_to_the_machine_with_its_locality() -> None:
+    async with _bench() as bench:
+        device = await bench.front()
+        bench.machine.is_running = False  # it is what may be asked then
+        request = bytes.fromhex("02c1 0000000a 00000001")
+        assert await bench.service.request(device, request, 3) == b"control 3: " + request
+        assert bench.engine.commands == []
+
+
+async def test_a_stopped_tpm_fails_every_command_and_does_not_see_it() -> None:
+    async with _bench() as bench:
+        device = await bench.front()
+        bench.machine.is_running = False
+        assert await bench.service.request(device, b"command", 0) == FAIL
+        assert bench.engine.commands == []
+
+
+async def test_the_machine_hears_of_commands_while_it_waits_for_startup() -> None:
+    async with _bench() as bench:
+        device = await bench.front()
+        await bench.service.request(device, b"first", 0)
+        bench.machine.awaits_startup = True
+        await bench.service.request(device, b"second", 0)
+        assert bench.machine.told == [(b"second", b"answer to second")]
 
 
 async def test_a_management_request_goes_to_the_manager_as_it_is() -> None:

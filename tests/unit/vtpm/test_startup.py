@@ -54,7 +54,7 @@ class NoKeys:
         raise AssertionError((bits, exponent))
 
 
-def _maker(seed: str) -> Tpm12Maker:
+def make_maker(seed: str) -> Tpm12Maker:
     """Return what makes real engines, without an endorsement key for speed."""
     nowhere = Path("/nowhere")
     config = Config(
@@ -112,7 +112,7 @@ class Guest:
             log,
             lambda _: None,
         )
-        waking = await wake(GUEST, store, _maker(f"process {self.count}"), remains, log)
+        waking = await wake(GUEST, store, make_maker(f"process {self.count}"), remains, log)
         host = EngineHost(waking.engine, persist=store.save, volatile=None, log=log)
         await start_up(host, waking.origin, kind, pcrs or {}, log)
         return Started(host, waking.engine, waking.origin)
@@ -219,7 +219,7 @@ async def test_when_the_memory_is_gone_pcrs_0_to_7_are_capped_and_no_others() ->
 @pytest.mark.parametrize("origin", [Origin.NEW, Origin.POWERED_ON, Origin.CAPPED])
 async def test_a_process_killed_during_its_start_leaves_nothing_to_resume(origin: Origin) -> None:
     memory, lines = VolatileMemory.create("test"), Lines()
-    host = WatchedHost(_maker("seed").manufacture(), memory, lines)
+    host = WatchedHost(make_maker("seed").manufacture(), memory, lines)
     await start_up(host, origin, StartupKind.CLEAR, {3: b"\x33" * 20}, lines.log())
     assert len(host.left) >= 4
     assert set(host.left) == {None}
@@ -228,7 +228,7 @@ async def test_a_process_killed_during_its_start_leaves_nothing_to_resume(origin
 
 async def test_a_process_killed_during_a_reset_has_not_reset_the_tpm() -> None:
     memory, lines = VolatileMemory.create("test"), Lines()
-    host = WatchedHost(_maker("seed").manufacture(), memory, lines)
+    host = WatchedHost(make_maker("seed").manufacture(), memory, lines)
     await start_up(host, Origin.NEW, StartupKind.CLEAR, {}, lines.log())
     before = memory.load()
     host.left.clear()

@@ -16,7 +16,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from daemons.runtime.errors import DaemonError, RefusedToStart
 from daemons.runtime.files import StateFolder
 from daemons.runtime.host import PersistOutcome
-from daemons.vtpm.image import seal_image
+from daemons.vtpm.image import Content, seal_image
 from daemons.vtpm.store import ImageStore
 from tests.faulty_disk import Aftermath, FaultyDisk, PowerCut, power_cuts
 from tests.unit.vtpm.fakes import (
@@ -409,7 +409,7 @@ async def test_a_disk_that_fails_at_any_step_fails_the_save_and_keeps_the_state_
 
 
 def _sealed(state: bytes, sequence: int, seed: bytes = b"elsewhere") -> bytes:
-    return seal_image(state, GUEST, sequence, CountingRandom(seed))[0]
+    return seal_image(Content(state), GUEST, sequence, CountingRandom(seed))[0]
 
 
 def _refused(machine: Machine) -> str:
@@ -457,14 +457,14 @@ def test_a_truncated_image_is_refused() -> None:
 def test_another_guests_image_is_refused() -> None:
     machine = Machine()
     machine.save_all(b"one")
-    foreign, _ = seal_image(b"other", OTHER_GUEST, 1, CountingRandom())
+    foreign, _ = seal_image(Content(b"other"), OTHER_GUEST, 1, CountingRandom())
     machine.disk.put(SLOT0, foreign)
     assert f"slot0 belongs to vTPM {OTHER_GUEST}" in _refused(machine)
 
 
 def test_another_guests_image_is_refused_also_if_the_manager_swapped_the_records() -> None:
     machine = Machine()
-    foreign, record = seal_image(b"other", OTHER_GUEST, 1, CountingRandom())
+    foreign, record = seal_image(Content(b"other"), OTHER_GUEST, 1, CountingRandom())
     machine.disk.put(SLOT0, foreign)
     machine.vault.data = record.encode()
     assert str(OTHER_GUEST) in _refused(machine)
@@ -506,7 +506,7 @@ def test_images_that_were_acknowledged_are_not_replaced_when_the_manager_lost_th
 
 def test_another_guests_image_is_not_taken_for_our_own_crash() -> None:
     machine = Machine(vault=Vault(bytes(64)))
-    machine.disk.put(SLOT0, seal_image(b"other", OTHER_GUEST, 1, CountingRandom())[0])
+    machine.disk.put(SLOT0, seal_image(Content(b"other"), OTHER_GUEST, 1, CountingRandom())[0])
     assert f"belongs to vTPM {OTHER_GUEST}" in _refused(machine)
 
 

@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The machine around a guest's TPM: its power, its way to measure a launch, its suspended states.
+
+The TPM is *running* or *stopped*. It runs when the daemon has come up, for whoever reaches it by a
+stream only; a machine such as QEMU then stops it and switches it on itself, and its firmware sends
+TPM_Startup. A stopped TPM has no volatile state: what the daemon's memory says of it is
+`volatility.POWERED_OFF`.
+
+State goes out and comes in as encrypted blobs (`stateblob`). What came in is stored with the next
+image and counts from the next power-on. Callers hold the engine: nothing here runs beside a
+command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Final, Protocol, TypeVar
+from uuid import UUID
+
+import trio
+
+from daemons.runtime.errors import DaemonError
+from daemons.runtime.host import EngineHost, PersistOutcome
+from daemons.runtime.log import Log
+from daemons.vtpm import startup
+from daemons.vtpm.image import Content
+from daemons.vtpm.stateblob import Blob, seal_blob
+from daemons.vtpm.store import ManagerLost
+from protocol.errors import WireError
+from protocol.manager.framing import ManagerRefused
+from protocol.tpm12 import ReturnCode
+from protocol.vtpm.control import NO_SUCH_STATE, StateType
+from tpmcore.engine import Engine, Event, RandomSource
+
+KEY_WAIT_S: Final = 60.0
+"""Longest that a state blob waits for its key: a hardware TPM may have to sign."""
+
+ReadPcrs = Callable[[], Awaitable[Mapping[int, bytes]]]
+"""Gives the values of the hardware TPM's PCRs that the guest's are to start with."""
+
+
+_T = TypeVar("_T")
+
+
+class RequestRefused(Exception):
+    """A request that is not carried out; nothing was changed.
+
+    Args:
+        code: return code of TPM 1.2.
+        reason: for the log.
+    """
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+class StateKeys(Protocol):
+    """The manager's keys for state blobs (`daemons.vtpm.manager_client.ManagerCommands`)."""
+
+    async def state_key_new(self) -> tuple[bytes, bytes]:
+        """Return a fresh key, 32 bytes, and the descriptor by which it is found again.
+
+        Raises:
+            ManagerRefused, ManagerLost: there is none.
+        """
+
+    async def state_key_open(self, descriptor: bytes) -> bytes:
+        """Return the key of a descriptor.
+
+        Raises:
+            ManagerRefused: not for this vTPM.
+            ManagerLost: no answer.
+        """
+
+
+class Store(Protocol):
+    """What a machine needs of `daemons.vtpm.store.ImageStore`."""
+
+    @property
+    def sequence(self) -> int:
+        """Number of the current image."""
+
+    @property
+    def kept_volatile(self) -> bytes | None:
+        """The volatile state in it."""
+
+    async def save_content(self, content: Content) -> PersistOutcome:
+        """Make a state durable."""
+
+
+class Machine:
+    """Where one vTPM sits."""
+
+    def __init__(
+        self,
+        host: EngineHost,
+        store: Store,
+        maker: startup.EngineMaker,
+        keys: StateKeys,
+        read_pcrs: ReadPcrs,
+        *,
+        uuid: UUID,
+        random: RandomSource,
+        log: Log,
+        is_running: bool,
+    ) -> None:
+        """Args:
+        host: has the engine.
+        store: has its image.
+        maker: makes engines of states.
+        keys: of the manager.
+        read_pcrs: see `ReadPcrs`.
+        uuid: of the vTPM.
+        random: for nonces.
+        log: for power and states.
+        is_running: how the TPM was found.
+        """
+        self._host = host
+        self._store = store
+        self._maker = maker
+        self._keys = keys
+        self._read_pcrs = read_pcrs
+        self._uuid = uuid
+        self._random = random
+        self._log = log
+        self._is_running = is_running
+        # A permanent state that came in and is stored; the engine is of the one before.
+        self._arrived: bytes | None = None
+        # What PCRs get when the guest's firmware has sent TPM_Startup.
+        self._pcrs_due: Mapping[int, bytes] = {}
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the TPM takes commands."""
+        return self._is_running
+
+    @property
+    def awaits_startup(self) -> bool:
+        """Whether `started_up` is to be told of commands."""
+        return bool(self._pcrs_due)
+
+    # --- power ------------------------------------------------------------------------------------
+
+    async def power_on(self, *, delete_volatile: bool) -> None:
+        """Do a power cycle.
+
+        Args:
+            delete_volatile: stored volatile state serves this start only.
+
+        Raises:
+            RequestRefused: the stored state is none that this version reads, or it cannot be saved
+                that the volatile part has served. The TPM is stopped.
+        """
+        self.power_off()
+        permanent, volatile = self._permanent, self._store.kept_volatile
+        pcrs = {} if volatile is not None else await self._read_pcrs()
+        engine = await self._restore(permanent, volatile)
+        if volatile is not None and delete_volatile:
+            await self._save(Content(permanent))
+        self._arrived = None
+        self._host.replace(engine)
+        self._pcrs_due = pcrs
+        self._is_running = True
+        self._log.info("machine switched on", resumed=volatile is not None)
+
+    def power_off(self) -> None:
+        """Stop the TPM; what is volatile is lost."""
+        if not self._is_running:
+            return
+        self._is_running = False
+        self._pcrs_due = {}
+        self._host.forget()
+        self._log.info("machine switched off")
+
+    async def reset(self) -> None:
+        """Do what a reset of the machine with its firmware does; see `startup.reset`.
+
+        Raises:
+            DaemonError: the TPM refuses.
+        """
+        pcrs = await self._read_pcrs()
+        # Half a reset would leave a guest with a TPM that is not started up.
+        with trio.CancelScope(shield=True):
+            if not self._is_running:
+                try:
+                    engine = await self._restore(self._permanent, None)
+                except RequestRefused as error:
+                    raise DaemonError(
+                        f"vTPM {self._uuid} cannot be switched on: {error}"
+                    ) from error
+                self._arrived = None
+                self._host.replace(engine)
+                self._is_running = True
+            self._pcrs_due = {}
+            await startup.reset(self._host, pcrs, self._log)
+
+    async def started_up(self, command: bytes, response: bytes) -> None:
+        """Take note of a command of the guest while `awaits_startup`: after its TPM_Startup, PCRs
+        get their first values."""
+        if startup.is_startup(command, response):
+            pcrs, self._pcrs_due = self._pcrs_due, {}
+            await startup.set_pcrs(self._host, pcrs)
+
+    # --- locality 4 and the established flag ------------------------------------------------------
+
+    @property
+    def is_established(self) -> bool:
+        """Whether there was a dynamic launch since the flag was reset."""
+        return self._host.is_established
+
+    async def reset_established(self, locality: int) -> None:
+        """Reset the flag; RequestRefused with the TPM's code (BAD_LOCALITY but at 3 and 4)."""
+        code = await startup.reset_established(self._host, locality)
+        if code:
+            raise RequestRefused(code, "the TPM does not reset the established flag")
+
+    async def hash_event(self, event: Event) -> None:
+        """Take a part of the hash sequence; RequestRefused with the TPM's code."""
+        done = await self._host.handle(event)
+        if done.code:
+            raise RequestRefused(done.code, f"{type(event).__name__} is not possible")
+
+    # --- states -----------------------------------------------------------------------------------
+
+    async def store_volatile(self) -> None:
+        """Keep the volatile state in the image, for the next power-on. The TPM goes on.
+
+        Raises:
+            RequestRefused: it is not saved.
+        """
+        engine = self._host.engine
+        await self._save(Content(engine.permanent_state(), engine.volatile_state()))
+
+    async def take_state(self, kind: int) -> bytes:
+        """Return a blob with a part of the running TPM's state.
+
+        Raises:
+            RequestRefused: no such type, no such state, or no key from the manager.
+        """
+        engine = self._host.engine
+        match kind:
+            case StateType.PERMANENT:
+                state = engine.permanent_state()
+            case StateType.VOLATILE:
+                state = engine.volatile_state()
+            case StateType.SAVED:
+                raise RequestRefused(NO_SUCH_STATE, "saved state is part of the permanent one")
+            case _:
+                raise RequestRefused(ReturnCode.FAIL, f"state type {kind}")
+        key, descriptor = await self._with_manager(self._keys.state_key_new)
+        blob = seal_blob(
+            StateType(kind),
+            state,
+            uuid=self._uuid,
+            sequence=self._store.sequence,
+            key=key,
+            descriptor=descriptor,
+            random=self._random,
+        )
+        self._log.info("state given out", kind=kind, image=self._store.sequence, bytes=len(blob))
+        return blob
+
+    async def put_state(self, kind: int, data: bytes) -> None:
+        """Check and store a blob; it counts from the next power-on.
+
+        A permanent state takes the place of everything; a volatile one belongs to the permanent one
+        that is there.
+
+        Raises:
+            RequestRefused: not a blob of this type, not for this vTPM, a state that this version
+                does not read, or it cannot be saved.
+        """
+        try:
+            blob = Blob.parse(data)
+        except WireError as error:
+            raise RequestRefused(ReturnCode.BAD_PARAMETER, str(error)) from error
+        if blob.kind != kind:
+            raise RequestRefused(
+                ReturnCode.BAD_PARAMETER, f"a blob of type {blob.kind}, not {kind}"
+            )
+        key = await self._with_manager(partial(self._keys.state_key_open, blob.descriptor))
+        try:
+            state = blob.open(key)
+        except WireError as error:
+            raise RequestRefused(ReturnCode.DECRYPT_ERROR, str(error)) from error
+        if blob.kind is StateType.PERMANENT:
+            content = Content(state)
+        else:
+            content = Content(self._permanent, state)
+        await self._restore(content.permanent, content.volatile)
+        await self._save(content)
+        self._arrived = content.permanent
+        self._log.info("state taken in", kind=kind, source=blob.uuid, source_image=blob.sequence)
+
+    @property
+    def _permanent(self) -> bytes:
+        """What the next power-on begins with."""
+        arrived = self._arrived
+        return self._host.engine.permanent_state() if arrived is None else arrived
+
+    async def _restore(self, permanent: bytes, volatile: bytes | None) -> Engine:
+        try:
+            return await trio.to_thread.run_sync(self._maker.restore, permanent, volatile)
+        except WireError as error:
+            raise RequestRefused(ReturnCode.BAD_PARAMETER, f"not a state: {error}") from error
+
+    async def _save(self, content: Content) -> None:
+        if await self._store.save_content(content) is not PersistOutcome.SAVED:
+            raise RequestRefused(ReturnCode.IOERROR, "the image is not saved")
+
+    async def _with_manager(self, ask: Callable[[], Awaitable[_T]]) -> _T:
+        try:
+            with trio.move_on_after(KEY_WAIT_S):
+                return await ask()
+        except ManagerRefused as error:
+            raise RequestRefused(error.code, str(error)) from error
+        except ManagerLost as error:
+            raise RequestRefused(ReturnCode.IOERROR, str(error)) from error
+        raise RequestRefused(ReturnCode.IOERROR, f"no key from the manager within {KEY_WAIT_S:g} s")
