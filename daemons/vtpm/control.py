@@ -51,6 +51,12 @@ _RUNNING_ONLY: Final = frozenset(
         ControlOrdinal.GET_STATE,
     }
 )
+_LOCALITY_4: Final = 4
+_HASH_SEQUENCE: Final = frozenset(
+    {ControlOrdinal.HASH_START, ControlOrdinal.HASH_DATA, ControlOrdinal.HASH_END}
+)
+"""What only the chipset does, which is locality 4."""
+_AT_A_LOCALITY: Final = _HASH_SEQUENCE | {ControlOrdinal.RESET_ESTABLISHED}
 _STOPPED_ONLY: Final = frozenset({ControlOrdinal.SET_STATE})
 
 _Handler = Callable[[bytes, int], Awaitable[Structure | None]]
@@ -120,17 +126,29 @@ class ControlService:
             ControlOrdinal.LOCK_STATE: self._lock_state,
         }
 
-    async def answer(self, request: bytes, locality: int) -> bytes:
-        """Return the response to a request of any bytes."""
+    async def answer(self, request: bytes, locality: int, allowed: frozenset[int] | None) -> bytes:
+        """Return the response to a request of any bytes.
+
+        Args:
+            request: with its header.
+            locality: of the request.
+            allowed: the localities that the front may use; None: any.
+        """
         try:
-            return encode_response(ReturnCode.SUCCESS, await self._perform(request, locality))
+            answer = await self._perform(request, locality, allowed)
+            return encode_response(ReturnCode.SUCCESS, answer)
         except WireError as error:
             return self._refusal(request, ReturnCode.BAD_PARAMETER, str(error))
         except RequestRefused as error:
             return self._refusal(request, error.code, str(error))
 
-    async def _perform(self, request: bytes, locality: int) -> Structure | None:
+    async def _perform(
+        self, request: bytes, locality: int, allowed: frozenset[int] | None
+    ) -> Structure | None:
         ordinal, body = decode_request(request)
+        used = _LOCALITY_4 if ordinal in _HASH_SEQUENCE else locality
+        if ordinal in _AT_A_LOCALITY and allowed is not None and used not in allowed:
+            raise RequestRefused(ReturnCode.BAD_LOCALITY, f"locality {used} is not this front's")
         handler = self._handlers.get(ordinal)
         if handler is None:
             raise RequestRefused(ReturnCode.BAD_ORDINAL, f"no such request: {ordinal}")

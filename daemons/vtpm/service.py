@@ -7,8 +7,8 @@ answer.
 
 | request                     | goes to                                                       |
 |-----------------------------|---------------------------------------------------------------|
+| tag 0x02C1                  | the machine (`control`): power, states, the hash sequence     |
 | locality outside the mask   | nobody: TPM_FAIL                                              |
-| tag 0x02C1                  | the machine (`control`): power, states, the hash sequence      |
 | tag 0x01C2                  | the manager as it is (its ADMIN right decides)                |
 | tag 0x01C1                  | the manager with tag 0x00C1: the hardware TPM's pass-through; |
 |                             | a guest can not reach the manager's own commands              |
@@ -82,8 +82,14 @@ class Platform(Protocol):
 class Control(Protocol):
     """Answers the control extension (`daemons.vtpm.control.ControlService`)."""
 
-    async def answer(self, request: bytes, locality: int) -> bytes:
-        """Return the response to a request of any bytes."""
+    async def answer(self, request: bytes, locality: int, allowed: frozenset[int] | None) -> bytes:
+        """Return the response to a request of any bytes.
+
+        Args:
+            request: with its header.
+            locality: of the request.
+            allowed: the localities that the front may use; None: any.
+        """
 
 
 def client_label(peer: PeerCredentials) -> str:
@@ -225,10 +231,15 @@ class GuestService:
         Does not suspend for a short command while the TPM is idle.
         """
         front = self._fronts[device.serial]
-        if front.localities is not None and locality not in front.localities:
+        tag = request[:2]
+        if (
+            front.localities is not None
+            and locality not in front.localities
+            # A machine's wires: those that stand for a locality are judged there.
+            and tag != _CONTROL
+        ):
             self._log.warning("locality refused", device=device.serial, locality=locality)
             return error_response(ReturnCode.FAIL)
-        tag = request[:2]
         if tag == _REQ2:
             return await self._forward(front, request)
         if tag == _REQ:
@@ -241,7 +252,7 @@ class GuestService:
         front.stage = _Stage.RUNNING
         try:
             if tag == _CONTROL:
-                return await self._control.answer(request, locality)
+                return await self._control.answer(request, locality, front.localities)
             if not self._machine.is_running:
                 return error_response(ReturnCode.FAIL)
             response = await self._host.execute(request, locality)

@@ -96,10 +96,15 @@ class Vtpm:
     maker: Tpm12Maker
 
     async def ask(
-        self, ordinal: ControlOrdinal, body: Structure | None = None, locality: int = 0
+        self,
+        ordinal: ControlOrdinal,
+        body: Structure | None = None,
+        locality: int = 0,
+        allowed: frozenset[int] | None = None,
     ) -> tuple[int, bytes]:
         """Send a control request; code and body of its response."""
-        return decode_response(await self.control.answer(encode_request(ordinal, body), locality))
+        request = encode_request(ordinal, body)
+        return decode_response(await self.control.answer(request, locality, allowed))
 
     async def do(self, ordinal: ControlOrdinal, body: Structure | None = None) -> bytes:
         """Send a control request that is carried out."""
@@ -293,6 +298,17 @@ async def test_a_hash_sequence_has_a_beginning(step: ControlOrdinal) -> None:
     code, _ = await vtpm.ask(step, Data(b"") if step is ControlOrdinal.HASH_DATA else None)
     assert code
     assert not vtpm.machine.is_established
+
+
+async def test_a_front_uses_no_locality_that_is_not_its_own() -> None:
+    vtpm = await Guest().start()
+    may = frozenset({0, 3})
+    start, reset = ControlOrdinal.HASH_START, ControlOrdinal.RESET_ESTABLISHED
+    assert await vtpm.ask(start, None, 0, may) == (ReturnCode.BAD_LOCALITY, b"")
+    assert await vtpm.ask(reset, None, 4, may) == (ReturnCode.BAD_LOCALITY, b"")
+    assert await vtpm.ask(reset, None, 3, may) == (0, b"")
+    assert await vtpm.ask(start, None, 0, may | {4}) == (0, b"")
+    assert await vtpm.ask(ControlOrdinal.GET_ESTABLISHED, None, 2, may) == (0, b"\1")
 
 
 # --- states --------------------------------------------------------------------------------------
@@ -529,7 +545,7 @@ async def test_a_request_that_is_none_changes_nothing(request_: str, code: int) 
     guest = Guest()
     vtpm = await guest.start()
     value = await vtpm.extend(1)
-    response = await vtpm.control.answer(bytes.fromhex(request_), 0)
+    response = await vtpm.control.answer(bytes.fromhex(request_), 0, None)
     assert decode_response(response) == (code, b"")
     assert await vtpm.pcr(1) == value
     assert any("control request refused" in line for line in guest.lines.lines)

@@ -93,13 +93,15 @@ class FakeMachine:
     is_running: bool = True
     awaits_startup: bool = False
     told: list[tuple[bytes, bytes]] = field(default_factory=list)
+    allowed: frozenset[int] | None = frozenset()
 
     async def started_up(self, command: bytes, response: bytes) -> None:
         """Note what was told."""
         self.told.append((command, response))
 
-    async def answer(self, request: bytes, locality: int) -> bytes:
+    async def answer(self, request: bytes, locality: int, allowed: frozenset[int] | None) -> bytes:
         """Answer a control request."""
+        self.allowed = allowed
         return b"control %d: " % locality + request
 
 
@@ -195,7 +197,15 @@ async def test_a_control_request_goes_to_the_machine_with_its_locality() -> None
         bench.machine.is_running = False  # it is what may be asked then
         request = bytes.fromhex("02c1 0000000a 00000001")
         assert await bench.service.request(device, request, 3) == b"control 3: " + request
-        assert bench.engine.commands == []
+        assert (bench.engine.commands, bench.machine.allowed) == ([], None)
+
+
+async def test_a_control_request_is_no_command_of_its_locality() -> None:
+    async with _bench("uid:1000=2,3") as bench:
+        device = await bench.front()
+        request = bytes.fromhex("02c1 0000000a 00000002")
+        assert await bench.service.request(device, request, 0) == b"control 0: " + request
+        assert bench.machine.allowed == {2, 3}
 
 
 async def test_a_stopped_tpm_fails_every_command_and_does_not_see_it() -> None:
