@@ -205,7 +205,7 @@ async def test_a_control_request_is_no_command_of_its_locality() -> None:
         device = await bench.front()
         request = bytes.fromhex("02c1 0000000a 00000002")
         assert await bench.service.request(device, request, 0) == b"control 0: " + request
-        assert bench.machine.allowed == {2, 3}
+        assert bench.machine.allowed == frozenset({2, 3})
 
 
 async def test_a_stopped_tpm_fails_every_command_and_does_not_see_it() -> None:
