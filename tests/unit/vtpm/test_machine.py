@@ -46,7 +46,7 @@ from protocol.vtpm.control import (
     decode_response,
     encode_request,
 )
-from tests.faulty_disk import FaultyDisk
+from tests.faulty_disk import FaultyDisk, power_cuts
 from tests.unit.vtpm.fakes import GUEST, CountingRandom, FakeKeeper, Lines, Vault
 from tests.unit.vtpm.test_startup import FOLDER, make_maker
 
@@ -171,6 +171,7 @@ class Guest:
     keys: FakeKeys = field(default_factory=FakeKeys)
     lines: Lines = field(default_factory=Lines)
     pcrs: Mapping[int, bytes] = field(default_factory=dict)
+    name: str = "source"
     count: int = 0
 
     async def start(self, volatile: bytes | None = None) -> Vtpm:
@@ -185,11 +186,11 @@ class Guest:
             StateFolder(FOLDER, self.disk),
             GUEST,
             FakeKeeper(self.vault),
-            CountingRandom(self.count.to_bytes(4, "big")),
+            CountingRandom(f"{self.name} {self.count}".encode()),
             log,
             lambda _: None,
         )
-        maker = make_maker(f"process {self.count}")
+        maker = make_maker(f"{self.name} {self.count}")
         waking = await wake(GUEST, store, maker, Remains(volatile, was_killed=False), log)
         memory = VolatileMemory.create("test")
         host = EngineHost(waking.engine, persist=store.save, volatile=memory, log=log)
@@ -320,13 +321,14 @@ async def _suspend(vtpm: Vtpm) -> tuple[bytes, bytes]:
 
 async def test_a_suspended_tpm_goes_on_elsewhere_where_it_was() -> None:
     source = Guest()
-    target = Guest(keys=source.keys)
+    target = Guest(keys=source.keys, name="target")
     vtpm = await source.start()
     value = await vtpm.extend(4)
     session = await vtpm.command(Ordinal.OIAP)
     permanent, volatile = await _suspend(vtpm)
 
     other = await target.start()
+    assert other.host.engine.permanent_state() != vtpm.host.engine.permanent_state()
     await other.do(ControlOrdinal.POWER_OFF)
     assert await other.put(StateType.PERMANENT, permanent) == 0
     assert await other.put(StateType.VOLATILE, volatile) == 0
@@ -344,7 +346,7 @@ async def test_a_suspended_tpm_goes_on_elsewhere_where_it_was() -> None:
 
 async def test_a_state_that_came_in_outlives_the_daemon_before_it_is_used() -> None:
     source = Guest()
-    target = Guest(keys=source.keys)
+    target = Guest(keys=source.keys, name="target")
     vtpm = await source.start()
     value = await vtpm.extend(4)
     permanent, volatile = await _suspend(vtpm)
@@ -410,7 +412,7 @@ async def test_a_blob_is_taken_as_what_it_is_only() -> None:
 async def test_a_blob_of_another_manager_is_refused() -> None:
     vtpm = await Guest().start()
     blob = await vtpm.fetch(StateType.PERMANENT)
-    other = await Guest().start()
+    other = await Guest(name="other").start()
     before = other.host.engine.permanent_state()
     await other.do(ControlOrdinal.POWER_OFF)
     assert await other.put(StateType.PERMANENT, blob) == ReturnCode.AUTHFAIL
@@ -461,6 +463,45 @@ async def test_a_state_that_cannot_be_saved_does_not_come_in() -> None:
     await vtpm.power_on()
     await vtpm.send(STARTUP)
     assert await vtpm.pcr(4) == ZEROS != value
+
+
+def test_a_power_cut_while_a_state_comes_in_leaves_the_old_one_or_the_new_one_whole() -> None:
+    source = Guest()
+
+    async def suspended() -> tuple[bytes, bytes, bytes]:
+        vtpm = await source.start()
+        await vtpm.extend(4)
+        return (*await _suspend(vtpm), vtpm.host.engine.permanent_state())
+
+    async def old() -> tuple[Guest, bytes]:
+        guest = Guest(keys=source.keys, name="target")
+        return guest, (await guest.start()).host.engine.permanent_state()
+
+    async def put(guest: Guest) -> None:
+        vtpm = await guest.start()
+        await vtpm.do(ControlOrdinal.POWER_OFF)
+        assert await vtpm.put(StateType.PERMANENT, permanent) == 0
+        assert await vtpm.put(StateType.VOLATILE, volatile) == 0
+        await vtpm.power_on(delete_volatile=True)
+
+    permanent, volatile, new_state = trio.run(suspended)
+    before, old_state = trio.run(old)
+    guests: list[Guest] = []
+
+    def act(disk: FaultyDisk) -> None:
+        guests.append(Guest(disk, Vault(before.vault.data), source.keys))
+        trio.run(put, guests[-1])
+
+    found = set()
+    for case in power_cuts(before.disk, act):
+        guest = Guest(case.disk, guests[-1].vault, source.keys)
+        vtpm = trio.run(guest.start)
+        state = vtpm.host.engine.permanent_state()
+        assert state in (old_state, new_state), case
+        if case.completed:
+            assert (state, vtpm.store.kept_volatile) == (new_state, None)
+        found.add((state == new_state, vtpm.store.kept_volatile is not None))
+    assert found == {(False, False), (True, False), (True, True)}
 
 
 # --- requests ------------------------------------------------------------------------------------
