@@ -10,7 +10,8 @@ import os
 
 from daemons.runtime.log import Log
 from daemons.vtpmmgr.commits import Exclusive
-from daemons.vtpmmgr.groups import Group, read_group
+from daemons.vtpmmgr.crossings import Crossings, Party
+from daemons.vtpmmgr.groups import read_group
 from daemons.vtpmmgr.hardware import Hardware
 from daemons.vtpmmgr.ledger import Ledger, Transaction
 from daemons.vtpmmgr.management import Answer, Command, Commands, refused_by_hardware
@@ -18,10 +19,8 @@ from daemons.vtpmmgr.moves import Moves, noted_in, with_state
 from daemons.vtpmmgr.movestates import Action, Event
 from daemons.vtpmmgr.records import (
     MoveRecord,
-    PolicyRecord,
     TransportKeyRecord,
 )
-from protocol.manager import approval as approvals
 from protocol.manager.constants import ManagementOrdinal, ManagerCode
 from protocol.manager.management import Nothing, VtpmName
 from protocol.manager.moving import (
@@ -31,10 +30,7 @@ from protocol.manager.moving import (
     MovePackage,
     MoveRelease,
     MoveState,
-    key_digest,
 )
-from protocol.manager.transportkey import is_quoted
-from protocol.tpm12.keys import PubKey
 
 
 class ArrivingCommands:
@@ -49,6 +45,7 @@ class ArrivingCommands:
         self._committer = moves.committer
         self._log = log
         self._hardware = hardware
+        self._crossings = Crossings(moves.committer, hardware, moves.refusal)
 
     @property
     def commands(self) -> Commands:
@@ -75,8 +72,9 @@ class ArrivingCommands:
 
     async def _take_in(self, alone: Exclusive, package: MovePackage) -> bytes:
         vtpm, keys = package.vtpm, self._committer.keys
-        group, policy, transport = await self._addressed(alone, package)
-        self._check_origin(policy, package)
+        target = await self._addressed(alone, package)
+        self._crossings.check_origin(target, package)
+        group, transport = target.group, target.transport
         auth = keys.unwrap_transport_auth(group.record, transport.auth)
         with refused_by_hardware():
             key = await self._hardware.unbind(transport.key, auth, package.wrapped_key)
@@ -99,46 +97,24 @@ class ArrivingCommands:
         self._log.info("vTPM arrives", uuid=vtpm, move=move.identifier, source=move.source)
         return arriving.message
 
-    async def _addressed(
-        self, alone: Exclusive, package: MovePackage
-    ) -> tuple[Group, PolicyRecord, TransportKeyRecord]:
+    async def _addressed(self, alone: Exclusive, package: MovePackage) -> Party:
         """Return the group to whose transport key a package is encrypted."""
 
-        def read(ledger: Ledger) -> list[tuple[Group, TransportKeyRecord | None]]:
+        def read(ledger: Ledger) -> list[Party | None]:
             return [
-                (
+                Party.of(
                     read_group(ledger, record.number),
                     ledger.get(TransportKeyRecord, record.uuid.bytes),
                 )
                 for record in ledger.groups()
             ]
 
-        if package.approval.target == self._moves.manager:
-            for group, transport in await alone.read(read):
-                if group.policy is None or transport is None:
-                    continue
-                public_key = PubKey.decode(transport.public_key)
-                digest = key_digest(self._moves.manager, public_key, transport.aik_modulus)
-                if digest == package.approval.target_key:
-                    return group, group.policy, transport
+        for party in await alone.read(read):
+            if party is not None and self._crossings.is_addressed(party, package.approval):
+                return party
         raise self._moves.refusal(
             ManagerCode.BAD_PARAMETER, package.vtpm, "the package is for another target or key"
         )
-
-    def _check_origin(self, policy: PolicyRecord, package: MovePackage) -> None:
-        """See that our agent approved the source, and that the source made the package."""
-        vtpm, approval = package.vtpm, package.approval
-        try:
-            approvals.check_move(policy.saa_modulus, approval)
-        except approvals.BadSignature as error:
-            raise self._moves.refusal(error.code, vtpm, str(error)) from error
-        named = key_digest(approval.source, package.source_public_key, package.source_aik)
-        if named != approval.source_key or not approval.covers(vtpm):
-            raise self._moves.refusal(ManagerCode.AUTHFAIL, vtpm, "the approval is of another move")
-        if not is_quoted(package):
-            raise self._moves.refusal(
-                ManagerCode.AUTHFAIL, vtpm, "the package is not of the source that was approved"
-            )
 
     async def _activate(self, release: MoveRelease) -> Answer:
         vtpm = release.vtpm

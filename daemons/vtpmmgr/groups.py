@@ -43,6 +43,8 @@ from daemons.vtpmmgr.records import (
     MoveRecord,
     PolicyRecord,
     SealRecord,
+    StateSecretRecord,
+    StateTargetRecord,
     TransportKeyRecord,
     VtpmRecord,
 )
@@ -113,6 +115,20 @@ def read_group(ledger: Ledger, number: int) -> Group:
         raise CommandRefused(ManagerCode.BADINDEX)
     policy = ledger.get(PolicyRecord, record.uuid.bytes)
     return Group(record, policy, ledger.keys.is_open(record))
+
+
+def read_group_of(ledger: Ledger, number: int, vtpm: UUID) -> Group:
+    """Return the group of a vTPM that is open with this number in its configuration.
+
+    Raises:
+        CommandRefused: BADINDEX, as `read_group`; FAIL, the vTPM is not in it: the number may mean
+            another group by now.
+    """
+    group = read_group(ledger, number)
+    record = ledger.get(VtpmRecord, vtpm.bytes)
+    if record is None or record.group != group.record.uuid:
+        raise CommandRefused(ManagerCode.FAIL)
+    return group
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -209,10 +225,12 @@ class _DeleteGroup:
                 _forget_move(transaction, move)
         for vtpm in self.vtpms:
             transaction.delete(VtpmRecord, vtpm.bytes)
+            transaction.delete(StateTargetRecord, vtpm.bytes)
         for seal in transaction.seals_of(self.group):
             transaction.delete(SealRecord, seal.identifier.bytes)
         transaction.delete(PolicyRecord, self.group.bytes)
         transaction.delete(TransportKeyRecord, self.group.bytes)
+        transaction.delete(StateSecretRecord, self.group.bytes)
         transaction.delete(GroupRecord, self.group.bytes)
         for later in groups[number + 1 :]:
             transaction.put(replace(later, number=later.number - 1))

@@ -7,6 +7,7 @@
       +- wrapping key of groups -> group keys (random, in the groups table)
                                      +- key data of the group's vTPMs (in the vtpms table)
                                      +- vTPMs on a move (in the moves table)
+                                     +- secret of the keys for their state
                                      +- secrets of the group's AIK and transport key; for group 0
                                         the root secret
 
@@ -35,6 +36,7 @@ _AIK_AUTH: Final = b"aik"
 _RECOVERY: Final = b"recovery"
 _TRANSPORT: Final = b"transport"
 _MOVE: Final = b"move"
+_STATE: Final = b"state"
 _COUNTER: Final = b"counter\x00"
 
 
@@ -206,6 +208,15 @@ class KeyRing:
         """Return what a vTPM takes along on its move; raises as `unwrap_data`."""
         identity = self._identity(_MOVE, group.uuid) + vtpm.bytes
         return envelope.unwrap(self.group_key(group), identity, wrapped)
+
+    def wrap_state_secret(self, group: GroupRecord, secret: bytes) -> bytes:
+        """Return the envelope of the secret of which keys for its vTPMs' state are derived."""
+        return envelope.wrap(self.group_key(group), self._identity(_STATE, group.uuid), secret)
+
+    def unwrap_state_secret(self, group: GroupRecord, wrapped: bytes) -> Secret:
+        """Return the secret of which keys for its vTPMs' state are derived; raises as
+        `unwrap_data`."""
+        return envelope.unwrap(self.group_key(group), self._identity(_STATE, group.uuid), wrapped)
 
     # --- what lies under the manager key ---------------------------------------------------------
 

@@ -9,22 +9,19 @@ from uuid import UUID, uuid4
 from daemons.runtime.log import Log
 from daemons.runtime.secret import Secret
 from daemons.vtpmmgr.commits import Exclusive
+from daemons.vtpmmgr.crossings import Crossings, Party
 from daemons.vtpmmgr.envelope import KEY_BYTES
-from daemons.vtpmmgr.groups import Group
 from daemons.vtpmmgr.hardware import Hardware
 from daemons.vtpmmgr.ledger import Transaction
-from daemons.vtpmmgr.management import Answer, Command, Commands, refused_by_hardware
+from daemons.vtpmmgr.management import Answer, Command, Commands
 from daemons.vtpmmgr.moves import Found, Moves, noted_in, with_state
 from daemons.vtpmmgr.movestates import Action, Event
 from daemons.vtpmmgr.openings import Openings
 from daemons.vtpmmgr.records import (
     MoveRecord,
-    PolicyRecord,
-    TransportKeyRecord,
+    StateTargetRecord,
     VtpmRecord,
 )
-from daemons.vtpmmgr.sealing import composite_of
-from protocol.manager import approval as approvals
 from protocol.manager.constants import ManagementOrdinal, ManagerCode
 from protocol.manager.management import Nothing, VtpmName
 from protocol.manager.moving import (
@@ -38,12 +35,8 @@ from protocol.manager.moving import (
     MoveReceipt,
     MoveState,
     TransportKey,
-    key_digest,
 )
-from protocol.manager.transportkey import BadTransportKey, check_transport_key, is_quoted
 from protocol.tpm12.keys import PubKey
-from protocol.tpm12.pcr import PcrSelection
-from protocol.tpm12.wire import Reader
 from tpmcore import tss12
 
 
@@ -59,7 +52,7 @@ class LeavingCommands:
         self._moves = moves
         self._committer = moves.committer
         self._log = log
-        self._hardware = hardware
+        self._crossings = Crossings(moves.committer, hardware, moves.refusal)
         self._openings = openings
 
     @property
@@ -97,8 +90,8 @@ class LeavingCommands:
         target: TransportKey,
         approval: MoveApproval | None,
     ) -> bytes:
-        group, record, transport = found.group, found.vtpm, found.transport
-        if record is None or group is None or group.policy is None or transport is None:
+        record, source = found.vtpm, Party.of(found.group, found.transport)
+        if record is None or source is None:
             raise self._moves.refusal(
                 ManagerCode.FAIL, vtpm, "its group has no agent or transport key"
             )
@@ -106,100 +99,43 @@ class LeavingCommands:
             raise self._moves.refusal(
                 ManagerCode.AUTHFAIL, vtpm, "no approval of its group's agent"
             )
-        policy, keys = group.policy, self._committer.keys
-        self._check_target(vtpm, target)
-        self._check_approval(vtpm, group, policy, transport, target, approval)
+        group, keys = source.group.record, self._committer.keys
+        self._crossings.check_target(vtpm, target)
+        self._crossings.check_departure(vtpm, source, target, approval)
         secret, key = Secret(os.urandom(SECRET_BYTES)), Secret(os.urandom(KEY_BYTES))
-        contents = Contents(keys.unwrap_data(group.record, record), secret, record.flags)
+        contents = Contents(keys.unwrap_data(group, record), secret, record.flags)
         move = Move(uuid4(), self._moves.manager, target.manager, vtpm)
         nonce = os.urandom(NONCE_BYTES)
         unsigned = MovePackage(
             identifier=move.identifier,
             vtpm=vtpm,
-            source_public_key=PubKey.decode(transport.public_key),
-            source_aik=transport.aik_modulus,
+            source_public_key=PubKey.decode(source.transport.public_key),
+            source_aik=source.transport.aik_modulus,
             approval=approval,
             wrapped_key=tss12.bind(target.public_key, key),
             nonce=nonce,
             box=move.encrypt(key, nonce, contents),
         )
-        package = await self._quoted(group, policy, transport, unsigned)
+        aik_auth = keys.unwrap_aik_auth(group, source.policy)
+        package = await self._crossings.vouched(source, aik_auth, unsigned)
         leaving = MoveRecord(
             uuid=vtpm,
-            group=group.record.uuid,
+            group=group.uuid,
             state=MoveState.LEAVING,
             identifier=move.identifier,
             peer=target.manager,
-            secret=keys.wrap_move(group.record, vtpm, contents.encode()),
+            secret=keys.wrap_move(group, vtpm, contents.encode()),
             message=package.encode(),
         )
 
         def change(transaction: Transaction) -> None:
             transaction.delete(VtpmRecord, vtpm.bytes)
+            transaction.delete(StateTargetRecord, vtpm.bytes)
             transaction.put(leaving)
 
         await alone.commit(change, bind_now=True)
         self._log.info("vTPM leaves", uuid=vtpm, move=move.identifier, target=target.manager)
         return leaving.message
-
-    async def _quoted(
-        self,
-        group: Group,
-        policy: PolicyRecord,
-        transport: TransportKeyRecord,
-        package: MovePackage,
-    ) -> MovePackage:
-        """Have the group's AIK vouch for a package."""
-        selection = PcrSelection.read(Reader(transport.release))
-        with refused_by_hardware():
-            quoted = await self._hardware.quote(
-                policy.aik,
-                self._committer.keys.unwrap_aik_auth(group.record, policy),
-                external_data=package.external_data,
-                selection=selection,
-            )
-        signed = package.quoted(composite_of(selection, quoted.pcr_values), quoted.signature)
-        if not is_quoted(signed):
-            # better now than at the target, when nobody serves the vTPM
-            raise self._moves.refusal(ManagerCode.FAIL, package.vtpm, "the quote does not verify")
-        return signed
-
-    def _check_target(self, vtpm: UUID, target: TransportKey) -> None:
-        try:
-            check_transport_key(target)
-        except BadTransportKey as error:
-            raise self._moves.refusal(ManagerCode.BAD_PARAMETER, vtpm, str(error)) from error
-        if target.manager == self._moves.manager:
-            raise self._moves.refusal(ManagerCode.BAD_PARAMETER, vtpm, "the target is the source")
-
-    def _check_approval(
-        self,
-        vtpm: UUID,
-        group: Group,
-        policy: PolicyRecord,
-        transport: TransportKeyRecord,
-        target: TransportKey,
-        approval: MoveApproval,
-    ) -> None:
-        """See that the group's agent approved this move."""
-        try:
-            approvals.check_move(policy.saa_modulus, approval)
-        except approvals.BadSignature as error:
-            raise self._moves.refusal(error.code, vtpm, str(error)) from error
-        own = key_digest(
-            self._moves.manager, PubKey.decode(transport.public_key), transport.aik_modulus
-        )
-        if (approval.source, approval.source_key) != (self._moves.manager, own):
-            reason = "the approval is of another source"
-        elif (approval.target, approval.target_key) != (target.manager, target.digest):
-            reason = "the approval is of another target"
-        elif not approval.covers(vtpm):
-            reason = "the approval is of another vTPM"
-        elif approval.sequence < group.config_list.sequence:
-            reason = f"a list is in force that is newer than the approval ({approval.sequence})"
-        else:
-            return
-        raise self._moves.refusal(ManagerCode.AUTHFAIL, vtpm, reason)
 
     async def _release(self, receipt: MoveReceipt) -> Answer:
         vtpm = receipt.vtpm

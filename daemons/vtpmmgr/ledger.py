@@ -29,17 +29,12 @@ from daemons.vtpmmgr.hashtree import EMPTY_ROOT, HashTree
 from daemons.vtpmmgr.keyring import KeyRing
 from daemons.vtpmmgr.records import (
     RECORD_TYPES,
-    BadRow,
     GroupRecord,
     MoveRecord,
-    Record,
     SealRecord,
-    SqlValue,
     VtpmRecord,
-    describe,
-    encode_row,
-    tree_key,
 )
+from daemons.vtpmmgr.rows import BadRow, Record, SqlValue, describe, encode_row, tree_key
 from daemons.vtpmmgr.store import CommitRow, RowChange, Store
 
 R = TypeVar("R", bound=Record)

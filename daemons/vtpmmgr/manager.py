@@ -27,6 +27,7 @@ from daemons.vtpmmgr.rotation import RotationCommands
 from daemons.vtpmmgr.sealing import nv_indices
 from daemons.vtpmmgr.service import ManagerService
 from daemons.vtpmmgr.startup import Started
+from daemons.vtpmmgr.statetargets import StateTargetCommands
 from daemons.vtpmmgr.transportkeys import TransportKeyCommands
 from daemons.vtpmmgr.vtpms import VtpmCommands
 from protocol.manager.constants import ManagerCode
@@ -93,8 +94,9 @@ class Manager:
             LeavingCommands(moves, hardware, openings, log).commands,
             ArrivingCommands(moves, hardware, log).commands,
             moves.commands,
+            StateTargetCommands(self.committer, hardware, log).commands,
         )
-        # a vTPM, ADMIN or not, moves nobody
+        # a vTPM, ADMIN or not, moves nobody and says of nobody where its state may go
         self.service = ManagerService(
             clients,
             self.committer,

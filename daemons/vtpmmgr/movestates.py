@@ -39,7 +39,8 @@ from collections.abc import Mapping
 from typing import Final, Protocol, TypeVar
 from uuid import UUID
 
-from daemons.vtpmmgr.records import MoveRecord, Record, VtpmRecord
+from daemons.vtpmmgr.records import MoveRecord, VtpmRecord
+from daemons.vtpmmgr.rows import Record
 from protocol.manager.moving import MoveState
 
 R = TypeVar("R", bound=Record)

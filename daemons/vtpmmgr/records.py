@@ -1,66 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the manager keeps: one dataclass for each table.
+"""What the manager keeps: one dataclass for each table; what a row is says `rows`.
 
-A record's row is what SQLite stores and what the hash tree covers: its digest is SHA-256 over the
-table's name and all values in column order, each with type and length, so no two different rows
-have one encoding. Secrets appear in a record only inside an envelope or a blob sealed by the
-hardware TPM.
-
-Rows come from a file that somebody may have changed: `from_row` checks type and size of each value
-and raises BadRow.
+Secrets appear in a record only inside an envelope or a blob sealed by the hardware TPM.
 """
 
 from __future__ import annotations
 
 import hashlib
-import struct
 from dataclasses import dataclass, replace
-from typing import ClassVar, Final, Protocol, Self
+from typing import ClassVar, Final, Self
 from uuid import UUID
 
-SqlValue = int | bytes
+from daemons.vtpmmgr.rows import (
+    UUID_BYTES,
+    BadRow,
+    Record,
+    SqlValue,
+    Table,
+    as_blob,
+    as_integer,
+    as_uuid,
+    columns_of,
+)
 
-_SIZE: Final = struct.Struct(">I")
-_INTEGER: Final = struct.Struct(">q")
-
-UUID_BYTES: Final = 16
 MODULUS_BYTES: Final = 256
 ADMIN_SUSPENDED: Final = 1
 """Flag of a vTPM that has no ADMIN right, whatever its entry in the configuration says."""
 PCR_BYTES: Final = 20
 PCR_COUNT: Final = 24
-
-
-class BadRow(Exception):
-    """A row whose values cannot be those of its table."""
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A table of the database.
-
-    Attributes:
-        name: as in SQL.
-        columns: (name, SQL type) in order; the first is the primary key, a BLOB.
-        since: format version of the database that first has it.
-    """
-
-    name: str
-    columns: tuple[tuple[str, str], ...]
-    since: int = 1
-
-
-class Record(Protocol):
-    """One row, decoded."""
-
-    TABLE: ClassVar[Table]
-
-    def row(self) -> tuple[SqlValue, ...]:
-        """Return the values in column order."""
-
-    @classmethod
-    def from_row(cls, row: tuple[SqlValue, ...]) -> Self:
-        """Return the record that a row holds; BadRow if it cannot be one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +52,8 @@ class ManagerRecord:
     @classmethod
     def from_row(cls, row: tuple[SqlValue, ...]) -> Self:
         """Return the record; BadRow if the row cannot be one."""
-        uuid, ek_digest = _columns(cls.TABLE, row)
-        return cls(_uuid(uuid), _blob(ek_digest, hashlib.sha256().digest_size))
+        uuid, ek_digest = columns_of(cls.TABLE, row)
+        return cls(as_uuid(uuid), as_blob(ek_digest, hashlib.sha256().digest_size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +82,8 @@ class GroupRecord:
     @classmethod
     def from_row(cls, row: tuple[SqlValue, ...]) -> Self:
         """Return the record; BadRow if the row cannot be one."""
-        uuid, number, wrapped_key = _columns(cls.TABLE, row)
-        return cls(_uuid(uuid), _integer(number), _blob(wrapped_key))
+        uuid, number, wrapped_key = columns_of(cls.TABLE, row)
+        return cls(as_uuid(uuid), as_integer(number), as_blob(wrapped_key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +113,8 @@ class VtpmRecord:
     @classmethod
     def from_row(cls, row: tuple[SqlValue, ...]) -> Self:
         """Return the record; BadRow if the row cannot be one."""
-        uuid, group, flags, data = _columns(cls.TABLE, row)
-        return cls(_uuid(uuid), _uuid(group), _integer(flags), _blob(data))
+        uuid, group, flags, data = columns_of(cls.TABLE, row)
+        return cls(as_uuid(uuid), as_uuid(group), as_integer(flags), as_blob(data))
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,15 +156,17 @@ class SealRecord:
     @classmethod
     def from_row(cls, row: tuple[SqlValue, ...]) -> Self:
         """Return the record; BadRow if the row cannot be one."""
-        identifier, scope, locality, packed, blob = _columns(cls.TABLE, row)
-        values = _blob(packed)
+        identifier, scope, locality, packed, blob = columns_of(cls.TABLE, row)
+        values = as_blob(packed)
         step = 1 + PCR_BYTES
         if len(values) % step or any(index >= PCR_COUNT for index in values[::step]):
             raise BadRow(f"seals: {len(values)} bytes are no list of PCR values")
         pcr_values = tuple(
             (values[at], values[at + 1 : at + step]) for at in range(0, len(values), step)
         )
-        return cls(_uuid(identifier), _uuid(scope), _integer(locality), pcr_values, _blob(blob))
+        return cls(
+            as_uuid(identifier), as_uuid(scope), as_integer(locality), pcr_values, as_blob(blob)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,19 +235,19 @@ class PolicyRecord:
     def from_row(cls, row: tuple[SqlValue, ...]) -> Self:
         """Return the record; BadRow if the row cannot be one."""
         group, modulus, aik, auth, boot, registered, configs, signature, selections, recovery = (
-            _columns(cls.TABLE, row)
+            columns_of(cls.TABLE, row)
         )
         return cls(
-            group=_uuid(group),
-            saa_modulus=_blob(modulus, MODULUS_BYTES),
-            aik=_blob(aik),
-            aik_auth=_blob(auth),
-            boot=_blob(boot, UUID_BYTES),
-            registered=_integer(registered),
-            config_list=_blob(configs),
-            config_signature=_blob(signature),
-            selections=_blob(selections),
-            recovery=_blob(recovery),
+            group=as_uuid(group),
+            saa_modulus=as_blob(modulus, MODULUS_BYTES),
+            aik=as_blob(aik),
+            aik_auth=as_blob(auth),
+            boot=as_blob(boot, UUID_BYTES),
+            registered=as_integer(registered),
+            config_list=as_blob(configs),
+            config_signature=as_blob(signature),
+            selections=as_blob(selections),
+            recovery=as_blob(recovery),
         )
 
 
@@ -325,10 +294,10 @@ class CounterRecord:
     @classmethod
     def from_row(cls, row: tuple[SqlValue, ...]) -> Self:
         """Return the record; BadRow if the row cannot be one."""
-        name, count_id, auth, value, retired = _columns(cls.TABLE, row)
+        name, count_id, auth, value, retired = columns_of(cls.TABLE, row)
         if name != COUNTER_KEY:
             raise BadRow("counters: another row than the one that is used")
-        return cls(_integer(count_id), _blob(auth), _integer(value), _integer(retired))
+        return cls(as_integer(count_id), as_blob(auth), as_integer(value), as_integer(retired))
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,14 +347,14 @@ class TransportKeyRecord:
     @classmethod
     def from_row(cls, row: tuple[SqlValue, ...]) -> Self:
         """Return the record; BadRow if the row cannot be one."""
-        group, key, auth, public_key, aik_modulus, release = _columns(cls.TABLE, row)
+        group, key, auth, public_key, aik_modulus, release = columns_of(cls.TABLE, row)
         return cls(
-            group=_uuid(group),
-            key=_blob(key),
-            auth=_blob(auth),
-            public_key=_blob(public_key),
-            aik_modulus=_blob(aik_modulus, MODULUS_BYTES),
-            release=_blob(release),
+            group=as_uuid(group),
+            key=as_blob(key),
+            auth=as_blob(auth),
+            public_key=as_blob(public_key),
+            aik_modulus=as_blob(aik_modulus, MODULUS_BYTES),
+            release=as_blob(release),
         )
 
 
@@ -442,16 +411,75 @@ class MoveRecord:
     @classmethod
     def from_row(cls, row: tuple[SqlValue, ...]) -> Self:
         """Return the record; BadRow if the row cannot be one."""
-        uuid, group, state, identifier, peer, secret, message = _columns(cls.TABLE, row)
+        uuid, group, state, identifier, peer, secret, message = columns_of(cls.TABLE, row)
         return cls(
-            uuid=_uuid(uuid),
-            group=_uuid(group),
-            state=_integer(state),
-            identifier=_uuid(identifier),
-            peer=_uuid(peer),
-            secret=_blob(secret),
-            message=_blob(message),
+            uuid=as_uuid(uuid),
+            group=as_uuid(group),
+            state=as_integer(state),
+            identifier=as_uuid(identifier),
+            peer=as_uuid(peer),
+            secret=as_blob(secret),
+            message=as_blob(message),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class StateSecretRecord:
+    """The secret from which keys for the state of a group's vTPMs are derived.
+
+    Made when the first of them is asked for. It stays when the group gets a new key, so that state
+    that was saved before can be loaded after.
+
+    Attributes:
+        group: uuid of the group.
+        secret: envelope of the 32 bytes, under the group key.
+    """
+
+    TABLE: ClassVar[Table] = Table(
+        "state_secrets", (("group_uuid", "BLOB"), ("secret", "BLOB")), since=3
+    )
+
+    group: UUID
+    secret: bytes
+
+    def row(self) -> tuple[SqlValue, ...]:
+        """Return the values in column order."""
+        return self.group.bytes, self.secret
+
+    @classmethod
+    def from_row(cls, row: tuple[SqlValue, ...]) -> Self:
+        """Return the record; BadRow if the row cannot be one."""
+        group, secret = columns_of(cls.TABLE, row)
+        return cls(as_uuid(group), as_blob(secret))
+
+
+@dataclass(frozen=True, slots=True)
+class StateTargetRecord:
+    """To which other manager the state of a running vTPM goes. A vTPM without one goes nowhere.
+
+    Attributes:
+        uuid: of the vTPM.
+        target: encoded TransportKey of that manager.
+        approval: encoded MoveApproval of the group's agent; looked at again at each use.
+    """
+
+    TABLE: ClassVar[Table] = Table(
+        "state_targets", (("uuid", "BLOB"), ("target", "BLOB"), ("approval", "BLOB")), since=3
+    )
+
+    uuid: UUID
+    target: bytes
+    approval: bytes
+
+    def row(self) -> tuple[SqlValue, ...]:
+        """Return the values in column order."""
+        return self.uuid.bytes, self.target, self.approval
+
+    @classmethod
+    def from_row(cls, row: tuple[SqlValue, ...]) -> Self:
+        """Return the record; BadRow if the row cannot be one."""
+        uuid, target, approval = columns_of(cls.TABLE, row)
+        return cls(as_uuid(uuid), as_blob(target), as_blob(approval))
 
 
 RECORD_TYPES: Final[tuple[type[Record], ...]] = (
@@ -463,59 +491,7 @@ RECORD_TYPES: Final[tuple[type[Record], ...]] = (
     CounterRecord,
     TransportKeyRecord,
     MoveRecord,
+    StateSecretRecord,
+    StateTargetRecord,
 )
 """All tables that the hash tree covers."""
-
-
-def tree_key(table: Table, key: bytes) -> bytes:
-    """Return the key in the hash tree of the row with primary key `key`."""
-    return hashlib.sha256(_prefixed(table.name.encode()) + key).digest()
-
-
-def encode_row(table: Table, row: tuple[SqlValue, ...]) -> bytes:
-    """Return the canonical bytes of a row, over which its digest and MAC are taken.
-
-    Raises:
-        BadRow: a value is neither integer nor bytes; the file can hold such, we never write one.
-    """
-    parts = [_prefixed(table.name.encode())]
-    for value in row:
-        if isinstance(value, int):
-            parts.append(b"i" + _INTEGER.pack(value))
-        elif isinstance(value, bytes):
-            parts.append(b"b" + _prefixed(value))
-        else:
-            raise BadRow(f"{table.name}: a value of type {type(value).__name__}")
-    return b"".join(parts)
-
-
-def describe(table: Table, key: bytes) -> str:
-    """Return how messages name a row."""
-    name = str(UUID(bytes=key)) if len(key) == UUID_BYTES else key.hex()
-    return f"row {name} of table {table.name}"
-
-
-def _prefixed(data: bytes) -> bytes:
-    return _SIZE.pack(len(data)) + data
-
-
-def _columns(table: Table, row: tuple[SqlValue, ...]) -> tuple[SqlValue, ...]:
-    if len(row) != len(table.columns):
-        raise BadRow(f"{table.name}: {len(row)} values, {len(table.columns)} columns")
-    return row
-
-
-def _blob(value: SqlValue, size_bytes: int | None = None) -> bytes:
-    if not isinstance(value, bytes) or size_bytes not in (None, len(value)):
-        raise BadRow(f"a value is not {size_bytes or 'any number of'} bytes")
-    return value
-
-
-def _uuid(value: SqlValue) -> UUID:
-    return UUID(bytes=_blob(value, UUID_BYTES))
-
-
-def _integer(value: SqlValue) -> int:
-    if not isinstance(value, int):
-        raise BadRow("a value is not an integer")
-    return value

@@ -44,6 +44,7 @@ from daemons.vtpmmgr.records import (
     GroupRecord,
     PolicyRecord,
     SealRecord,
+    StateSecretRecord,
     TransportKeyRecord,
     VtpmRecord,
 )
@@ -231,6 +232,11 @@ class RotationCommands:
         if transport is not None:
             auth = keys.unwrap_transport_auth(group, transport.auth)
             transaction.put(replace(transport, auth=keys.wrap_transport_auth(new, auth)))
+        state = transaction.get(StateSecretRecord, group.uuid.bytes)
+        if state is not None:
+            # the same secret: what was saved under keys of it must stay loadable
+            kept = keys.unwrap_state_secret(group, state.secret)
+            transaction.put(replace(state, secret=keys.wrap_state_secret(new, kept)))
         policy = transaction.get(PolicyRecord, group.uuid.bytes)
         if policy is not None:
             transaction.put(self._renewed(policy, group, new, keys))

@@ -24,7 +24,7 @@ from daemons.runtime.errors import DaemonError
 from daemons.runtime.log import Log
 from daemons.runtime.secret import Secret
 from daemons.vtpmmgr.commits import CommandRefused, Committer
-from daemons.vtpmmgr.groups import read_group
+from daemons.vtpmmgr.guestquotes import GuestQuotes
 from daemons.vtpmmgr.hardware import Hardware, HardwareLost
 from daemons.vtpmmgr.identity import (
     Client,
@@ -34,20 +34,19 @@ from daemons.vtpmmgr.identity import (
 )
 from daemons.vtpmmgr.keyring import GroupClosed
 from daemons.vtpmmgr.ledger import Ledger, Transaction
-from daemons.vtpmmgr.management import Management, UnknownOrdinal, refused_by_hardware
+from daemons.vtpmmgr.management import Management, UnknownOrdinal
 from daemons.vtpmmgr.movestates import Event, NotNow, advance, standing_in
 from daemons.vtpmmgr.openings import Openings
 from daemons.vtpmmgr.records import ADMIN_SUSPENDED, PolicyRecord, VtpmRecord
+from daemons.vtpmmgr.statekeys import NotGiven, StateKeys
 from daemons.vtpmmgr.turns import Withdrawn
 from protocol.errors import WireError
-from protocol.manager import quotes
 from protocol.manager.constants import (
     DIGEST_BYTES,
     HEADER_BYTES,
     MAX_MESSAGE_BYTES,
     ManagerCode,
     ManagerTag,
-    QuoteFlags,
     VtpmOrdinal,
 )
 from protocol.manager.framing import (
@@ -65,6 +64,7 @@ from protocol.manager.messages import (
     encode_load_hash_key_body,
 )
 from protocol.manager.passthrough import PASS_THROUGH_TAGS, PassThroughOrdinal, judge
+from protocol.manager.statekeys import decode_descriptor
 from protocol.tpm12.pcr import PcrSelection
 from protocol.tpmif.errors import Refused
 from protocol.tpmif.unix import BackendDevice, PeerCredentials
@@ -81,7 +81,6 @@ PROBE_DEADLINE_S: Final = 5.0
 """How long the hardware TPM may take to tell that it is there; its turn may come late."""
 
 _UNBOUND_HASH: Final = bytes(DIGEST_BYTES)
-_ALL_FLAGS: Final = sum(QuoteFlags)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,23 +137,6 @@ def _approved(policy: PolicyRecord | None, label: str) -> bytes:
     return found
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class _Question:
-    """What a quote for a vTPM takes, of its group.
-
-    Attributes:
-        aik: of the group, as the hardware TPM wrapped it.
-        auth: secret to use it.
-        hashes: what the quote names, 20 bytes each.
-        identification: for PCRs 20-23.
-    """
-
-    aik: bytes
-    auth: Secret
-    hashes: list[bytes]
-    identification: quotes.Identification
-
-
 @dataclass(slots=True, eq=False)
 class _Session:
     """What is known of one connection.
@@ -165,7 +147,7 @@ class _Session:
         label: that counts for it.
         kern_hash: zeros until bound.
         bound: whether a SAVEHASHKEY or LOADHASHKEY succeeded.
-        told: return codes that were logged for it; each is logged once.
+        told: return codes that were logged for it, and reasons; each is logged once.
     """
 
     device: BackendDevice
@@ -173,7 +155,7 @@ class _Session:
     label: str
     kern_hash: bytes
     bound: bool
-    told: set[int]
+    told: set[int | str]
 
     def hung_up(self) -> bool:
         """Say whether the other end is gone."""
@@ -208,6 +190,8 @@ class ManagerService:
         self._hardware = hardware
         self._management = management
         self._openings = openings
+        self._quotes = GuestQuotes(committer, hardware)
+        self._state_keys = StateKeys(committer, hardware, log)
         self._log = log
         self._connections_changed = connections_changed
         # By serial number of the connection.
@@ -366,14 +350,24 @@ class ManagerService:
                     return success_response(session.kern_hash)
                 case VtpmOrdinal.GET_QUOTE:
                     return success_response(await self._quote(session, request.body))
-                case VtpmOrdinal.STATE_KEY_NEW | VtpmOrdinal.STATE_KEY_OPEN:
-                    raise _RefusedEarly(ManagerCode.BAD_ORDINAL)
+                case VtpmOrdinal.STATE_KEY_NEW:
+                    decode_empty(request.body)
+                    _check_bound(session)
+                    made = await self._state_keys.new(session.client, session.device.serial)
+                    return success_response(made.encode())
+                case VtpmOrdinal.STATE_KEY_OPEN:
+                    descriptor = decode_descriptor(request.body)
+                    _check_bound(session)
+                    return success_response(await self._state_keys.open(session.client, descriptor))
                 case _:
                     assert_never(ordinal)
         except WireError:
             raise CommandRefused(ManagerCode.BAD_PARAMETER) from None
         except GroupClosed:
             raise CommandRefused(ManagerCode.AUTHFAIL) from None
+        except NotGiven as refusal:
+            self._note_not_given(session, refusal.reason)
+            raise
 
     async def _save(self, session: _Session, data: Secret) -> None:
         client = session.client
@@ -425,64 +419,26 @@ class ManagerService:
             if not session.bound:
                 self._openings.release(uuid, session)
 
+    async def _quote(self, session: _Session, body: bytes) -> bytes:
+        asked = GetQuote.decode(body)
+        selection = PcrSelection.decode(asked.pcr_selection)
+        if not session.bound:
+            raise CommandRefused(ManagerCode.BAD_PARAMETER)
+        return await self._quotes.quote(
+            session.client,
+            session.kern_hash,
+            extern_data=asked.extern_data,
+            selection=selection,
+            flags=asked.flags,
+            source=session.device.serial,
+        )
+
     async def _is_admin(self, session: _Session) -> bool:
         if not (session.bound and self._clients.gives_admin(session.client.uuid)):
             return False
         uuid = session.client.uuid
         record = await self._committer.read(uuid, lambda ledger: ledger.get(VtpmRecord, uuid.bytes))
         return record is not None and not record.flags & ADMIN_SUSPENDED
-
-    async def _quote(self, session: _Session, body: bytes) -> bytes:
-        """Have the group's AIK sign for a vTPM: signature, hashes, PCR values."""
-        asked = GetQuote.decode(body)
-        selection = PcrSelection.decode(asked.pcr_selection)
-        if not session.bound:
-            raise CommandRefused(ManagerCode.BAD_PARAMETER)
-        if asked.flags & ~_ALL_FLAGS:
-            raise CommandRefused(ManagerCode.INVALID_REQUEST)
-        client = session.client
-
-        flags = QuoteFlags(asked.flags)
-        kern_hash = session.kern_hash
-        freshness = self._committer.freshness.mode.value
-
-        def read(ledger: Ledger) -> _Question:
-            group = read_group(ledger, client.group)
-            record = ledger.get(VtpmRecord, client.uuid.bytes)
-            # the number may mean another group since this connection was bound
-            is_member = record is not None and record.group == group.record.uuid
-            if group.policy is None or not is_member:
-                raise CommandRefused(ManagerCode.FAIL)
-            config_list = group.config_list
-            hashes = quotes.quoted_hashes(
-                flags,
-                uuid=client.uuid,
-                kern_hash=kern_hash,
-                saa_modulus=group.saa_modulus,
-                config_list=config_list,
-                freshness=freshness,
-            )
-            identification = quotes.identification(
-                group.record.uuid,
-                group.saa_modulus,
-                config_list,
-                vtpm=(client.uuid, kern_hash),
-            )
-            auth = ledger.keys.unwrap_aik_auth(group.record, group.policy)
-            return _Question(group.policy.aik, auth, hashes, identification)
-
-        question = await self._committer.read(client.uuid, read)
-        with refused_by_hardware():
-            quoted = await self._hardware.quote(
-                question.aik,
-                question.auth,
-                external_data=quotes.external_data(flags, asked.extern_data, question.hashes),
-                selection=selection,
-                identification=question.identification,
-                source=session.device.serial,
-            )
-        values = b"".join([value for _, value in quoted.pcr_values])
-        return quoted.signature + b"".join(question.hashes) + values
 
     async def _pass_through(self, session: _Session, request: Request, message: bytes) -> bytes:
         admin = request.ordinal == PassThroughOrdinal.EXTEND and await self._is_admin(session)
@@ -506,6 +462,17 @@ class ManagerService:
         self._log.warning(
             "request refused", uuid=session.client.uuid, header=message[:10].hex(), code=code
         )
+
+    def _note_not_given(self, session: _Session, reason: str) -> None:
+        """Log the first refusal of a key for each reason, as `_note_refusal` does."""
+        if reason not in session.told:
+            session.told.add(reason)
+            self._log.warning("state key refused", uuid=session.client.uuid, reason=reason)
+
+
+def _check_bound(session: _Session) -> None:
+    if not session.bound:
+        raise CommandRefused(ManagerCode.DISABLED)
 
 
 class _RefusedEarly(Exception):

@@ -60,12 +60,12 @@ from daemons.vtpmmgr.hardware import Hardware
 from daemons.vtpmmgr.keyring import KeyRing
 from daemons.vtpmmgr.ledger import Ledger
 from daemons.vtpmmgr.records import (
-    BadRow,
     GroupRecord,
     ManagerRecord,
     PolicyRecord,
     SealRecord,
 )
+from daemons.vtpmmgr.rows import BadRow
 from daemons.vtpmmgr.sealing import Configuration, RootSecret, nv_indices
 from daemons.vtpmmgr.store import DiskFull, Store
 from daemons.vtpmmgr.unsealing import (

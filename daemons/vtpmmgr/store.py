@@ -23,12 +23,14 @@ import apsw
 
 from daemons.runtime.errors import DaemonError, RefusedToStart
 from daemons.vtpmmgr.hashtree import DIGEST_BYTES
-from daemons.vtpmmgr.records import RECORD_TYPES, SqlValue, Table
+from daemons.vtpmmgr.records import RECORD_TYPES
+from daemons.vtpmmgr.rows import SqlValue, Table
 
 APPLICATION_ID: Final = 0x76544D4D  # "vTMM"
-SCHEMA_VERSION: Final = 2
-"""Version 2 added policies of groups, the counter, transport keys and moves. A database of version
-1 is read as one whose newer tables are empty, and becomes version 2 with its next commit."""
+SCHEMA_VERSION: Final = 3
+"""Version 2 added policies of groups, the counter, transport keys and moves, version 3 what keys of
+a vTPM's state need. An older database is read as one whose newer tables are empty, and becomes one
+of this version with its next commit."""
 _PAGE_BYTES: Final = 4096
 
 _COMMITS_SQL: Final = (

@@ -20,7 +20,13 @@ from daemons.vtpmmgr.ledger import Ledger, Transaction
 from daemons.vtpmmgr.management import Answer, Command, Commands
 from daemons.vtpmmgr.movestates import Event, NotNow, advance, standing_in
 from daemons.vtpmmgr.openings import Openings
-from daemons.vtpmmgr.records import ADMIN_SUSPENDED, GroupRecord, MoveRecord, VtpmRecord
+from daemons.vtpmmgr.records import (
+    ADMIN_SUSPENDED,
+    GroupRecord,
+    MoveRecord,
+    StateTargetRecord,
+    VtpmRecord,
+)
 from protocol.manager.constants import (
     DIGEST_BYTES,
     HEADER_BYTES,
@@ -79,6 +85,7 @@ class _DeleteVtpm:
             raise CommandRefused(ManagerCode.FAIL)
         transaction.delete(VtpmRecord, self.uuid.bytes)
         transaction.delete(MoveRecord, self.uuid.bytes)
+        transaction.delete(StateTargetRecord, self.uuid.bytes)
         return b""
 
 

@@ -93,6 +93,9 @@ class ManagementOrdinal(enum.IntEnum):
     MOVE_CANCEL = 0x02000505
     MOVE_ABANDON = 0x02000506
     MOVE_LIST = 0x02000507
+    STATE_TARGET_SET = 0x02000508
+    STATE_TARGET_CLEAR = 0x02000509
+    STATE_TARGET_SHOW = 0x0200050A
 
 
 class QuoteFlags(enum.IntFlag):

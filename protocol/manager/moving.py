@@ -32,7 +32,7 @@ import enum
 import hashlib
 import hmac
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Final, Self
+from typing import Annotated, ClassVar, Final, Protocol, Self
 from uuid import UUID
 
 from cryptography.exceptions import InvalidTag
@@ -50,6 +50,7 @@ from protocol.manager.messages import KEY_DATA_MAX_BYTES
 from protocol.tpm12.keys import PubKey
 from protocol.tpm12.wire import (
     DIGEST,
+    DIGEST_BYTES,
     SIZED,
     U8,
     U32,
@@ -65,6 +66,9 @@ SECRET_BYTES: Final = 32
 NONCE_BYTES: Final = 12
 ANY_VTPM: Final = UUID(int=0)
 """In an approval: every vTPM of the group."""
+
+QUOTE_TAIL_BYTES: Final = DIGEST_BYTES + SIGNATURE_BYTES
+"""What ends everything that a source vouches for: composite hash of its PCRs, and the quote."""
 
 _SHA256: Final = FixedBytes(SHA256_BYTES)
 _MODULUS: Final = FixedBytes(MODULUS_BYTES)
@@ -181,6 +185,50 @@ class MoveApproval(Structure):
         return self.vtpm in (ANY_VTPM, vtpm)
 
 
+class Vouched(Protocol):
+    """What the source of an approved move makes and its identity key quotes, so that the target can
+    tell who made it."""
+
+    @property
+    def vtpm(self) -> UUID:
+        """Of which vTPM it is."""
+
+    @property
+    def source_public_key(self) -> PubKey:
+        """Of the source's transport key; the approval names its digest."""
+
+    @property
+    def source_aik(self) -> bytes:
+        """Modulus of the identity key that quotes, 256 bytes; the same digest is over it too."""
+
+    @property
+    def approval(self) -> MoveApproval:
+        """By which it may cross."""
+
+    @property
+    def composite(self) -> bytes:
+        """Of the source's PCRs when it was made, 20 bytes."""
+
+    @property
+    def signature(self) -> bytes:
+        """The quote."""
+
+    @property
+    def external_data(self) -> bytes:
+        """What the quote is over, 20 bytes; see `vouched_data`."""
+
+    def quoted(self, composite: bytes, signature: bytes) -> Self:
+        """Return it with the quote."""
+
+
+def vouched_data(domain: bytes, encoded: bytes) -> bytes:
+    """Return SHA-1 of four letters that say the kind, and SHA-256 of all but composite and quote.
+
+    SHA-1 is the chip's; what it is taken over is not the choice of anybody but the source.
+    """
+    return hashlib.sha1(domain + hashlib.sha256(encoded[:-QUOTE_TAIL_BYTES]).digest()).digest()
+
+
 # --- the move itself -----------------------------------------------------------------------------
 
 
@@ -288,7 +336,7 @@ class MovePackage(Structure):
     wrapped_key: Annotated[bytes, SIZED]
     nonce: Annotated[bytes, FixedBytes(NONCE_BYTES)]
     box: Annotated[bytes, SIZED]
-    composite: Annotated[bytes, DIGEST] = bytes(20)
+    composite: Annotated[bytes, DIGEST] = bytes(DIGEST_BYTES)
     signature: Annotated[bytes, _SIGNATURE] = bytes(SIGNATURE_BYTES)
 
     @property
@@ -302,9 +350,7 @@ class MovePackage(Structure):
 
         No quote that a vTPM can ask for has external data of this form.
         """
-        unsigned = replace(self, composite=bytes(20), signature=bytes(SIGNATURE_BYTES)).encode()
-        signed = hashlib.sha256(unsigned[: -20 - SIGNATURE_BYTES]).digest()
-        return hashlib.sha1(b"MOVE" + signed).digest()
+        return vouched_data(b"MOVE", self.encode())
 
     def quoted(self, composite: bytes, signature: bytes) -> Self:
         """Return it with the quote."""

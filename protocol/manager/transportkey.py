@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from protocol.errors import WireError
 from protocol.manager.approval import EXPONENT
-from protocol.manager.moving import MovePackage, TransportKey
+from protocol.manager.moving import TransportKey, Vouched
 from protocol.tpm12.attestation import CertifyInfo, CertifyInfo2, QuoteInfo
 from protocol.tpm12.constants import (
     Algorithm,
@@ -85,7 +85,7 @@ def is_binding_key(key: PubKey) -> bool:
     )
 
 
-def is_quoted(package: MovePackage) -> bool:
+def is_quoted(package: Vouched) -> bool:
     """Say whether the identity key that a package names quoted it."""
     info = QuoteInfo(b"QUOT", package.composite, package.external_data)
     return _signed(package.source_aik, package.signature, info.encode())

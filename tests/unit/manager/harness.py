@@ -27,6 +27,13 @@ from protocol.manager.messages import (
     encode_load_hash_key,
     encode_save_hash_key,
 )
+from protocol.manager.statekeys import (
+    StateKey,
+    decode_state_key_new_response,
+    decode_state_key_open_response,
+    encode_state_key_new,
+    encode_state_key_open,
+)
 from protocol.tpmif.unix import BackendDevice, PeerCredentials
 from tests.unit.manager.fakes import Lines
 
@@ -83,6 +90,12 @@ class Guest:
 
     async def load(self) -> bytes:
         return decode_load_hash_key_response(await self.send(encode_load_hash_key()))
+
+    async def new_state_key(self) -> StateKey:
+        return decode_state_key_new_response(await self.send(encode_state_key_new()))
+
+    async def open_state_key(self, descriptor: bytes) -> bytes:
+        return decode_state_key_open_response(await self.send(encode_state_key_open(descriptor)))
 
 
 @dataclass

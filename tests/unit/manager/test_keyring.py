@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from daemons.runtime.secret import Secret
 from daemons.vtpmmgr import envelope
 from daemons.vtpmmgr.keyring import KeyRing
-from daemons.vtpmmgr.records import BadRow, GroupRecord, SealRecord, VtpmRecord, encode_row
+from daemons.vtpmmgr.records import GroupRecord, SealRecord, VtpmRecord
+from daemons.vtpmmgr.rows import BadRow, encode_row
 from daemons.vtpmmgr.sealing import NotARootSecret, RootSecret
 
 KEY = Secret(b"k" * 32)

@@ -18,6 +18,7 @@ from daemons.vtpmmgr.records import RECORD_TYPES
 from daemons.vtpmmgr.startup import StartOptions
 from daemons.vtpmmgr.store import Store
 from protocol.manager.constants import ManagementOrdinal
+from protocol.manager.descriptors import StateTarget
 from protocol.manager.management import VtpmNew
 from protocol.tpm12 import ReturnCode
 from protocol.tpm12.pcr import PcrSelection
@@ -296,7 +297,12 @@ async def test_a_changed_value_in_any_column_is_refused(
         await op.send(ManagementOrdinal.VTPM_NEW, VtpmNew(0, B))
         running = Running(manager, op)
         own, target = await running.transport_key(), await transport_key(Chip(b"chip two"))
-        await running.export(B, target, agent.approve(own, target, sequence=1))
+        approval = agent.approve(own, target, sequence=1)
+        await running.export(B, target, approval)
+        guest = await manager.guest(A)
+        await guest.save(bytes(64))
+        await guest.new_state_key()
+        await op.send(ManagementOrdinal.STATE_TARGET_SET, StateTarget(A, target, approval))
     changed = f"{column} + 1"
     blob = f"SELECT typeof({column}), {column} FROM {table} WHERE length({column}) LIMIT 1"
     connection = apsw.Connection(str(tmp_path / "manager.db"))
@@ -335,7 +341,8 @@ async def test_a_changed_value_in_any_column_is_refused(
         "CREATE TRIGGER t AFTER UPDATE ON vtpms BEGIN DELETE FROM vtpms; END",
         "DROP TABLE groups",
         "PRAGMA user_version = 1",
-        "PRAGMA user_version = 3",
+        "PRAGMA user_version = 2",
+        "PRAGMA user_version = 4",
         "PRAGMA application_id = 1",
         "PRAGMA journal_mode = DELETE",
     ],
