@@ -148,7 +148,7 @@ class Admin:
 
     async def read_pcr(self, index: int) -> bytes:
         """Return a PCR of the hardware TPM, 20 bytes."""
-        # here: see agent._is_signed
+        # here: see agent.Agent.begin_recovery
         from tpmcore import tss12
 
         try:

@@ -47,7 +47,8 @@ from protocol.manager.constants import QuoteFlags
 from protocol.manager.exchange import BadExchange, Exchange
 from protocol.manager.management import EXCHANGE_BYTES, MODULUS_BYTES, ConfigList
 from protocol.manager.moving import MoveApproval
-from protocol.tpm12.attestation import AsymCaContents, QuoteInfo, SymmetricKey
+from protocol.manager.signatures import is_quote
+from protocol.tpm12.attestation import AsymCaContents, SymmetricKey
 from protocol.tpm12.constants import Algorithm, EncScheme
 from protocol.tpm12.keys import PubKey
 from protocol.tpm12.pcr import PcrSelection
@@ -284,7 +285,8 @@ class Agent:
         check_binding(identity)
         if identity.ek.key != ek.key:
             raise DaemonError("the identity says that it is of another TPM than --ek")
-        from tpmcore import tss12  # here: see _is_signed
+        # With it comes the whole engine, whose import most commands of vtpmctl need not wait for.
+        from tpmcore import tss12
 
         credential = os.urandom(_CREDENTIAL_BYTES)
         symmetric = SymmetricKey(Algorithm.AES128, EncScheme.NONE, credential)
@@ -366,7 +368,7 @@ def check_quote(aik: PubKey, signature: bytes, composite: bytes, external_data: 
     Raises:
         DaemonError: it did not.
     """
-    if not _is_signed(aik, QuoteInfo(b"QUOT", composite, external_data).encode(), signature):
+    if not is_quote(aik.key, signature, composite, external_data):
         raise DaemonError(
             "the quote does not verify: another identity key, other PCR values than expected, or "
             "something was changed on the way"
@@ -383,17 +385,6 @@ def check_binding(identity: IdentityFile) -> None:
         identities.check_binding(identity.aik, identity.label_digest, identity.binding)
     except identities.BadIdentity as error:
         raise DaemonError(str(error)) from error
-
-
-def _is_signed(key: PubKey, message: bytes, signature: bytes) -> bool:
-    # With it comes the whole engine, whose import most commands of vtpmctl need not wait for.
-    from tpmcore import tss12
-
-    try:
-        tss12.verify_signature(key, hashlib.sha1(message).digest(), signature)
-    except tss12.ResponseError:
-        return False
-    return True
 
 
 def _unmask(exchange: Exchange, peer: bytes, masked: bytes) -> Secret:

@@ -38,9 +38,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from protocol.attestation.certificates import (
     AIK_USAGE,
@@ -70,8 +67,8 @@ from protocol.manager.approval import BadSignature, check_config_list, is_agent_
 from protocol.manager.constants import QuoteFlags
 from protocol.manager.labels import approved_form, label_hash
 from protocol.manager.quotes import external_data, identification, quoted_hashes
-from protocol.tpm12.attestation import QuoteInfo
-from protocol.tpm12.keys import DEFAULT_EXPONENT, PubKey
+from protocol.manager.signatures import is_quote
+from protocol.tpm12.keys import PubKey
 from protocol.tpm12.pcr import PcrInfoShort
 
 _KNOWN_FLAGS: Final = QuoteFlags(sum(QuoteFlags))
@@ -146,7 +143,7 @@ def _hardware_quote(evidence: Evidence, expected: Expectations) -> str:
     if quote.flags & ~_KNOWN_FLAGS or quote.flags.bit_count() != len(quote.hashes):
         raise _Failed("unknown flags, or not one hash for each")
     external = external_data(flags, hashlib.sha1(asked).digest(), quote.hashes)
-    if not _has_quoted(quote.aik_modulus, quote.signature, quote.pcrs, external):
+    if not is_quote(quote.aik_modulus, quote.signature, quote.pcrs.composite(), external):
         raise _Failed("not signed by the AIK over these PCRs, hashes and this nonce")
     return f"PCRs {_indices(quote.pcrs)}"
 
@@ -263,7 +260,7 @@ def _guest_quote(evidence: Evidence, expected: Expectations) -> str:
     quote = evidence.guest_quote
     if quote is None:
         raise _Absent("none")
-    if not _has_quoted(quote.aik_modulus, quote.signature, quote.pcrs, evidence.nonce):
+    if not is_quote(quote.aik_modulus, quote.signature, quote.pcrs.composite(), evidence.nonce):
         raise _Failed("not signed by the guest's AIK over these PCRs and this nonce")
     known = evidence.pcrs.by_index
     for index, value in quote.pcrs.values:
@@ -285,19 +282,6 @@ def _guest_quote(evidence: Evidence, expected: Expectations) -> str:
 
 
 # --- what several links need ---------------------------------------------------------------------
-
-
-def _has_quoted(modulus: bytes, signature: bytes, pcrs: Pcrs, external: bytes) -> bool:
-    """Whether an RSA-2048 key has made this TPM_Quote (TPM Main Part 3, 16.3)."""
-    if not is_agent_modulus(modulus):
-        return False
-    info = QuoteInfo(b"QUOT", pcrs.composite(), external)
-    numbers = rsa.RSAPublicNumbers(DEFAULT_EXPONENT, int.from_bytes(modulus, "big"))
-    try:
-        numbers.public_key().verify(signature, info.encode(), padding.PKCS1v15(), hashes.SHA1())
-    except (InvalidSignature, ValueError):
-        return False
-    return True
 
 
 def _check_hash(evidence: Evidence, flag: QuoteFlags, otherwise: str) -> None:
@@ -400,7 +384,8 @@ def _check_ek_proof(evidence: Evidence, ek: PubKey, proof: EkProof, expected: Ex
         raise _Failed("the proof is of another key")
     data = hashlib.sha1(ek.encode() + proof.nonce).digest()
     external = external_data(QuoteFlags(0), data, ())
-    if not _has_quoted(evidence.hardware.aik_modulus, proof.signature, proof.pcrs, external):
+    aik = evidence.hardware.aik_modulus
+    if not is_quote(aik, proof.signature, proof.pcrs.composite(), external):
         raise _Failed("the proof is not signed by the AIK over this key")
     _check_list(evidence, proof.approved, expected)
     then, now = proof.approved.config_list, evidence.approved.config_list

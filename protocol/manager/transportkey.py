@@ -18,14 +18,11 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
-
 from protocol.errors import WireError
 from protocol.manager.approval import EXPONENT
 from protocol.manager.moving import TransportKey, Vouched
-from protocol.tpm12.attestation import CertifyInfo, CertifyInfo2, QuoteInfo
+from protocol.manager.signatures import is_quote, is_signed
+from protocol.tpm12.attestation import CertifyInfo, CertifyInfo2
 from protocol.tpm12.constants import (
     Algorithm,
     EncScheme,
@@ -53,7 +50,7 @@ def check_transport_key(key: TransportKey) -> None:
     """
     if not is_binding_key(key.public_key):
         raise BadTransportKey("not an RSA key of 2048 bits with OAEP")
-    if not _signed(key.aik_modulus, key.signature, key.certificate):
+    if not is_signed(key.aik_modulus, key.signature, key.certificate):
         raise BadTransportKey("the certificate is not signed by the identity key")
     try:
         info, selection = _decode(key.certificate)
@@ -87,8 +84,7 @@ def is_binding_key(key: PubKey) -> bool:
 
 def is_quoted(package: Vouched) -> bool:
     """Say whether the identity key that a package names quoted it."""
-    info = QuoteInfo(b"QUOT", package.composite, package.external_data)
-    return _signed(package.source_aik, package.signature, info.encode())
+    return is_quote(package.source_aik, package.signature, package.composite, package.external_data)
 
 
 def _decode(certificate: bytes) -> tuple[CertifyInfo | CertifyInfo2, PcrSelection]:
@@ -103,12 +99,3 @@ def _decode(certificate: bytes) -> tuple[CertifyInfo | CertifyInfo2, PcrSelectio
     if not newer.pcr_info:
         return newer, PcrSelection()
     return newer, PcrInfoShort.decode(newer.pcr_info).pcr_selection
-
-
-def _signed(modulus: bytes, signature: bytes, message: bytes) -> bool:
-    try:
-        key = rsa.RSAPublicNumbers(EXPONENT, int.from_bytes(modulus, "big")).public_key()
-        key.verify(signature, message, padding.PKCS1v15(), hashes.SHA1())
-    except (InvalidSignature, ValueError):
-        return False
-    return True
