@@ -20,7 +20,7 @@ _vtpmctl() {
         ["vtpmctl hwtpm"]="power-cycle"
         ["vtpmctl manager"]="accept-rollback identity pcrs pubek rekey rekey-counter rekey-nv status transport-key"
         ["vtpmctl saa"]="approve-move keygen pubkey recover recover-begin register-begin register-finish show sign-config"
-        ["vtpmctl vtpm"]="abandon activate cancel delete edit export import list moves new release show"
+        ["vtpmctl vtpm"]="abandon activate cancel delete edit export import list migrate-to moves new release show"
     )
     local -A options=(
         ["vtpmctl"]="--version --help"
@@ -92,6 +92,7 @@ _vtpmctl() {
         ["vtpmctl vtpm export"]="--to --approval --image --without-image --out --json --dir --system --help"
         ["vtpmctl vtpm import"]="--guest --image --without-image --out --json --dir --system --help"
         ["vtpmctl vtpm list"]="--group --json --dir --system --help"
+        ["vtpmctl vtpm migrate-to"]="--guest --to --approval --clear --json --dir --system --help"
         ["vtpmctl vtpm moves"]="--json --dir --system --help"
         ["vtpmctl vtpm new"]="--group --uuid --json --dir --system --help"
         ["vtpmctl vtpm release"]="--out --json --dir --system --help"
@@ -345,6 +346,10 @@ _vtpmctl() {
         ["vtpmctl vtpm import 0"]="@files"
         ["vtpmctl vtpm list --group"]="@nothing"
         ["vtpmctl vtpm list --dir"]="@folders"
+        ["vtpmctl vtpm migrate-to --guest"]="@nothing"
+        ["vtpmctl vtpm migrate-to --to"]="@files"
+        ["vtpmctl vtpm migrate-to --approval"]="@files"
+        ["vtpmctl vtpm migrate-to --dir"]="@folders"
         ["vtpmctl vtpm moves --dir"]="@folders"
         ["vtpmctl vtpm new --group"]="@nothing"
         ["vtpmctl vtpm new --uuid"]="@nothing"

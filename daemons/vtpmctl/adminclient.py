@@ -69,7 +69,7 @@ _MEANINGS: Final[Mapping[tuple[ManagementOrdinal, int], str]] = {
     (_O.MOVE_EXPORT, _C.BAD_PARAMETER): "the target is not certified, or is this manager",
     **{
         (ordinal, code): "the approval is not signed by the group's agent, or was changed since"
-        for ordinal in (_O.MOVE_EXPORT, _O.MOVE_IMPORT)
+        for ordinal in (_O.MOVE_EXPORT, _O.MOVE_IMPORT, _O.STATE_TARGET_SET)
         for code in (_C.ENCRYPT_ERROR, _C.DECRYPT_ERROR, _C.INAPPROPRIATE_SIG)
     },
     **{
@@ -88,6 +88,15 @@ _MEANINGS: Final[Mapping[tuple[ManagementOrdinal, int], str]] = {
     (_O.MOVE_ACTIVATE, _C.AUTHFAIL): "not a release of this import",
     (_O.MOVE_CANCEL, _C.FAIL): "it is not leaving: never was, or is gone",
     (_O.MOVE_ABANDON, _C.FAIL): "it is neither arriving nor gone",
+    (_O.STATE_TARGET_SET, _C.FAIL): (
+        "no vTPM of this uuid is here, or its group has no agent or no transport key yet"
+    ),
+    (_O.STATE_TARGET_SET, _C.AUTHFAIL): (
+        "the approval is of another move, or older than the group's list; see the log"
+    ),
+    (_O.STATE_TARGET_SET, _C.BAD_PARAMETER): "the target is not certified, or is this manager",
+    (_O.STATE_TARGET_CLEAR, _C.FAIL): "no vTPM of this uuid is here",
+    (_O.STATE_TARGET_SHOW, _C.FAIL): "no vTPM of this uuid is here",
     (_O.COUNTER_REKEY, _C.FAIL): "freshness is not bound to a counter",
 }
 

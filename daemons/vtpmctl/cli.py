@@ -23,6 +23,7 @@ from daemons.vtpmctl.doctor.cli import doctor_command
 from daemons.vtpmctl.group_cli import group_group
 from daemons.vtpmctl.guest_cli import guest_group
 from daemons.vtpmctl.manager_cli import manager_group
+from daemons.vtpmctl.migrate_cli import migrate_to_command
 from daemons.vtpmctl.move_cli import (
     MOVE_COMMANDS,
     approve_move_command,
@@ -169,6 +170,7 @@ manager_group.add_command(transport_key_command)
 saa_group.add_command(approve_move_command)
 for _command in MOVE_COMMANDS:
     vtpm_group.add_command(_command)
+vtpm_group.add_command(migrate_to_command)
 main.add_command(guest_group)
 main.add_command(group_group)
 main.add_command(vtpm_group)

@@ -66,7 +66,8 @@ without_image_option = click.option(
 )
 
 
-def _read(path: Path, kind: type[_S]) -> _S:
+def read_message(path: Path, kind: type[_S]) -> _S:
+    """Return what a file of a move says; DaemonError if it is of another kind."""
     try:
         return kind.decode(read_file(path))
     except WireError as error:
@@ -164,7 +165,7 @@ def approve_move_command(
     check_absent(out)
     keys = []
     for path in (source, target):
-        found = _read(path, TransportKey)
+        found = read_message(path, TransportKey)
         try:
             check_transport_key(found)
         except BadTransportKey as error:
@@ -237,8 +238,8 @@ def export_command(
     uuid = uuid_of(name, guests)
     request = MoveExport(
         uuid,
-        _read(to, TransportKey).encode(),
-        b"" if approval is None else _read(approval, MoveApproval).encode(),
+        read_message(to, TransportKey).encode(),
+        b"" if approval is None else read_message(approval, MoveApproval).encode(),
     )
     folder = None if without_image else _image_of(image, guests.get(uuid), root, system=system)
 
@@ -336,7 +337,7 @@ def release_command(file: Path, out: Path, as_json: bool, root: Path | None, sys
     same release again.
     """
     check_absent(out)
-    receipt = _read(file, MoveReceipt)
+    receipt = read_message(file, MoveReceipt)
 
     async def let_go(admin: Admin) -> MoveRelease:
         return await admin.ask(_O.MOVE_RELEASE, receipt, MoveRelease)
@@ -355,7 +356,7 @@ def release_command(file: Path, out: Path, as_json: bool, root: Path | None, sys
 @told()
 def activate_command(file: Path, as_json: bool, root: Path | None, system: bool) -> None:
     """Serve a vTPM that arrived and that its source has released."""
-    release = _read(file, MoveRelease)
+    release = read_message(file, MoveRelease)
 
     async def go_live(admin: Admin) -> None:
         await admin.ask(_O.MOVE_ACTIVATE, release, Nothing)

@@ -23,6 +23,7 @@ from daemons.vtpmctl.answers import (
 )
 from daemons.vtpmctl.options import ask, dir_option, find_host, system_option
 from protocol.manager.constants import ManagementOrdinal, ManagerCode, VtpmFlag
+from protocol.manager.descriptors import NO_MANAGER, StateTargetShown
 from protocol.manager.management import (
     GroupCount,
     Nothing,
@@ -35,7 +36,10 @@ from protocol.manager.management import (
 )
 
 _O = ManagementOrdinal
-_COLUMNS = ("uuid", "guest", "group", "admin", "open", "saved", "kern_hash")
+_COLUMNS = (
+    *("uuid", "guest", "group", "admin", "open", "saved", "kern_hash"),
+    *("migrates_to", "approved"),
+)
 _LIST_COLUMNS = ("uuid", "guest", "group")
 
 
@@ -118,8 +122,8 @@ async def list_vtpms(admin: Admin, group: int) -> list[tuple[int, UUID]]:
 @dir_option
 @system_option
 def show_command(name: str, as_json: bool, root: Path | None, system: bool) -> None:
-    """Show a vTPM: its group, whether it may manage, is open, has ever saved, and the hash of the
-    label that it is open with."""
+    """Show a vTPM: its group, whether it may manage, is open, has ever saved, the hash of the label
+    that it is open with; to which manager its state goes, and whether that is still approved."""
     guests = configured_guests(root, system)
     row = ask_manager(
         root, system, lambda admin: describe_vtpm(admin, uuid_of(name, guests), guests)
@@ -130,6 +134,8 @@ def show_command(name: str, as_json: bool, root: Path | None, system: bool) -> N
 async def describe_vtpm(admin: Admin, uuid: UUID, guests: dict[UUID, str]) -> dict[str, Json]:
     """Return what the manager says of a vTPM."""
     shown = await admin.ask(_O.VTPM_SHOW, VtpmName(uuid), VtpmShown)
+    target = await admin.ask(_O.STATE_TARGET_SHOW, VtpmName(uuid), StateTargetShown)
+    has_target = target.manager != NO_MANAGER
     return {
         "uuid": str(uuid),
         "guest": guests.get(uuid),
@@ -138,6 +144,8 @@ async def describe_vtpm(admin: Admin, uuid: UUID, guests: dict[UUID, str]) -> di
         "open": bool(shown.open),
         "saved": bool(shown.saved),
         "kern_hash": shown.kern_hash.hex() if shown.open else None,
+        "migrates_to": str(target.manager) if has_target else None,
+        "approved": target.counts if has_target else None,
     }
 
 

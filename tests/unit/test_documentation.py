@@ -39,6 +39,7 @@ from docs.manpages import FOLDER, PAGES, all_pages
 from protocol.attestation.evidence import encode
 from protocol.attestation.verdict import NEEDED, LinkName
 from protocol.manager.constants import HEADER_BYTES as MANAGER_HEADER_BYTES
+from protocol.manager.descriptors import LocalDescriptor
 from protocol.manager.moving import Contents, MoveApproval, MoveReceipt, MoveRelease
 from protocol.tis.framing import REPLY_HEADER, REQUEST_HEADER
 from protocol.tpm12.transport import TransportPublic
@@ -131,6 +132,7 @@ def _sizes_in_the_code() -> dict[str, int]:
         "Page header": HEADER_SIZE,
         "Approval of a move": len(MoveApproval(uuid, b"." * 32, uuid, b"." * 32, uuid, 0).encode()),
         "Contents of a package": len(Contents(bytes(64), bytes(32), 0).encode()),
+        "Local descriptor": len(LocalDescriptor(uuid, uuid, uuid, uuid).encode()),
         "Receipt": len(MoveReceipt(uuid, uuid, bytes(32), bytes(32)).encode()),
         "Release": len(MoveRelease(uuid, uuid, bytes(32)).encode()),
         "Manager header": MANAGER_HEADER_BYTES,
@@ -402,6 +404,7 @@ def test_every_command_below_vtpmctl_has_a_section() -> None:
         "vtpmctl vtpm export UUID|GUEST",
         "vtpmctl vtpm import FILE",
         "vtpmctl vtpm list",
+        "vtpmctl vtpm migrate-to",
         "vtpmctl vtpm moves",
         "vtpmctl vtpm new",
         "vtpmctl vtpm release FILE",
