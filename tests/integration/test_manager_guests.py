@@ -145,7 +145,8 @@ def test_no_other_command_reaches_the_hardware_or_the_keys(stack: Stack) -> None
     identifying = EXTEND.replace(b"\x14\0\0\0\x10", b"\x14\0\0\0\x17")
     save = encode_request(ManagerTag.REQ, 1, bytes(64))
     load = encode_request(ManagerTag.REQ, 2)
-    for request in (identifying, save, load, bytes.fromhex("01c1 0000000a 00000099")):
+    state_key = encode_request(ManagerTag.REQ, 5)
+    for request in (identifying, save, load, state_key, bytes.fromhex("01c1 0000000a 00000099")):
         assert guest_code(stack, "admin", request) == ManagerCode.DISABLED_CMD, request.hex()
 
 
