@@ -26,13 +26,13 @@ from daemons.runtime.log import Log
 from daemons.runtime.notify import Notifier
 from daemons.runtime.reload import Reloads
 from daemons.tpmfront.daemon import serve
-from daemons.tpmfront.options import Config, parse_front_socket
+from daemons.tpmfront.options import Config, CtrlSocket, parse_front_socket
 
 EXAMPLE = """\b
 Example:
   tpmfront --config /etc/vtpm --guest g1 \\
            --backend /run/vtpm/guests/g1/tpmback.sock \\
-           --tpm /run/vtpm/guests/g1/tpm.sock
+           --tpm /run/vtpm/guests/g1/tpm.sock --ctrl /run/vtpm/guests/g1/ctrl.sock
 """
 
 
@@ -53,6 +53,19 @@ Example:
     show_default=f"{FrontOptions().stream_mode:04o}",
     metavar="OCTAL",
     help="Permissions of the --tpm sockets; who may write may use the TPM.",
+)
+@click.option(
+    "--ctrl",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Control channel as swtpm has it, for QEMU and swtpm_ioctl.",
+)
+@click.option(
+    "--ctrl-mode",
+    show_default=f"{FrontOptions().control_mode:04o}",
+    metavar="OCTAL",
+    help="Permissions of the --ctrl socket; who may write may use the TPM from any locality, "
+    "power it off and take its state, encrypted.",
 )
 @click.option(
     "--backend",
@@ -80,6 +93,8 @@ def main(
     guest: str | None,
     sockets: tuple[str, ...],
     socket_mode: str | None,
+    ctrl: Path | None,
+    ctrl_mode: str | None,
     backend: Path,
     uuid: UUID | None,
     name: str | None,
@@ -95,6 +110,7 @@ def main(
     try:
         fronts = tuple([parse_front_socket(text) for text in sockets])
         mode = None if socket_mode is None else parse_mode(socket_mode)
+        of_ctrl = None if ctrl_mode is None else parse_mode(ctrl_mode)
     except (DaemonError, ValueError) as error:
         raise click.UsageError(str(error)) from error
 
@@ -106,6 +122,9 @@ def main(
         return Config(
             sockets=fronts if defaults.front.stream else (),
             socket_mode=defaults.front.stream_mode if mode is None else mode,
+            ctrl=None
+            if ctrl is None or not defaults.front.control
+            else CtrlSocket(ctrl, defaults.front.control_mode if of_ctrl is None else of_ctrl),
             backend=backend,
             control=backend.with_name("front-control.sock") if control is None else control,
             uuid=identity,

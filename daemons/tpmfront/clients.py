@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serving whoever connects to the raw stream socket.
+"""Serving whoever connects to the raw stream socket, and what a control client passes.
 
 Each client has one task, and at most one command at the vTPM; the link takes turns in the order in
 which commands came, so a client that sends ten thousand commands at once is served one, then the
 others. A client that does not read its responses keeps only its own task waiting; nothing more is
 read from it meanwhile. Nothing is held for a client that sent half a command but that half.
+
+What asks a vTPM for more than TPM commands (`protocol.vtpm.control`) is only the control channel's
+to send: a client that begins a command so is answered as a TPM does that does not know its tag.
 
 Clients do not notice that this process is replaced by another (`handover`): a stop finishes the
 commands that are under way and leaves the connections open.
@@ -23,13 +26,14 @@ from trio.socket import SocketType
 from daemons.runtime.log import Log
 from daemons.runtime.sockets import accept
 from daemons.tpmfront.framing import CommandStream
-from daemons.tpmfront.handover import Handover, Kept, Slot, end
+from daemons.tpmfront.handover import Handover, Kept, Role, Slot, end
 from daemons.tpmfront.link import VtpmLink
 from protocol.errors import WireError
 from protocol.tpm12 import ReturnCode, error_response
 from protocol.tpmif.page import capacity_bytes
 from protocol.tpmif.unix import PeerCredentials, peer_credentials
 from protocol.tpmif.unix.waiting import QuickWait
+from protocol.vtpm.control import is_request
 
 MAX_CLIENTS: Final = 900
 MAX_CLIENTS_PER_UID: Final = 256
@@ -40,13 +44,22 @@ STALLED_READER_S: Final = 60.0
 STOP_GRACE_S: Final = 5.0
 """How long a stop waits for the response to a command; who has none by then is disconnected."""
 _DONTWAIT: Final = socket.MSG_DONTWAIT
+_NO_SUCH_TAG: Final = error_response(ReturnCode.BADTAG)
 
 
-class _Client:
-    """One connection."""
+class Client:
+    """One connection.
+
+    Attributes:
+        raw: to the client.
+        locality: of its commands from now on.
+        slot: what the next process will know of it; None: it ends with this one.
+        command: what is being answered; None: nothing.
+    """
 
     __slots__ = (
         "command",
+        "is_dismissed",
         "is_idle",
         "is_submitted",
         "locality",
@@ -62,19 +75,30 @@ class _Client:
     ) -> None:
         self.raw = raw
         self.locality = locality
-        # None: it ends with this process.
         self.slot = slot
         self.stream = CommandStream(capacity_bytes(0))
         self.stream.feed(data)
         self.wait = QuickWait(raw, spin=False)
         # Waits for more from the client.
         self.is_idle = True
-        # What is being answered; None: nothing.
         self.command: bytes | None = None
         # The vTPM may have it: a stop waits for the answer. Set by the link.
         self.is_submitted = False
         # Shielded, so that a stop tears no command apart; ended by `Clients.stop`.
         self.scope = trio.CancelScope(shield=True)
+        # The next process is not to go on with it.
+        self.is_dismissed = False
+
+    def dismiss(self) -> None:
+        """End the connection, whatever is under way."""
+        self.is_dismissed = True
+        self.scope.cancel()
+
+    def set_locality(self, locality: int) -> None:
+        """Have every later command come from this locality."""
+        self.locality = locality
+        if self.slot is not None:
+            self.slot.set_locality(locality)
 
 
 class Clients:
@@ -92,7 +116,7 @@ class Clients:
         self._log = log
         self._by_uid: Counter[int] = Counter()
         self._commands = 0
-        self._clients: set[_Client] = set()
+        self._clients: set[Client] = set()
         self._is_stopping = False
         self.on_change: Callable[[], None] = lambda: None
         """Called when `count` changes."""
@@ -121,16 +145,39 @@ class Clients:
 
     async def _serve_new(self, raw: socket.socket, locality: int) -> None:
         peer = peer_credentials(raw)
-        if self.count >= MAX_CLIENTS or self._by_uid[peer.uid] >= MAX_CLIENTS_PER_UID:
-            self._log.warning("too many clients", uid=peer.uid, clients=self.count)
+        if self._is_full(peer):
             raw.close()
             return
-        await self._serve_one(_Client(raw, locality, self._handover.take(raw, locality)), peer)
+        client = Client(raw, locality, self._handover.take(raw, locality))
+        await self.serve_client(client, peer)
+
+    def _is_full(self, peer: PeerCredentials) -> bool:
+        if self.count < MAX_CLIENTS and self._by_uid[peer.uid] < MAX_CLIENTS_PER_UID:
+            return False
+        self._log.warning("too many clients", uid=peer.uid, clients=self.count)
+        return True
 
     async def resume(self, kept: Kept) -> None:
         """Serve a client of the last process."""
-        client = _Client(kept.connection, kept.locality, kept.slot, kept.data)
-        await self._serve_one(client, peer_credentials(kept.connection))
+        client = client_of(kept)
+        await self.serve_client(client, peer_credentials(kept.connection))
+
+    def admit_passed(
+        self, raw: socket.socket, locality: int, peer: PeerCredentials
+    ) -> Client | None:
+        """Return the client at the other end of a connection that a peer passed to us.
+
+        `serve_client` is to be called with it.
+
+        Args:
+            raw: any connected stream socket; the client's if there is one.
+            locality: of its commands.
+            peer: who passed it, and is held to the limits.
+        Returns: None if there are too many.
+        """
+        if self._is_full(peer):
+            return None
+        return Client(raw, locality, self._handover.take(raw, locality, Role.DATA))
 
     def stop(self) -> None:
         """Have every client left alone as soon as no command of it is under way."""
@@ -141,7 +188,8 @@ class Clients:
             else:
                 client.scope.deadline = trio.current_time() + STOP_GRACE_S
 
-    async def _serve_one(self, client: _Client, peer: PeerCredentials) -> None:
+    async def serve_client(self, client: Client, peer: PeerCredentials) -> None:
+        """Answer a client until it goes, or `stop` has it left alone."""
         self._by_uid[peer.uid] += 1
         self._clients.add(client)
         self._choose_spinner()
@@ -150,7 +198,8 @@ class Clients:
         try:
             with client.scope:
                 is_left_alone = await self._converse(client)
-            is_left_alone = is_left_alone or (client.scope.cancelled_caught and _put_back(client))
+            if client.scope.cancelled_caught and not client.is_dismissed:
+                is_left_alone = _put_back(client)
         except WireError as error:
             self._log.warning("client disconnected", pid=peer.pid, uid=peer.uid, reason=error)
         except (OSError, trio.TooSlowError) as error:
@@ -164,7 +213,7 @@ class Clients:
             self._part(client, is_left_alone=is_left_alone)
             self.on_change()
 
-    def _part(self, client: _Client, *, is_left_alone: bool) -> None:
+    def _part(self, client: Client, *, is_left_alone: bool) -> None:
         """Close our side of a connection; the client's as well, unless the next process goes on."""
         if client.slot is not None and is_left_alone:
             self._handover.leave(client.slot)
@@ -180,7 +229,7 @@ class Clients:
         for client in self._clients:
             client.wait.spin = alone
 
-    async def _converse(self, client: _Client) -> bool:
+    async def _converse(self, client: Client) -> bool:
         """Answer commands until the client goes (False) or is to be left alone (True).
 
         Raises:
@@ -208,14 +257,17 @@ class Clients:
             if slot is not None:
                 slot.busy()
             client.command = command
-            response = await self._link.transact(command, client.locality, client)
+            if is_request(command):
+                response = _NO_SUCH_TAG
+            else:
+                response = await self._link.transact(command, client.locality, client)
             client.is_submitted = True  # answered, which is as good
             self._commands += 1
-            await _send(raw, response)
+            await send_all(raw, response)
             client.command = None
             client.is_submitted = False
 
-    async def _receive(self, client: _Client) -> bytes | None:
+    async def _receive(self, client: Client) -> bytes | None:
         """Return what is there, waiting for the first byte; b"" at the end of the stream, None if
         there is to be no more."""
         slot = client.slot
@@ -235,7 +287,12 @@ class Clients:
                 continue
 
 
-def _put_back(client: _Client) -> bool:
+def client_of(kept: Kept) -> Client:
+    """Return a client of the last process."""
+    return Client(kept.connection, kept.locality, kept.slot, kept.data)
+
+
+def _put_back(client: Client) -> bool:
     """Leave to the next process what surely nobody has executed; whether that is all of it."""
     if client.is_submitted:
         return False
@@ -244,7 +301,7 @@ def _put_back(client: _Client) -> bool:
     return True
 
 
-async def _send(raw: socket.socket, data: bytes) -> None:
+async def send_all(raw: socket.socket, data: bytes) -> None:
     """Send all of a response.
 
     Raises:

@@ -17,10 +17,16 @@ from daemons.runtime.notify import Notifier, StatusLine
 from daemons.runtime.reload import Reloads, changed_fields
 from daemons.runtime.sockets import Listeners
 from daemons.tpmfront.clients import Clients
-from daemons.tpmfront.handover import Handover
+from daemons.tpmfront.controlchannel import BACKLOG as CTRL_BACKLOG
+from daemons.tpmfront.controlchannel import ControlChannel
+from daemons.tpmfront.controlcommands import ControlCommands
+from daemons.tpmfront.datachannel import DataChannel
+from daemons.tpmfront.handover import Handover, Role, end
 from daemons.tpmfront.link import VtpmLink
-from daemons.tpmfront.options import Config
+from daemons.tpmfront.options import Config, CtrlSocket
 
+CTRL: Final = "ctrl"
+"""Name of the inherited listener of the control channel."""
 BACKLOG: Final = 1024
 """Above MAX_CLIENTS, so that a crowd waits rather than being turned away by the kernel."""
 
@@ -48,13 +54,17 @@ async def serve(
     link = VtpmLink(config.backend, config.uuid, log)
     handover, kept = Handover.open(inherited, notifier, log)
     clients = Clients(link, handover, log)
+    ctrl = None if config.ctrl is None else Ctrl(config.ctrl, link, clients, handover, log)
 
     def describe() -> str:
         state = "serving guest" if link.is_connected else "waiting for the vtpm of guest"
-        return f"{state} {config.name}, {clients.count} client{'' if clients.count == 1 else 's'}"
+        number = f"{clients.count} client{'' if clients.count == 1 else 's'}"
+        return f"{state} {config.name}, {number}{'' if ctrl is None else ctrl.describe()}"
 
     line = StatusLine(notifier, describe)
     link.on_change = clients.on_change = line.changed
+    if ctrl is not None:
+        ctrl.channel.on_change = ctrl.data.on_change = line.changed
 
     async def status(_args: Fields) -> Fields:
         return {
@@ -63,6 +73,7 @@ async def serve(
             "guest": config.name,
             "uuid": str(config.uuid),
             "clients": clients.count,
+            "control_channel": None if ctrl is None else dict(ctrl.fields()),
             "kept": handover.kept,
             "commands": clients.commands,
             "connections": link.connections,
@@ -82,19 +93,34 @@ async def serve(
                 front.listener_name, front.path, mode=config.socket_mode, backlog=BACKLOG
             )
             bound.append((stack.enter_context(listener), front.locality))
+        ctrl_listener = None
+        if config.ctrl is not None:
+            ctrl_listener = stack.enter_context(
+                listeners.listen(
+                    CTRL, config.ctrl.path, mode=config.ctrl.mode, backlog=CTRL_BACKLOG
+                )
+            )
         async with trio.open_nursery() as nursery:
             # It outlives the clients: a stop waits for the last responses.
             going = await nursery.start(_run_shielded, link.run)
             try:
                 async with trio.open_nursery() as serving:
-                    serving.start_soon(_stop_when_cancelled, clients)
+                    serving.start_soon(_stop_when_cancelled, clients, ctrl)
                     serving.start_soon(handover.run)
                     serving.start_soon(line.run)
                     await serving.start(
                         partial(serve_control, config.control, verbs, log=log, listeners=listeners)
                     )
                     for one in kept:
-                        serving.start_soon(clients.resume, one)
+                        if one.role is Role.STREAM:
+                            serving.start_soon(clients.resume, one)
+                        elif ctrl is None:
+                            handover.release(one.slot)
+                            end(one.connection)
+                    if ctrl is not None and ctrl_listener is not None:
+                        ctrl.end_by(serving.cancel_scope.cancel)
+                        others = [one for one in kept if one.role is not Role.STREAM]
+                        serving.start_soon(ctrl.channel.serve, ctrl_listener, others)
                     for bound_socket, locality in bound:
                         serving.start_soon(clients.serve, bound_socket, locality)
                     log.info("listening", sockets=len(bound))
@@ -113,8 +139,43 @@ async def _run_shielded(
         await run()
 
 
-async def _stop_when_cancelled(clients: Clients) -> None:
+async def _stop_when_cancelled(clients: Clients, ctrl: Ctrl | None) -> None:
     try:
         await trio.sleep_forever()
     finally:
+        if ctrl is not None:
+            ctrl.channel.stop()
         clients.stop()
+
+
+class Ctrl:
+    """What belongs to the swtpm control channel."""
+
+    def __init__(
+        self, options: CtrlSocket, link: VtpmLink, clients: Clients, handover: Handover, log: Log
+    ) -> None:
+        self._options = options
+        self.data = DataChannel(clients, link, log)
+        self._commands = ControlCommands(link, self.data, log, max_locality=options.max_locality)
+        self.channel = ControlChannel(self._commands, self.data, handover, log)
+
+    def end_by(self, stop: Callable[[], None]) -> None:
+        """Have the process ended as the options say."""
+        if self._options.ends_on_shutdown:
+            self.channel.on_shutdown = stop
+        if self._options.ends_with_client:
+            self.channel.on_lost = stop
+
+    def describe(self) -> str:
+        """Return the end of the status line."""
+        client = ", control client connected" if self.channel.has_client else ""
+        return client + (", powered off" if self._commands.is_stopped else "")
+
+    def fields(self) -> Fields:
+        """Return the member "control_channel" of a status."""
+        return {
+            "client": self.channel.has_client,
+            "data": self.data.is_open,
+            "locality": self.data.locality,
+            "powered_off": self._commands.is_stopped,
+        }

@@ -2,17 +2,21 @@
 """Clients' connections over a restart of tpmfront: kept by the supervisor, taken up by the next
 process.
 
-A tcsd makes one connection and never another. So the supervisor is asked to keep a duplicate of
-each (FDSTORE of sd_notify(3)) under the name "client-N", and under "clients" a memfd that says what
-of a connection's bytes has been read and not answered. Layout, in the machine's own byte order:
+A tcsd makes one connection and never another; a QEMU makes one to the control channel, and passes
+one more over it. So the supervisor is asked to keep a duplicate of each (FDSTORE of sd_notify(3))
+under the name "client-N", and under "clients" a memfd that says what it is and what of its bytes
+has been read and not answered. Layout, in the machine's own byte order:
 
     offset           size   content
     0                8      magic "vTPMcli1"
-    4096 + 12288 N   1      state of connection N, see `State`
-                     1      locality of its commands
+    4096 + 12288 N   1      low four bits: state of connection N, see `State`; high four: see `Role`
+                     1      locality of its commands; of a control connection: last set over it
                      2      zero
                      4      length of the data, 0 to 12280
                      ...    data
+
+There is at most one connection of each role but STREAM. A process that does not know a role takes
+the byte for no state, and closes the connection.
 
 A process sets BUSY before it reads from a connection and takes that back when all that it read is
 answered or written down here, the state last. So what is found after a SIGKILL is true, or it is
@@ -32,7 +36,7 @@ import select
 import socket
 import stat
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -45,6 +49,9 @@ MEMORY: Final = "clients"
 SLOTS: Final = 240
 """Connections that can be kept: the descriptors that fit into one message are 253 (unix(7)). Others
 end with the process."""
+RESERVED: Final = 2
+"""Of them for a control client and what it passes: it could not connect again, and streams come in
+any number."""
 STORE_PERIOD_S: Final = 0.5
 """How often the supervisor is told at most: whoever connects and hangs up again and again must not
 keep it busy, which may be systemd."""
@@ -70,10 +77,25 @@ class State(enum.IntEnum):
     """Some of what was read is in nobody's hands but the process's."""
 
 
+class Role(enum.IntEnum):
+    """What a connection is for."""
+
+    STREAM = 0
+    """A client of the raw stream."""
+    DATA = 1
+    """What a control client passed for its commands (SET_DATAFD)."""
+    CONTROL = 2
+    """The client of the control channel."""
+
+
+_ROLE_SHIFT: Final = 4
+_STATE_MASK: Final = (1 << _ROLE_SHIFT) - 1
+
+
 class Slot:
     """One connection in the memory."""
 
-    __slots__ = ("_has_data", "_memory", "_offset", "is_stored", "number")
+    __slots__ = ("_busy", "_has_data", "_memory", "_offset", "_resting", "is_stored", "number")
 
     def __init__(self, memory: mmap.mmap, number: int) -> None:
         """Use `Handover.take`."""
@@ -83,21 +105,31 @@ class Slot:
         self._memory = memory
         self._offset = _PAGE_BYTES + number * _SLOT_BYTES
         self._has_data = False
+        self._use(Role.STREAM)
+
+    def _use(self, role: Role) -> None:
+        self._busy = State.BUSY | role << _ROLE_SHIFT
+        self._resting = State.RESTING | role << _ROLE_SHIFT
 
     @property
     def name(self) -> str:
         """Under which the supervisor keeps the connection."""
         return f"client-{self.number}"
 
-    def begin(self, locality: int, data: bytes = b"") -> None:
+    def begin(self, locality: int, role: Role = Role.STREAM, data: bytes = b"") -> None:
         """Make the slot a connection's, of which this much was read."""
-        self._memory[self._offset + 1] = locality
+        self._use(role)
+        self.set_locality(locality)
         self._has_data = True
         self.rest(data)
 
+    def set_locality(self, locality: int) -> None:
+        """From now on this is the locality."""
+        self._memory[self._offset + 1] = locality
+
     def busy(self) -> None:
         """Something is about to be read."""
-        self._memory[self._offset] = State.BUSY
+        self._memory[self._offset] = self._busy
 
     def rest(self, data: bytes) -> None:
         """All that was read is answered but for `data`, at most `DATA_LIMIT_BYTES`."""
@@ -106,25 +138,26 @@ class Slot:
             memory[offset + 4 : offset + 8] = len(data).to_bytes(4, sys.byteorder)
             memory[offset + 8 : offset + 8 + len(data)] = data
             self._has_data = bool(data)
-        memory[offset] = State.RESTING
+        memory[offset] = self._resting
 
     def free(self) -> None:
         """The connection is over."""
         self._memory[self._offset] = State.FREE
 
-    def read(self) -> tuple[State, int, bytes]:
-        """Return state, locality and data.
+    def read(self) -> tuple[State, Role, int, bytes]:
+        """Return state, role, locality and data.
 
         Raises:
             ValueError: they are none.
         """
         header = self._memory[self._offset : self._offset + _HEADER_BYTES]
-        state, locality = State(header[0]), header[1]
+        state, role = State(header[0] & _STATE_MASK), Role(header[0] >> _ROLE_SHIFT)
+        locality = header[1]
         length = int.from_bytes(header[4:8], sys.byteorder)
         if length > DATA_LIMIT_BYTES:
             raise ValueError(f"{length} bytes, there is room for {DATA_LIMIT_BYTES}")
         start = self._offset + _HEADER_BYTES
-        return state, locality, self._memory[start : start + length]
+        return state, role, locality, self._memory[start : start + length]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +167,14 @@ class Kept:
     Attributes:
         connection: to the client.
         slot: its slot.
-        locality: of its commands.
+        role: what it is for.
+        locality: of its commands, or last set over it.
         data: what was read and not answered.
     """
 
     connection: socket.socket
     slot: Slot
+    role: Role
     locality: int
     data: bytes
 
@@ -187,16 +222,19 @@ class Handover:
 
     def _take_up(self, inherited: Mapping[str, Sequence[int]], log: Log) -> Sequence[Kept]:
         found: dict[int, Kept] = {}
+        single: set[Role] = set()
         for name, fds in inherited.items():
             match = _NAME.fullmatch(name)
             for fd in fds if match else ():
                 slot = Slot(self._memory, int(match[1]) if match else 0)
-                kept = self._take_one(slot, fd) if slot.number not in found else None
+                kept = self._take_one(slot, fd, single) if slot.number not in found else None
                 if kept is None:
                     _end(fd)
                     self._notifier.remove_fd(slot.name)
                 else:
                     found[slot.number] = kept
+                    if kept.role is not Role.STREAM:
+                        single.add(kept.role)
                     self._free.discard(slot.number)
         for number in self._free:
             Slot(self._memory, number).free()
@@ -204,31 +242,33 @@ class Handover:
             log.info("clients go on", clients=len(found))
         return tuple(found.values())
 
-    def _take_one(self, slot: Slot, fd: int) -> Kept | None:
-        """Return the connection if it can go on."""
+    def _take_one(self, slot: Slot, fd: int, single: Set[Role]) -> Kept | None:
+        """Return the connection if it can go on, and there is none yet of a single role."""
         if slot.number >= SLOTS or not _is_open(fd):
             return None
         try:
-            state, locality, data = slot.read()
+            state, role, locality, data = slot.read()
         except ValueError:
             return None
-        if state is not State.RESTING:
+        if state is not State.RESTING or role in single:
             return None
         slot.is_stored = True
-        slot.begin(locality, data)
-        return Kept(socket.socket(fileno=fd), slot, locality, data)
+        slot.begin(locality, role, data)
+        return Kept(socket.socket(fileno=fd), slot, role, locality, data)
 
     @property
     def kept(self) -> int:
         """Connections that would go on after a SIGKILL."""
         return SLOTS - len(self._free) - len(self._new)
 
-    def take(self, connection: socket.socket, locality: int) -> Slot | None:
+    def take(
+        self, connection: socket.socket, locality: int, role: Role = Role.STREAM
+    ) -> Slot | None:
         """Return a slot for a new connection; None if it will end with this process."""
-        if not self._free:
+        if len(self._free) <= (RESERVED if role is Role.STREAM else 0):
             return None
         slot = Slot(self._memory, self._free.pop())
-        slot.begin(locality)
+        slot.begin(locality, role)
         self._new[slot] = connection
         self._changed.set()
         return slot

@@ -7,7 +7,7 @@ have executed is never repeated: it is answered by TPM_IOERROR, and the client f
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final, Protocol
 from uuid import UUID
@@ -33,6 +33,15 @@ class Submission(Protocol):
     is_submitted: bool
 
 
+class OwnSubmission:
+    """Of who has no object to keep it in."""
+
+    __slots__ = ("is_submitted",)
+
+    def __init__(self) -> None:
+        self.is_submitted = False
+
+
 class VtpmLink:
     """One device of the split driver, shared by all clients; one command at a time.
 
@@ -54,6 +63,10 @@ class VtpmLink:
         self._lost = trio.Event()
         # Whoever holds it has the device. Fair: waiters get it in the order in which they came.
         self._turn = trio.Lock()
+        # Of whose command the device has.
+        self._with_vtpm: Submission | None = None
+        # Those that wait for their turn or for a connection.
+        self._waiting: dict[Submission, trio.CancelScope] = {}
         self._connections = 0
         self.on_change: Callable[[], None] = lambda: None
         """Called when `is_connected` changes."""
@@ -120,7 +133,8 @@ class VtpmLink:
         try:
             self._turn.acquire_nowait()
         except trio.WouldBlock:
-            await self._turn.acquire()
+            if not await self._wait(submission, self._turn.acquire):
+                return error_response(ReturnCode.FAIL)
         try:
             with trio.move_on_after(COMMAND_DEADLINE_S):
                 return await self._transact(command, locality, submission)
@@ -131,17 +145,44 @@ class VtpmLink:
         finally:
             self._turn.release()
 
+    def cancel(self, submission: Submission) -> None:
+        """Have a command given up that is under way: `transact` then returns TPM_FAIL.
+
+        Does nothing if there is none any more. The vTPM may answer all the same, if it is done.
+        """
+        waiting = self._waiting.get(submission)
+        if waiting is not None:
+            waiting.cancel()
+        elif self._with_vtpm is submission and self._device is not None:
+            self._device.cancel_nowait()
+
+    async def _wait(self, submission: Submission, what: Callable[[], Awaitable[None]]) -> bool:
+        """Wait for something; False if the command was cancelled before."""
+        with trio.CancelScope() as scope:
+            self._waiting[submission] = scope
+            try:
+                await what()
+            finally:
+                del self._waiting[submission]
+            return True
+        return False
+
+    async def _wait_connected(self) -> None:
+        with trio.move_on_after(RECONNECT_WAIT_S):
+            await self._connected.wait()
+
     async def _transact(self, command: bytes, locality: int, submission: Submission) -> bytes:
         while True:
             submission.is_submitted = False
             device = self._device
             if device is None:
-                with trio.move_on_after(RECONNECT_WAIT_S):
-                    await self._connected.wait()
+                if not await self._wait(submission, self._wait_connected):
+                    return error_response(ReturnCode.FAIL)
                 device = self._device
                 if device is None:
                     return error_response(ReturnCode.RETRY)
             submission.is_submitted = True
+            self._with_vtpm = submission
             try:
                 return await device.transact(command, locality)
             except RequestCancelled:
@@ -154,3 +195,5 @@ class VtpmLink:
             except TpmifError:
                 # The stream's limit is the page's capacity, so this is a locality no byte can hold.
                 return error_response(ReturnCode.BAD_LOCALITY)
+            finally:
+                self._with_vtpm = None

@@ -29,17 +29,39 @@ class FrontSocket:
 
 
 @dataclass(frozen=True, slots=True)
+class CtrlSocket:
+    """The socket of the swtpm control channel.
+
+    Attributes:
+        path: of it.
+        mode: its permissions; who may write may stop the TPM and take its state.
+        max_locality: the last that a client may set.
+        ends_on_shutdown: whether the process ends after SHUTDOWN; one that a supervisor runs would
+            only be started again.
+        ends_with_client: whether it ends when a client is gone.
+    """
+
+    path: Path
+    mode: int
+    max_locality: int = MAX_LOCALITY
+    ends_on_shutdown: bool = False
+    ends_with_client: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Options of one tpmfront.
 
     Attributes:
         sockets: none if the guest is to have no stream.
         socket_mode: permissions of the sockets; who may write may use the TPM.
+        ctrl: the swtpm control channel; None if the guest is to have none.
         control: where `vtpmctl` asks for the status.
     """
 
     sockets: tuple[FrontSocket, ...]
     socket_mode: int
+    ctrl: CtrlSocket | None
     backend: Path
     control: Path
     uuid: UUID

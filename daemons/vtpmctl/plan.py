@@ -145,6 +145,7 @@ def plan_guest(config: UpConfig, guest: Guest) -> tuple[ChildSpec, ...]:
             args=_args(
                 *common,
                 *("--tpm", paths.tpm_socket),
+                *("--ctrl", paths.ctrl_socket),
                 *("--backend", paths.back_socket),
                 *("--control", paths.front_control_socket),
             ),

@@ -163,6 +163,15 @@ class FrontOptions:
         help="Permissions of that socket, where tpmfront makes it itself: who may write may use "
         "the TPM.",
     )
+    control: bool = key(
+        BOOL, default=True, help="Whether there is a socket with the swtpm control channel."
+    )
+    control_mode: int = key(
+        MODE,
+        default=0o600,
+        help="Permissions of that socket, where tpmfront makes it itself: who may write may use "
+        "the TPM from any locality, power it off and take its state, encrypted.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
