@@ -254,7 +254,7 @@ class ControlChannel:
         connection.is_stopping = self._is_stopping
         self._connection = connection
         self.on_change()
-        self._log.info("control client connected", pid=peer.pid, uid=peer.uid)
+        self._log.debug("control client connected", pid=peer.pid, uid=peer.uid)
         is_shut_down = is_left_alone = False
         try:
             with connection.scope:
@@ -273,7 +273,7 @@ class ControlChannel:
         if is_shut_down:
             self.on_shutdown()
         elif not is_left_alone:
-            self._log.info("control client gone", pid=peer.pid)
+            self._log.debug("control client gone", pid=peer.pid)
             if not self._is_stopping:
                 self.on_lost()
 

@@ -208,8 +208,8 @@ class ControlCommands:
         code, _ = await self._ask(
             source, ControlOrdinal.POWER_ON, control.PowerOn(int(delete_volatile))
         )
-        # One that failed to start is stopped.
-        self._stopped_over = self._link.connections if code else None
+        if not code:  # else it is what it was
+            self._stopped_over = None
         self._log.info("powered on", code=code, delete_volatile=delete_volatile)
         return code
 

@@ -98,7 +98,8 @@ def prepare_guest(config: UpConfig, configured: ConfiguredGuest) -> Guest:
     check_ours(config.layout, configured)
     config.layout.check_lengths([configured.name])
     config.layout.prepare_guest(configured.name)
-    return Guest(configured.name, configured.identity.uuid, configured.front.stream)
+    front = configured.front
+    return Guest(configured.name, configured.identity.uuid, front.stream, front.control)
 
 
 def _name(args: Fields) -> str:

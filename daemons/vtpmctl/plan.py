@@ -28,11 +28,13 @@ class Guest:
         name: of the guest.
         uuid: of its vTPM.
         has_stream: whether its front has a socket with the raw TPM byte stream.
+        has_control: whether it has one with the swtpm control channel.
     """
 
     name: str
     uuid: UUID
     has_stream: bool = True
+    has_control: bool = True
 
 
 @dataclass(frozen=True, slots=True)

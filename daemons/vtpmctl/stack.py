@@ -67,6 +67,8 @@ class StackSite:
         configured = examine(layout.etc).configuration
         streamless = {one.name for one in configured.guests.values() if not one.front.stream}
         streams = [name for name in guests if name not in streamless]
+        without = {one.name for one in configured.guests.values() if not one.front.control}
+        controlled = [name for name in guests if name not in without]
         owner = _owner_of(layout.root)
         locks = [
             (layout.hwtpm_state, "hwtpm"),
@@ -78,7 +80,11 @@ class StackSite:
                 *_rules(layout, guests, owner),
                 *[FolderRule(Path(path), _OTHERS, secret=True) for path in secret_files],
             ),
-            sockets=(*_sockets(layout, guests), *_streams(layout, streams)),
+            sockets=(
+                *_sockets(layout, guests),
+                *_streams(layout, streams),
+                *_control_channels(layout, controlled),
+            ),
             locks=tuple([(folder / ".lock", daemon) for folder, daemon in locks]),
             state=layout.state,
             configuration=layout.etc,
@@ -138,6 +144,12 @@ def _streams(layout: Layout, guests: list[str]) -> Iterator[SocketRule]:
     for guest in guests:
         # Who may use it is the configuration's to say.
         path = layout.guest(guest).tpm_socket
+        yield SocketRule(path, f"tpmfront-{guest}", 0, is_stream=True)
+
+
+def _control_channels(layout: Layout, guests: list[str]) -> Iterator[SocketRule]:
+    for guest in guests:
+        path = layout.guest(guest).ctrl_socket
         yield SocketRule(path, f"tpmfront-{guest}", 0, is_stream=True)
 
 

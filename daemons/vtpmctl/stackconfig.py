@@ -97,7 +97,7 @@ def make_guest(layout: Layout, name: str, keys: TomlTable) -> bool:
     text = toml_text(
         f"Guest {name}, see vtpm-guest.toml(5).",
         {"uid": os.geteuid(), **keys},
-        {"front": {"stream_mode": FRONT_MODE}},
+        {"front": {"stream_mode": FRONT_MODE, "control_mode": FRONT_MODE}},
     )
     return make_file(guest_path(layout.etc, name), text, _FILE_MODE)
 

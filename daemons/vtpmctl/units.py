@@ -159,6 +159,8 @@ class UnitsSite:
         guests = list(dict.fromkeys([*uuids, *[g for g in map(_guest_of, units) if g]]))
         streamless = {one.name for one in configured.guests.values() if not one.front.stream}
         streams = [name for name in guests if name not in streamless]
+        without = {one.name for one in configured.guests.values() if not one.front.control}
+        controlled = [name for name in guests if name not in without]
         start = units.get("vtpmmgr.service", {}).get("ExecStart", "")
         # What systemd hands over as credentials is its own, in a folder of its own.
         given = [Path(path) for path in _SECRET_FILE.findall(start)]
@@ -173,7 +175,11 @@ class UnitsSite:
                 *_rules(places, guests),
                 *[FolderRule(path, _OTHERS, secret=True) for path in secrets],
             ),
-            sockets=(*_sockets(places, guests), *_streams(places, streams)),
+            sockets=(
+                *_sockets(places, guests),
+                *_streams(places, streams),
+                *_control_channels(places, controlled),
+            ),
             locks=tuple([(folder / ".lock", daemon) for folder, daemon in locks]),
             state=places.state,
             configuration=places.configuration,
@@ -337,6 +343,13 @@ def _streams(places: Places, guests: Sequence[str]) -> Iterator[SocketRule]:
         # Who may use it is the socket unit's to say.
         path = places.front_run(guest) / "tpm.sock"
         yield SocketRule(path, f"tpmfront@{guest}.service", 0, is_stream=True)
+
+
+def _control_channels(places: Places, guests: Sequence[str]) -> Iterator[SocketRule]:
+    for guest in guests:
+        # The unit leaves others out; a drop-in may let in whom it likes but them.
+        path = places.front_run(guest) / "ctrl.sock"
+        yield SocketRule(path, f"tpmfront@{guest}.service", _WORLD, is_stream=True)
 
 
 def _uuids(examination: Examination) -> dict[str, str | None]:

@@ -153,7 +153,7 @@ def describe_ready(layout: Layout, outcome: Outcome) -> str:
         lines.append(f"  {guest.name}")
         if guest.has_stream:
             lines.append(f"    TPM byte stream        {paths.tpm_socket}")
-        if paths.ctrl_socket.exists():
+        if guest.has_control:
             lines.append(f"    swtpm control channel  {paths.ctrl_socket}")
     example = layout.guest(outcome.serving[0].name).tpm_socket
     lines += [

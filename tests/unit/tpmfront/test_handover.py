@@ -6,48 +6,25 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from daemons.runtime.log import Log
-from daemons.runtime.notify import Notifier
-from daemons.tpmfront.handover import DATA_LIMIT_BYTES, MEMORY, SLOTS, Handover, Kept
+from daemons.tpmfront.handover import (
+    DATA_LIMIT_BYTES,
+    MEMORY,
+    RESERVED,
+    SLOTS,
+    Handover,
+    Kept,
+    Role,
+    Slot,
+)
+from tests.unit.tpmfront.supervisor import Supervisor
 
 QUIET = Log("test", sink=lambda _line: None)
-
-
-class Supervisor:
-    """Keeps what it is asked to keep."""
-
-    def __init__(self, path: Path) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(str(path))
-        self._socket.setblocking(False)
-        self.notifier = Notifier(str(path))
-        self.kept: dict[str, int] = {}
-
-    def take(self) -> Mapping[str, list[int]]:
-        """Return copies of what is kept, for the next process."""
-        while True:
-            try:
-                message, fds, _, _ = socket.recv_fds(self._socket, 4096, 4)
-            except BlockingIOError:
-                break
-            fields = dict(line.split("=") for line in message.decode().splitlines())
-            if "FDSTORE" in fields:
-                (self.kept[fields["FDNAME"]],) = fds
-            else:
-                os.close(self.kept.pop(fields["FDNAME"]))
-        return {name: [os.dup(fd)] for name, fd in self.kept.items()}
-
-    def close(self) -> None:
-        """Let everything go."""
-        self.take()
-        for fd in self.kept.values():
-            os.close(fd)
-        self._socket.close()
 
 
 @pytest.fixture
@@ -116,11 +93,56 @@ def test_a_connection_that_is_busy_is_ended_and_its_place_is_free_again(
     assert supervisor.take().keys() == {MEMORY}
     client.close()
     one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    numbers = {slot.number for _ in range(SLOTS) if (slot := handover.take(one, 0))}
-    assert numbers == set(range(SLOTS))
-    assert handover.take(one, 0) is None
+    streams = {slot.number for _ in range(SLOTS) if (slot := handover.take(one, 0))}
+    assert len(streams) == SLOTS - RESERVED
+    single = [handover.take(one, 0, role) for role in (Role.DATA, Role.CONTROL)]
+    assert streams | {slot.number for slot in single if slot} == set(range(SLOTS))
+    assert handover.take(one, 0, Role.CONTROL) is None
     one.close()
     other.close()
+
+
+def test_a_connection_goes_on_as_what_it_was(supervisor: Supervisor) -> None:
+    handover, _ = opened(supervisor)
+    clients, slots = [], dict[Role, Slot]()
+    for role in Role:
+        client, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        slot = handover.take(ours, 0, role)
+        assert slot is not None
+        slot.busy()
+        slot.set_locality(role + 1)
+        slot.rest(role.name.encode())
+        handover.leave(slot)
+        clients += [client, ours]
+        slots[role] = slot
+    for _ in range(2):
+        _, kept = opened(supervisor)
+        for role, slot in slots.items():
+            one = kept[slot.number]
+            assert (one.role, one.locality, one.data) == (role, role + 1, role.name.encode())
+            one.connection.close()
+    for end in clients:
+        end.close()
+
+
+def test_of_two_control_connections_one_goes_on(supervisor: Supervisor) -> None:
+    """There are never two; but the memory may be anything."""
+    handover, _ = opened(supervisor)
+    clients = []
+    for _ in range(2):
+        client, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        slot = handover.take(ours, 0, Role.CONTROL)
+        assert slot is not None
+        handover.leave(slot)
+        ours.close()
+        clients.append(client)
+    _, kept = opened(supervisor)
+    (one,) = kept.values()
+    one.connection.sendall(b"x")
+    assert sorted(client.recv(1) for client in clients) == [b"", b"x"]
+    one.connection.close()
+    for client in clients:
+        client.close()
 
 
 def test_a_connection_that_was_released_is_not_kept(supervisor: Supervisor) -> None:
@@ -178,6 +200,7 @@ def test_a_memory_that_is_none_is_put_aside(supervisor: Supervisor, content: byt
     "slot",
     [
         b"\x09\x00\x00\x00\x00\x00\x00\x00",  # no such state
+        b"\x31\x00\x00\x00\x00\x00\x00\x00",  # no such role
         b"\x01\x00\x00\x00" + (DATA_LIMIT_BYTES + 1).to_bytes(4, sys.byteorder),  # no such length
         b"\x00\x00\x00\x00\x00\x00\x00\x00",  # free
     ],
