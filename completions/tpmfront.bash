@@ -14,13 +14,15 @@ _tpmfront() {
 
     )
     local -A options=(
-        ["tpmfront"]="--config --guest --tpm --socket-mode --backend --uuid --name --control --loglevel --version --help"
+        ["tpmfront"]="--config --guest --tpm --socket-mode --ctrl --ctrl-mode --backend --uuid --name --control --loglevel --version --help"
     )
     local -A values=(
         ["tpmfront --config"]="@folders"
         ["tpmfront --guest"]="@guests"
         ["tpmfront --tpm"]="@nothing"
         ["tpmfront --socket-mode"]="@nothing"
+        ["tpmfront --ctrl"]="@files"
+        ["tpmfront --ctrl-mode"]="@nothing"
         ["tpmfront --backend"]="@files"
         ["tpmfront --uuid"]="@nothing"
         ["tpmfront --name"]="@nothing"

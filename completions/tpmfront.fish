@@ -16,6 +16,8 @@ complete -c tpmfront -l config -x -a '(__fish_complete_directories)' -d 'Folder 
 complete -c tpmfront -l guest -x -a '(__tpmfront_guests)' -d 'Which file of guests.d it is, see vtpm-guest.toml(5); needs --config'
 complete -c tpmfront -l tpm -x -d 'Raw TPM byte stream; every command that comes through it has this locality default'
 complete -c tpmfront -l socket-mode -x -d 'Permissions of the --tpm sockets; who may write may use the TPM'
+complete -c tpmfront -l ctrl -r -F -d 'Control channel as swtpm has it, for QEMU and swtpm_ioctl'
+complete -c tpmfront -l ctrl-mode -x -d 'Permissions of the --ctrl socket; who may write may use the TPM from any locality, power it off and take its state, encrypted'
 complete -c tpmfront -l backend -r -F -d 'Socket of the guests vtpm (split driver)'
 complete -c tpmfront -l uuid -x -d 'Which vTPM to ask for; must be given without --guest'
 complete -c tpmfront -l name -x -d 'Name of the guest in the log'
