@@ -288,7 +288,9 @@ class ControlCommands:
     async def _set_state(self, request: swtpm.SetStateBlob, source: Source) -> int:
         """Take the whole blob, then give it to the vTPM; its answer is that to the last part."""
         total = request.length
-        is_right = 0 < total <= swtpm.MAX_BLOB_BYTES
+        if not total:
+            return self._set_nothing(request.kind)
+        is_right = total <= swtpm.MAX_BLOB_BYTES
         blob, left = bytearray(request.data), total - len(request.data)
         while left:
             # What is too long is read all the same: it would be taken for the next request.
@@ -299,7 +301,7 @@ class ControlCommands:
             if is_right:
                 blob += data
         if not is_right:
-            return ReturnCode.FAIL if total else ReturnCode.BAD_PARAMETER
+            return ReturnCode.FAIL
         for offset in range(0, total, control.CHUNK_BYTES):
             part = bytes(blob[offset : offset + control.CHUNK_BYTES])
             chunk = control.SetState(request.flags, request.kind, total, offset, part)
@@ -307,6 +309,17 @@ class ControlCommands:
             if code:
                 return code
         return ReturnCode.SUCCESS
+
+    def _set_nothing(self, kind: int) -> int:
+        """Return the answer to an empty blob.
+
+        swtpm_ioctl makes an empty file of a blob that there is not, and gives it back as it is.
+        """
+        if not self.is_stopped:
+            return ReturnCode.BAD_ORDINAL
+        if kind in (control.StateType.VOLATILE, control.StateType.SAVED):
+            return ReturnCode.SUCCESS
+        return ReturnCode.BAD_PARAMETER
 
     async def _buffer_size(self, size: int, source: Source) -> bytes:
         code, sizes = await self._ask_for(

@@ -119,7 +119,7 @@ def test_other_users_reach_the_front_sockets_and_nothing_else(run_dir: Path) -> 
             for path in (run_dir / "run").rglob("*")
             if not path.is_dir() and path.stat().st_mode & 0o006
         }
-        assert open_to_all == {"run/guests/g1/tpm.sock"}
+        assert open_to_all == {"run/guests/g1/tpm.sock", "run/guests/g1/ctrl.sock"}
         program = (
             "import socket, sys\n"
             "client = socket.socket(socket.AF_UNIX)\n"

@@ -137,7 +137,8 @@ def test_a_guest_follows_its_target_and_the_others_stay(suite: SuiteMachine) -> 
 
     suite.stop("g2")
 
-    sockets = ("vtpm@g2", "vtpm-control@g2", "tpmfront@g2", "tpmfront-control@g2")
+    sockets = ("vtpm@g2", "vtpm-control@g2", "tpmfront@g2")
+    sockets += ("tpmfront-ctrl@g2", "tpmfront-control@g2")
     for unit in (*pair("g2"), *(f"{name}.socket" for name in sockets)):
         assert suite.show(unit, "ActiveState") == "inactive", unit
     for unit in pair("g2"):
@@ -177,6 +178,7 @@ def test_only_who_is_to_reach_a_socket_or_a_folder_can(suite: SuiteMachine) -> N
         "/run/vtpm/vtpms/g1/tpmback.sock": ("vtpm-g1", "vtpm-g1", 0o600),
         "/run/vtpm/vtpms/g1/control.sock": ("vtpm-g1", "vtpm-g1", 0o600),
         "/run/vtpm/guests/g1/tpm.sock": ("vtpm-g1", "vtpm-g1", 0o666),
+        "/run/vtpm/guests/g1/ctrl.sock": ("root", "kvm", 0o660),
         "/run/vtpm/guests/g1/control.sock": ("vtpm-g1", "vtpm-g1", 0o600),
         "/var/lib/vtpm/hwtpm": ("vtpm-hwtpm", "vtpm-hwtpm", 0o700),
         "/var/lib/vtpm/vtpmmgr": ("vtpm-manager", "vtpm", 0o700),

@@ -54,7 +54,11 @@ def test_a_new_guest_gets_a_file_and_keeps_its_uuid(layout: Layout) -> None:
     assert prepare(layout) == made
     configuration = load(layout.etc)
     assert {guest.identity.uid for guest in configuration.guests.values()} == {os.geteuid()}
-    assert [guest.front.stream_mode for guest in configuration.guests.values()] == [0o666] * 2
+    modes = [
+        (guest.front.stream_mode, guest.front.control_mode)
+        for guest in configuration.guests.values()
+    ]
+    assert modes == [(0o666, 0o666)] * 2
     for path in layout.etc.rglob("*"):
         assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
 

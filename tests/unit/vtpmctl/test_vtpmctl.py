@@ -52,6 +52,7 @@ def test_the_folders_are_where_the_manual_says() -> None:
     back = "/d/run/guests/g1/tpmback.sock"
     assert option("vtpm-g1", "--socket") == option("tpmfront-g1", "--backend") == back
     assert option("tpmfront-g1", "--tpm") == "/d/run/guests/g1/tpm.sock"
+    assert option("tpmfront-g1", "--ctrl") == "/d/run/guests/g1/ctrl.sock"
     for name in specs:
         assert option(name, "--config") == "/d/state/etc"
     assert option("vtpm-g1", "--guest") == option("tpmfront-g1", "--guest") == "g1"
@@ -139,4 +140,5 @@ def test_the_first_word_is_ready_and_who_is_missing_is_named() -> None:
     assert lines[0] == "ready: 1 of 2 guests"
     assert "g1 (vtpm-g1 refused)" in lines[1]
     assert "/d/run/guests/g2/tpm.sock" in text
+    assert "/d/run/guests/g2/ctrl.sock" in text
     assert "separates nothing" in text
