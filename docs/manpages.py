@@ -107,7 +107,11 @@ PAGES: Final[Mapping[str, Page]] = {
     "tpmfront": Page(
         tpmfront,
         "socket of a guest's TPM software",
-        (("--tpm", "Raw TPM byte stream, made at the start and removed at the end."), *_CONFIG),
+        (
+            ("--tpm", "Raw TPM byte stream, made at the start and removed at the end."),
+            ("--ctrl", "Control channel as swtpm has it, likewise."),
+            *_CONFIG,
+        ),
     ),
     "vtpmctl": Page(
         vtpmctl,
@@ -116,6 +120,7 @@ PAGES: Final[Mapping[str, Page]] = {
             ("DIR/state/hwtpm, vtpmmgr, guests/NAME", "What the daemons keep; private."),
             ("DIR/state/etc/vtpm.toml, guests.d", "The stack's configuration; made if missing."),
             ("DIR/run/guests/NAME/tpm.sock", "Raw TPM byte stream of a guest."),
+            ("DIR/run/guests/NAME/ctrl.sock", "Its control channel as swtpm has it, for QEMU."),
             ("DIR/run/hwtpm, vtpmmgr.sock", "Sockets between the daemons; private."),
         ),
         (_XDG,),

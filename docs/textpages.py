@@ -49,6 +49,7 @@ TEXT_PAGES: Final[Mapping[str, TextPage]] = {
                 (
                     "TPM software",
                     "    |  TPM byte stream          /run/vtpm/guests/NAME/tpm.sock",
+                    "    |  or swtpm's control channel  /run/vtpm/guests/NAME/ctrl.sock",
                     "tpmfront     one per guest",
                     "    |  Xen's split driver",
                     "vtpm         one per guest",
