@@ -110,6 +110,14 @@ class HashEnd:
 
 
 @dataclass(frozen=True, slots=True)
+class ResetEstablished:
+    """The platform resets the flag that `HashStart` set, as from a locality: one of those that a
+    launched environment has, 3 or 4."""
+
+    locality: int
+
+
+@dataclass(frozen=True, slots=True)
 class PhysicalPresence:
     """The platform's hardware signal of physical presence changed."""
 
@@ -179,7 +187,16 @@ class Exchange:
     refused: bool
 
 
-Event = PowerOn | HashStart | HashData | HashEnd | PhysicalPresence | CapPcrs | SetPcr
+Event = (
+    PowerOn
+    | HashStart
+    | HashData
+    | HashEnd
+    | ResetEstablished
+    | PhysicalPresence
+    | CapPcrs
+    | SetPcr
+)
 
 
 @dataclass(frozen=True, slots=True)

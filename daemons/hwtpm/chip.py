@@ -36,6 +36,7 @@ from tpmcore.engine import (
     HashStart,
     PhysicalPresence,
     PowerOn,
+    ResetEstablished,
 )
 
 Job = RunCommand | StartHash | HashBytes | EndHash
@@ -275,12 +276,11 @@ class Chip:
             return (await self._host.handle(PhysicalPresence(asserted))).code
 
     async def reset_establishment(self, locality: int) -> int:
-        """Clear tpmEstablished as software at that locality would; return the TPM's code."""
+        """Clear tpmEstablished as from that locality; return the TPM's code."""
         async with self._engine:
-            command = firmware.reset_establishment_command()
-            response = await self._host.execute(command, locality)
+            done = await self._host.handle(ResetEstablished(locality))
             self._look()
-            return firmware.return_code(response)
+            return done.code
 
     async def _start(self, startup: ChipStartup) -> None:
         try:

@@ -27,7 +27,6 @@ _TAG: Final = 0x00C1
 _HEADER: Final = struct.Struct(">HII")
 _ORD_CONTINUE_SELF_TEST: Final = 0x53
 _ORD_STARTUP: Final = 0x99
-_ORD_RESET_ESTABLISHMENT: Final = 0x4000000B
 
 _CONTINUE_SELF_TEST: Final = _HEADER.pack(_TAG, 10, _ORD_CONTINUE_SELF_TEST)
 
@@ -65,11 +64,6 @@ async def power_on(execute: Execute, startup: ChipStartup) -> None:
         code = return_code(await execute(message))
         if code:
             raise StartupFailed(name, code)
-
-
-def reset_establishment_command() -> bytes:
-    """Return TSC_ResetEstablishmentBit, which a TPM takes at localities 3 and 4."""
-    return _HEADER.pack(_TAG, 10, _ORD_RESET_ESTABLISHMENT)
 
 
 def return_code(response: bytes) -> int:

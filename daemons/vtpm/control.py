@@ -187,17 +187,17 @@ class ControlService:
 
     async def _hash_start(self, body: bytes, _locality: int) -> None:
         _no_body(body)
-        await self._machine.hash_event(HashStart())
+        await self._machine.event(HashStart())
 
     async def _hash_data(self, body: bytes, _locality: int) -> None:
         data = Data.decode(body).data
         if len(data) > CHUNK_BYTES:
             raise RequestRefused(ReturnCode.BAD_PARAMETER, f"{len(data)} bytes to hash at once")
-        await self._machine.hash_event(HashData(data))
+        await self._machine.event(HashData(data))
 
     async def _hash_end(self, body: bytes, _locality: int) -> None:
         _no_body(body)
-        await self._machine.hash_event(HashEnd())
+        await self._machine.event(HashEnd())
 
     async def _store_volatile(self, body: bytes, _locality: int) -> None:
         _no_body(body)
@@ -221,8 +221,6 @@ class ControlService:
     async def _set_state(self, body: bytes, _locality: int) -> None:
         chunk = SetState.decode(body)
         incoming, self._incoming = self._incoming, None
-        if not chunk.flags & StateFlags.ENCRYPTED:
-            raise RequestRefused(ReturnCode.BAD_PARAMETER, "state is taken in encrypted only")
         if not 1 <= chunk.total <= MAX_BLOB_BYTES or not 1 <= len(chunk.data) <= CHUNK_BYTES:
             raise RequestRefused(
                 ReturnCode.BAD_PARAMETER, f"{len(chunk.data)} of {chunk.total} bytes"

@@ -31,7 +31,7 @@ from protocol.errors import WireError
 from protocol.manager.framing import ManagerRefused
 from protocol.tpm12 import ReturnCode
 from protocol.vtpm.control import NO_SUCH_STATE, StateType
-from tpmcore.engine import Engine, Event, RandomSource
+from tpmcore.engine import Engine, Event, RandomSource, ResetEstablished
 
 KEY_WAIT_S: Final = 60.0
 """Longest that a state blob waits for its key: a hardware TPM may have to sign."""
@@ -212,12 +212,11 @@ class Machine:
 
     async def reset_established(self, locality: int) -> None:
         """Reset the flag; RequestRefused with the TPM's code (BAD_LOCALITY but at 3 and 4)."""
-        code = await startup.reset_established(self._host, locality)
-        if code:
-            raise RequestRefused(code, "the TPM does not reset the established flag")
+        await self.event(ResetEstablished(locality))
 
-    async def hash_event(self, event: Event) -> None:
-        """Take a part of the hash sequence; RequestRefused with the TPM's code."""
+    async def event(self, event: Event) -> None:
+        """Have the TPM take an event, such as a part of the hash sequence; RequestRefused with its
+        code if it does not."""
         done = await self._host.handle(event)
         if done.code:
             raise RequestRefused(done.code, f"{type(event).__name__} is not possible")

@@ -280,12 +280,6 @@ def is_startup(command: bytes, response: bytes) -> bool:
     return command[6:10] == _STARTUP_ORDINAL and response[6:10] == bytes(4)
 
 
-async def reset_established(host: EngineHost, locality: int) -> int:
-    """Reset the established flag as software at that locality does; the TPM's code."""
-    command = build_message(Tag.RQU_COMMAND, Ordinal.TSC_RESET_ESTABLISHMENT_BIT)
-    return parse_header(await host.execute(command, locality)).code
-
-
 async def set_pcrs(host: EngineHost, values: Mapping[int, bytes]) -> None:
     """Give PCRs their first values, after TPM_Startup.
 

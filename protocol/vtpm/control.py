@@ -158,7 +158,7 @@ class SetState(Structure):
     """SET_STATE's request.
 
     Attributes:
-        flags: `StateFlags`; a blob that is not encrypted is refused.
+        flags: `StateFlags`, which some clients leave out: a blob says itself what it is.
         kind: a `StateType`.
         total: length of the blob, 1 to `MAX_BLOB_BYTES`.
         offset: how much of it was sent before.

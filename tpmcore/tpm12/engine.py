@@ -27,12 +27,13 @@ from tpmcore.engine import (
     Persist,
     PhysicalPresence,
     PowerOn,
+    ResetEstablished,
     SetPcr,
     Snapshot,
     Step,
 )
 from tpmcore.errors import EngineFault, TpmError
-from tpmcore.tpm12 import endorsement, pcrs, startup
+from tpmcore.tpm12 import endorsement, optin, pcrs, startup
 from tpmcore.tpm12.dispatch import Dispatcher, Suspended
 from tpmcore.tpm12.state import ZERO_DIGEST, Counter, PermanentFlags, PermanentState, SelfTest
 from tpmcore.tpm12.stateformat import (
@@ -293,6 +294,8 @@ class Tpm12Engine:
                     pcrs.hash_data(tpm, event.data)
                 case HashEnd():
                     pcrs.hash_end(tpm)
+                case ResetEstablished():
+                    optin.reset_established(tpm, event.locality)
                 case PhysicalPresence():
                     tpm.hardware_presence = event.asserted
                 case CapPcrs():

@@ -20,6 +20,7 @@ from tpmcore.tpm12.command import (
 )
 from tpmcore.tpm12.context import OIAP_ONLY, Context, Entity
 from tpmcore.tpm12.state import EntityKind, PermanentFlags
+from tpmcore.tpm12.tpm import Tpm
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +161,19 @@ def _set_assertion(ctx: Context, bits: int) -> None:
 
 def tsc_reset_establishment_bit(ctx: Context, _request: Nothing) -> Nothing:
     """Forget that a dynamic launch happened; localities 3 and 4 only (TIS 1.2, 11.3)."""
-    if ctx.locality not in (3, 4):
-        raise TpmError(ReturnCode.BAD_LOCALITY)
-    ctx.tpm.permanent.flags.tpm_established = False
+    reset_established(ctx.tpm, ctx.locality)
     return NOTHING
+
+
+def reset_established(tpm: Tpm, locality: int) -> None:
+    """Forget that a dynamic launch happened.
+
+    Raises:
+        TpmError: BAD_LOCALITY but from localities 3 and 4.
+    """
+    if locality not in (3, 4):
+        raise TpmError(ReturnCode.BAD_LOCALITY)
+    tpm.permanent.flags.tpm_established = False
 
 
 COMMANDS = (
