@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the manager keeps: one dataclass for each table; what a row is says `rows`.
+"""What the manager keeps: one dataclass for each table; `rows` says what a row is.
 
 Secrets appear in a record only inside an envelope or a blob sealed by the hardware TPM.
 """
