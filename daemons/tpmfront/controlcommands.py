@@ -302,9 +302,11 @@ class ControlCommands:
                 blob += data
         if not is_right:
             return ReturnCode.FAIL
+        # swtpm_ioctl says so of no blob: what is not encrypted the vTPM finds out itself.
+        flags = request.flags | control.StateFlags.ENCRYPTED
         for offset in range(0, total, control.CHUNK_BYTES):
             part = bytes(blob[offset : offset + control.CHUNK_BYTES])
-            chunk = control.SetState(request.flags, request.kind, total, offset, part)
+            chunk = control.SetState(flags, request.kind, total, offset, part)
             code, _ = await self._ask(source, ControlOrdinal.SET_STATE, chunk)
             if code:
                 return code
