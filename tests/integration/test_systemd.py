@@ -137,9 +137,8 @@ def test_a_guest_follows_its_target_and_the_others_stay(suite: SuiteMachine) -> 
 
     suite.stop("g2")
 
-    sockets = ("vtpm@g2", "vtpm-control@g2", "tpmfront@g2")
-    sockets += ("tpmfront-ctrl@g2", "tpmfront-control@g2")
-    for unit in (*pair("g2"), *(f"{name}.socket" for name in sockets)):
+    sockets = ("vtpm", "vtpm-control", "tpmfront", "tpmfront-ctrl", "tpmfront-control")
+    for unit in (*pair("g2"), *(f"{name}@g2.socket" for name in sockets)):
         assert suite.show(unit, "ActiveState") == "inactive", unit
     for unit in pair("g2"):
         assert suite.show(unit, "Result") == "success"
