@@ -10,6 +10,9 @@ PREFIX ?= /opt/vtpm-suite
 LOCAL ?= /usr/local
 INSTALL = systemd/install.py --destdir "$(DESTDIR)" --prefix "$(PREFIX)" --local "$(LOCAL)"
 
+# The tests start a thousand daemons; none of them is to compile the suite anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # What the tests and the benchmarks start, as Debian package = command.
 TEST_PACKAGES := trousers=tcsd tpm-tools=tpm_version tpm-quote-tools=tpm_mkuuid \
     systemd=systemd-analyze util-linux=unshare swtpm=swtpm swtpm-tools=swtpm_ioctl zsh=zsh fish=fish
@@ -49,8 +52,14 @@ lint: setup
 unit: setup packages
 	$(BIN)/pytest -q -n 2 tests/unit $(wildcard tests/conformance)
 
+# Two workers; tests/integration/conftest.py says what goes together and why that is enough. What the
+# daemons have logged in both is searched when both have ended.
+WHOLE_LOG := tests/integration/test_whole_log.py
 integration: setup packages
-	$(BIN)/pytest -q tests/integration
+	logs=$$(mktemp -d) && trap 'rm -r "$$logs"' EXIT && failed=0 && \
+	{ $(BIN)/pytest -q -n 2 --dist loadgroup --no-loadscope-reorder --logs "$$logs" \
+	    tests/integration --ignore $(WHOLE_LOG) || failed=1; } && \
+	$(BIN)/pytest -q --logs "$$logs" $(WHOLE_LOG) && exit $$failed
 
 # Fifty kills of the manager in the middle of an operator's commands, fifty in changes of keys, and fifty
 # moves of a guest to another manager and back.

@@ -26,6 +26,26 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 os.umask(0o022)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--logs",
+        metavar="DIR",
+        help="leave what the daemons log in DIR, and look through what other runs have left there",
+    )
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if folder := session.config.getoption("logs"):
+        SEARCH.take(Path(folder))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    folder = session.config.getoption("logs")
+    # The process that only starts workers has nothing.
+    if folder and SEARCH.logs:
+        SEARCH.leave(Path(folder))
+
+
 @pytest.fixture
 def run_dir() -> Iterator[Path]:
     """A fresh folder with a short path, since the path of a Unix socket ends at 107 bytes."""

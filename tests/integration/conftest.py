@@ -1,14 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What integration tests share: the installed suite, and who comes last."""
+"""What integration tests share: the installed suite, who goes together, who comes last.
+
+Two pytest workers run them (`make integration`). Nothing of one test is in another's way: each has
+folders of its own, a tcsd its own port and store, a machine its own namespaces. What does belong
+together is what uses something made once for a module. All that is made so is in `module_dir`, so
+its users are one group, which xdist gives to one worker; every other test may go to either.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Protocol
 
 import pytest
 
@@ -16,33 +24,88 @@ from tests.integration.log_search import SEARCH
 from tests.integration.machine import ROOT
 
 LAST = "test_whole_log"
+_SHARED = pytest.StashKey[Path]()
+_SHARED_NAME = "shared_folder"
 
 
-def pytest_configure() -> None:
+class WorkerNode(Protocol):
+    """A worker as xdist shows it before its start.
+
+    Attributes:
+        config: of the process that starts it.
+        workerinput: what it gets to know.
+    """
+
+    config: pytest.Config
+    workerinput: dict[str, Any]
+
+
+def pytest_configure(config: pytest.Config) -> None:
     # A shell's background job and nohup ignore these, and what is started would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    told = getattr(config, "workerinput", {})
+    if _SHARED_NAME in told:
+        config.stash[_SHARED] = Path(told[_SHARED_NAME])
+    else:
+        config.stash[_SHARED] = Path(tempfile.mkdtemp(prefix="v", dir="/tmp"))
+        config.stash[_SHARED].chmod(0o755)
+        config.add_cleanup(lambda: shutil.rmtree(config.stash[_SHARED]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: WorkerNode) -> None:
+    node.workerinput[_SHARED_NAME] = str(node.config.stash[_SHARED])
 
 
 @pytest.fixture(scope="session")
-def installed() -> Iterator[Path]:
-    """A folder in which `make install` has put everything; not to be changed."""
-    folder = Path(tempfile.mkdtemp(prefix="v", dir="/tmp"))
-    folder.chmod(0o755)
-    subprocess.run(["make", "-s", "-C", ROOT, "install", f"DESTDIR={folder}"], check=True)
-    yield folder
-    shutil.rmtree(folder)
+def installed(pytestconfig: pytest.Config) -> Path:
+    """A folder in which `make install` has put everything; all workers use it as it is."""
+    shared = pytestconfig.stash[_SHARED]
+    folder, complete = shared / "installed", shared / "complete"
+    with (shared / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not complete.exists():
+            folder.mkdir()
+            subprocess.run(["make", "-s", "-C", ROOT, "install", f"DESTDIR={folder}"], check=True)
+            complete.touch()
+    return folder
 
 
 @pytest.fixture(scope="module")
 def module_dir() -> Iterator[Path]:
-    """As `run_dir`, for all tests of a module."""
+    """As `run_dir`, for all tests of a module; whatever is made for a module is made here."""
     path = Path(tempfile.mkdtemp(prefix="v", dir="/tmp"))
     yield path
     SEARCH.collect(path)
     shutil.rmtree(path)
 
 
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest
+) -> None:
+    assert fixturedef.scope != "module" or "module_dir" in request.fixturenames, (
+        f"{fixturedef.argname}: what is made for a module is made in module_dir"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What looks at the logs of all tests runs after them."""
-    items.sort(key=lambda item: item.path.stem == LAST)
+    """Group what shares a module's folder, and begin with the long ones.
+
+    At the end of the run no worker is then left with minutes of work while the other has none. What
+    looks at the logs of all tests runs after them.
+    """
+    for item in items:
+        if _is_in_group(item):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    items.sort(key=lambda item: (item.path.stem == LAST, not _is_long(item)))
+
+
+def _is_in_group(item: pytest.Item) -> bool:
+    return isinstance(item, pytest.Function) and "module_dir" in item.fixturenames
+
+
+def _is_long(item: pytest.Item) -> bool:
+    """Whether it is long or in a group."""
+    return _is_in_group(item) or item.get_closest_marker("timeout") is not None

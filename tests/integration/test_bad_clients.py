@@ -7,9 +7,7 @@ Whatever they do gets a TPM error or ends their connection; nobody else waits, h
 from __future__ import annotations
 
 import contextlib
-import shutil
 import socket
-import tempfile
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -33,12 +31,10 @@ FLOOD = 10_000
 
 
 @pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
+def stack(module_dir: Path) -> Iterator[Stack]:
     """Two guests, shared by these tests: each leaves them as they were, which is the point."""
-    path = Path(tempfile.mkdtemp(prefix="v", dir="/tmp"))
-    with running_stack(path, ("g1", "g2")) as running:
+    with running_stack(module_dir, ("g1", "g2")) as running:
         yield running
-    shutil.rmtree(path)
 
 
 @pytest.fixture(autouse=True)

@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -183,14 +181,11 @@ def test_the_chip_is_the_same_after_a_restart(run_dir: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole_state() -> bytes:
+def whole_state(module_dir: Path) -> bytes:
     """The state file of a chip that was stopped in order."""
-    root = Path(tempfile.mkdtemp(prefix="v", dir="/tmp"))
-    with ChipProcess(root) as chip:
+    with ChipProcess(module_dir) as chip:
         assert chip.stop() == 0
-    state = (root / "state" / STATE_NAME).read_bytes()
-    shutil.rmtree(root)
-    return state
+    return (module_dir / "state" / STATE_NAME).read_bytes()
 
 
 # --- refusals -------------------------------------------------------------------------------------

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import socket
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -56,15 +54,11 @@ def sha1(*parts: bytes) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    root = Path(tempfile.mkdtemp(prefix="v", dir="/tmp"))
-    configure(root, "admin", label=LABEL, admin=True)
-    configure(root, "plain", label="system_u:vm_r:plain_t")
-    try:
-        with running_stack(root, ("admin", "plain")) as stack:
-            yield stack
-    finally:
-        shutil.rmtree(root)
+def stack(module_dir: Path) -> Iterator[Stack]:
+    configure(module_dir, "admin", label=LABEL, admin=True)
+    configure(module_dir, "plain", label="system_u:vm_r:plain_t")
+    with running_stack(module_dir, ("admin", "plain")) as stack:
+        yield stack
 
 
 @pytest.fixture(scope="module")

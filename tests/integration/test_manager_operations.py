@@ -6,8 +6,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -42,15 +40,11 @@ O = ManagementOrdinal  # noqa: E741 - the ordinals, once a line
 
 
 @pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
+def stack(module_dir: Path) -> Iterator[Stack]:
     """One stack for the whole module: every test works on a group or vTPM of its own."""
-    root = Path(tempfile.mkdtemp(prefix="v", dir="/tmp"))
-    configure(root, "g1", label="system_u:vm_r:web_t")
-    try:
-        with running_stack(root, ("g1",), ("--ek", "none")) as stack:
-            yield stack
-    finally:
-        shutil.rmtree(root)
+    configure(module_dir, "g1", label="system_u:vm_r:web_t")
+    with running_stack(module_dir, ("g1",), ("--ek", "none")) as stack:
+        yield stack
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-import shutil
 import socket
 import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -63,11 +61,9 @@ def run(*words: str, data: str | None = None) -> subprocess.CompletedProcess[str
 
 
 @pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    path = Path(tempfile.mkdtemp(prefix="v", dir="/tmp"))
-    with running_stack(path, ("g1",)) as running:
+def stack(module_dir: Path) -> Iterator[Stack]:
+    with running_stack(module_dir, ("g1",)) as running:
         yield running
-    shutil.rmtree(path)
 
 
 @pytest.fixture

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -39,12 +37,10 @@ SAVE_STATE = command(0x98)
 
 
 @pytest.fixture(scope="module")
-def process() -> Iterator[ChipProcess]:
+def process(module_dir: Path) -> Iterator[ChipProcess]:
     """One process for all: each test finds it as after a power cycle."""
-    root = Path(tempfile.mkdtemp(prefix="v", dir="/tmp"))
-    with ChipProcess(root) as process:
+    with ChipProcess(module_dir) as process:
         yield process
-    shutil.rmtree(root)
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the daemons have logged in this run shows none of the secrets that the run used.
 
-Runs after everything else (`conftest`), so that it sees what that has logged; a round of its own
-sees to it that there is something to see.
+Runs after everything else, so that it sees what that has logged: in one process by the order of the
+tests (`conftest`), after several ones as a run of its own on what they left (`--logs`). A round of
+its own sees to it that there is something to see.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from protocol.tpm12.constants import NvAttributes
-from tests.integration.log_search import SEARCH, LogSearch
+from tests.integration.log_search import LEFT_SUFFIX, SEARCH, LogSearch
 from tests.integration.stack import Stack, StackError, running_stack, transact
 from tests.unit.tpm12.world import SeededRandom
 from tpmcore import tss12
@@ -60,7 +61,9 @@ def use_secrets(stack: Stack, search: LogSearch) -> None:
             tss12.run_sync(send, tss12.nv_read_value(AREA, 8, owner_auth=wrong, random=random))
 
 
-def test_no_log_of_this_run_shows_a_secret(run_dir: Path) -> None:
+def test_no_log_of_this_run_shows_a_secret(run_dir: Path, pytestconfig: pytest.Config) -> None:
+    if pytestconfig.getoption("logs"):
+        assert SEARCH.logs, "the runs before have left nothing"
     auth = f"text:{SEARCH.password(OWNER)}"
     options = ("--loglevel", "debug", "--owner-auth", auth)
     with running_stack(run_dir, options=options) as stack:
@@ -73,6 +76,25 @@ def test_no_log_of_this_run_shows_a_secret(run_dir: Path) -> None:
     assert len(SEARCH.secrets) >= 8
     assert any(b"TPM started" in log for log in SEARCH.logs.values())
     assert list(SEARCH.found()) == []
+
+
+def test_what_several_processes_have_logged_is_searched_for_the_secrets_of_all(
+    run_dir: Path,
+) -> None:
+    left, shows, knows, last = run_dir / "left", LogSearch(), LogSearch(), LogSearch()
+    left.mkdir()
+    (run_dir / "vtpm.stderr").write_bytes(b"vtpm[guest=g1] \xff" + GUEST_OWNER)
+    shows.collect(run_dir)
+    shows.leave(left)
+    (only,) = left.iterdir()
+    assert only.stat().st_mode & 0o777 == 0o600
+    only.rename(only.with_name(f"another{LEFT_SUFFIX}"))  # as of another process
+    knows.secret(GUEST_OWNER)
+    knows.leave(left)
+    assert [*shows.found(), *knows.found()] == []
+    last.take(left)
+    assert list(last.found()) == [f"{run_dir}/vtpm.stderr: a secret of 20 bytes, as it is"]
+    (run_dir / "vtpm.stderr").unlink()
 
 
 @pytest.mark.parametrize(
