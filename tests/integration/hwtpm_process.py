@@ -16,8 +16,6 @@ import os
 import signal
 import socket
 import struct
-import subprocess
-import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -36,17 +34,9 @@ from protocol.tis.framing import (
     encode_request,
 )
 from protocol.tis.registers import Register
+from tests.integration.warm import start
 
 LIMIT_S = 30.0
-
-# Makes the descriptor given as the first argument number 3 and announces it as systemd does; the
-# process id is that of the daemon, since exec keeps it.
-_WITH_MEMORY = """
-import os, sys
-os.dup2(int(sys.argv[1]), 3, inheritable=True)
-os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="volatile")
-os.execv(sys.executable, [sys.executable, "-m", "daemons.hwtpm", *sys.argv[2:]])
-"""
 
 
 class Page:
@@ -80,8 +70,8 @@ class Page:
 
     def put(self, data: bytes) -> None:
         """Write FIFO bytes in bursts."""
-        for start in range(0, len(data), 255):
-            self.send(BurstWrite(data[start : start + 255]))
+        for offset in range(0, len(data), 255):
+            self.send(BurstWrite(data[offset : offset + 255]))
 
     def get(self, size: int = 255) -> bytes:
         """Read one burst of FIFO bytes."""
@@ -195,22 +185,17 @@ class ChipProcess:
         notify = root / "notify"
         notify.unlink(missing_ok=True)
         self.stderr_path = root / "stderr.log"
-        arguments = ["--state", str(self.state), "--run", str(self.run), *options]
-        if memory is None:
-            argv = [sys.executable, "-m", "daemons.hwtpm", *arguments]
-        else:
-            argv = [sys.executable, "-c", _WITH_MEMORY, str(memory), *arguments]
         with (
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener,
             self.stderr_path.open("ab") as stderr,
         ):
             listener.bind(os.fspath(notify))
-            self.process = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stderr=stderr,
-                env={**os.environ, "NOTIFY_SOCKET": os.fspath(notify)},
-                pass_fds=() if memory is None else (memory,),
+            self.process = start(
+                "hwtpm",
+                ["--state", str(self.state), "--run", str(self.run), *options],
+                stderr=stderr.fileno(),
+                environment={**os.environ, "NOTIFY_SOCKET": os.fspath(notify)},
+                fds={} if memory is None else {"volatile": memory},
             )
             if expect_ready:
                 self._wait_ready(listener)

@@ -257,6 +257,4 @@ def restart_manager(stack: Stack) -> None:
     """End the manager as an upgrade does, and return when the supervisor has it up again."""
     old = stack.pid("vtpmmgr")
     os.kill(old, signal.SIGTERM)
-    while stack.daemon("vtpmmgr")["pid"] in (old, None):
-        pass
-    stack.wait_daemon_ready("vtpmmgr")
+    stack.wait_daemon_replaced("vtpmmgr", old)

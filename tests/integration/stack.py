@@ -26,9 +26,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from daemons.vtpmctl.layout import Layout
+from tests.integration.warm import run, start
+
 START_LIMIT_S = 60.0
 STOP_LIMIT_S = 45.0
 ANSWER_LIMIT_S = 60.0
+POLL_S = 0.02
 
 _HEADER = struct.Struct(">HII")
 _SHOWN_BYTES = 16 * 1024
@@ -59,11 +63,11 @@ class Stack:
         self._started = time.monotonic()
         named = [word for guest in guests for word in ("--guest", guest)]
         with self.stderr_path.open("ab") as stderr:
-            self.process = subprocess.Popen(
-                [*VTPMCTL, "up", "--dir", str(root), *named, *options],
-                stdin=subprocess.DEVNULL,
+            self.process = start(
+                "vtpmctl",
+                ["up", "--dir", str(root), *named, *options],
                 stdout=subprocess.PIPE,
-                stderr=stderr,
+                stderr=stderr.fileno(),
             )
 
     def wait_ready(self, limit_s: float = START_LIMIT_S) -> str:
@@ -136,9 +140,44 @@ class Stack:
             StackError: it took longer.
         """
         deadline = time.monotonic() + limit_s
-        while self.daemon(name)["state"] != "ready":
+        while self.supervised(name)["state"] != "ready":
             if time.monotonic() > deadline:
                 raise StackError(f"{name} not ready after {limit_s:g} s")
+            select.select([], [], [], POLL_S)
+
+    def wait_daemon_replaced(self, name: str, pid: int) -> None:
+        """Wait until a daemon has another process, and that is ready.
+
+        Raises:
+            StackError: it took longer.
+        """
+        deadline = time.monotonic() + START_LIMIT_S
+        while self.supervised(name)["pid"] in (None, pid):
+            if time.monotonic() > deadline:
+                raise StackError(f"{name} not replaced after {START_LIMIT_S:g} s")
+            select.select([], [], [], POLL_S)
+        self.wait_daemon_ready(name)
+
+    def supervised(self, name: str) -> dict[str, Any]:
+        """Return what the supervisor itself knows of a daemon: "pid", "state", "restarts".
+
+        Other than `daemon` this asks no daemon, which may hang or be stopped.
+
+        Raises:
+            StackError: the supervisor does not answer.
+        """
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+                client.settimeout(ANSWER_LIMIT_S)
+                client.connect(os.fspath(Layout(self.root).control_socket))
+                client.sendall(b'{"verb": "status"}\n')
+                with client.makefile("rb") as lines:
+                    reply = json.loads(lines.readline())
+        except (OSError, ValueError) as error:
+            raise StackError(f"the supervisor does not answer: {error}") from error
+        row: dict[str, Any]
+        (row,) = (row for row in reply["result"]["daemons"] if row["daemon"] == name)
+        return row
 
     def pid(self, daemon: str) -> int:
         """Return the process id of a daemon, for signals.
@@ -146,7 +185,7 @@ class Stack:
         Raises:
             StackError: it has no process at the moment.
         """
-        pid = self.daemon(daemon)["pid"]
+        pid = self.supervised(daemon)["pid"]
         if not isinstance(pid, int):
             raise StackError(f"{daemon} has no process")
         return pid
@@ -163,13 +202,7 @@ class Stack:
         return done.stdout
 
     def _run_vtpmctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*VTPMCTL, *arguments, "--dir", str(self.root)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=ANSWER_LIMIT_S,
-        )
+        return run("vtpmctl", [*arguments, "--dir", str(self.root)], timeout=ANSWER_LIMIT_S)
 
     def stderr(self) -> str:
         """Return what the stack has logged so far."""

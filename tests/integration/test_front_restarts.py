@@ -62,7 +62,7 @@ def replace(stack: Stack, number: signal.Signals) -> None:
     pid = stack.pid(FRONT)
     os.kill(pid, number)
     wait_gone(pid)
-    stack.wait_daemon_ready(FRONT)
+    stack.wait_daemon_replaced(FRONT, pid)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -200,7 +200,7 @@ def test_a_client_that_went_while_the_front_was_away_is_forgotten(stack: Stack) 
         os.kill(front, signal.SIGSTOP)
     os.kill(front, signal.SIGKILL)
     wait_gone(front)
-    stack.wait_daemon_ready(FRONT)
+    stack.wait_daemon_replaced(FRONT, front)
     assert stack.daemon(FRONT)["detail"]["clients"] == 0
 
 

@@ -113,7 +113,9 @@ def test_a_machine_that_nobody_approved_is_opened_by_its_agent(run_dir: Path) ->
         assert read_nv(stack, "g1") == b"to keep!"
 
         # open until the manager ends; a list makes it last
-        os.kill(stack.pid("vtpmmgr"), signal.SIGKILL)
+        killed = stack.pid("vtpmmgr")
+        os.kill(killed, signal.SIGKILL)
+        stack.wait_daemon_replaced("vtpmmgr", killed)
         wait_state(stack, operator, "recovery")
         operator.recover(agent, 0, ek, expected)
         wait_state(stack, operator, "serving")

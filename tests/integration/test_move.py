@@ -50,6 +50,7 @@ class Machine:
         self.stack = stack
         self.files = files
         self.kills = 0
+        self._killed = 0
 
     def insist(self, *arguments: str) -> str:
         """Run a command again until it succeeds, as one whose manager is killed has to be."""
@@ -66,7 +67,8 @@ class Machine:
         with trio.move_on_after(after_s):
             await done.wait()
         with suppress(StackError, ProcessLookupError):
-            os.kill(await trio.to_thread.run_sync(self.stack.pid, "vtpmmgr"), signal.SIGKILL)
+            self._killed = await trio.to_thread.run_sync(self.stack.pid, "vtpmmgr")
+            os.kill(self._killed, signal.SIGKILL)
             self.kills += 1
 
     async def insist_while_killed(self, moments: random.Random, *arguments: str) -> None:
@@ -76,7 +78,8 @@ class Machine:
             nursery.start_soon(self.kill_manager, moments.random() * 1.5, done)
             await trio.to_thread.run_sync(self.insist, *arguments)
             done.set()
-        await trio.to_thread.run_sync(self.stack.wait_daemon_ready, "vtpmmgr")
+        replaced = self.stack.wait_daemon_replaced
+        await trio.to_thread.run_sync(replaced, "vtpmmgr", self._killed)
 
     def run(self, conversation: Conversation[T]) -> T:
         """Run a conversation with the guest's TPM."""

@@ -147,7 +147,7 @@ def test_a_daemon_that_is_killed_comes_back_and_the_guest_has_not_rebooted(
         killed = stack.pid(daemon)
         os.kill(killed, signal.SIGKILL)
         wait_gone([killed])
-        stack.wait_daemon_ready(daemon)
+        stack.wait_daemon_replaced(daemon, killed)
         assert stack.pid(daemon) != killed
         assert pcr_10(stack, "g1") == EXTENDED_ONCE
         assert endorsement_key(stack, "g1") == key
@@ -165,8 +165,8 @@ def test_a_daemon_that_hangs_is_replaced_and_the_guest_has_not_rebooted(run_dir:
         for pid in hung.values():
             os.kill(pid, signal.SIGSTOP)
         wait_gone(list(hung.values()))
-        for daemon in daemons:
-            stack.wait_daemon_ready(daemon)
+        for daemon, pid in hung.items():
+            stack.wait_daemon_replaced(daemon, pid)
             assert stack.pid(daemon) != hung[daemon]
         assert pcr_10(stack, "g1") == EXTENDED_ONCE
 

@@ -14,7 +14,6 @@ Unlike a stack of `vtpmctl up` nothing is restarted here, and a test decides who
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import socket
@@ -29,8 +28,8 @@ from uuid import UUID
 import trio
 
 from daemons.runtime.control import Fields, control_request
-from daemons.runtime.inherited import FIRST_FD
 from protocol.tpmif.unix import FrontendDevice, open_frontend
+from tests.integration.warm import WarmProcess, start
 from tpmcore.tss12 import Conversation, converse
 
 T = TypeVar("T")
@@ -48,42 +47,30 @@ class Daemon:
         self._stderr_path = folder / f"{name}.stderr"
         self._notify_path = folder / f"{name}.notify"
         self._notify: trio.socket.SocketType | None = None
-        self._pidfd: int | None = None
+        self._process: WarmProcess | None = None
         self.pid = 0
 
     async def start(self, fds: Mapping[str, int] | None = None) -> None:
         """Start it; `wait_ready` waits."""
-        assert self._pidfd is None
+        assert self._process is None
         self._notify_path.unlink(missing_ok=True)
         notify = trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         await notify.bind(str(self._notify_path))
         self._notify = notify
-        program = f"from daemons.{self.name.partition('-')[0]}.cli import main; main()"
-        argv = (sys.executable, "-c", program, *self._arguments)
-        self.pid = self._spawn(argv, fds or {})
-        self._pidfd = os.pidfd_open(self.pid)
-
-    def _spawn(self, argv: tuple[str, ...], fds: Mapping[str, int]) -> int:
-        """Start a program as a supervisor does: descriptors from 3 on, by name."""
-        environ = {
-            **os.environ,
-            "NOTIFY_SOCKET": str(self._notify_path),
-            "LISTEN_FDS": str(len(fds)),
-            "LISTEN_FDNAMES": ":".join(fds),
-        }
-        log_flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        actions: list[tuple[int, int, int] | tuple[int, int, str, int, int]] = [
-            (os.POSIX_SPAWN_OPEN, 2, str(self._stderr_path), log_flags, 0o600)
-        ]
-        with contextlib.ExitStack() as moved:
-            for target, fd in enumerate(fds.values(), start=FIRST_FD):
-                # Above all targets, so that no copy hits a source.
-                source = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 256)
-                moved.callback(os.close, source)
-                actions.append((os.POSIX_SPAWN_DUP2, source, target))
-            # Nobody can tell a child its own process id; the shell becomes the daemon.
-            shell = ("/bin/sh", "-c", 'export LISTEN_PID=$$; exec "$@"', "sh", *argv)
-            return os.posix_spawn(shell[0], shell, environ, file_actions=actions)
+        log = os.open(
+            self._stderr_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+        )
+        try:
+            self._process = start(
+                self.name.partition("-")[0],
+                self._arguments,
+                stderr=log,
+                environment={**os.environ, "NOTIFY_SOCKET": str(self._notify_path)},
+                fds=fds,
+            )
+        finally:
+            os.close(log)
+        self.pid = self._process.pid
 
     async def wait_ready(self) -> None:
         """Return when it has said READY=1."""
@@ -130,33 +117,32 @@ class Daemon:
 
     async def kill(self) -> None:
         """End it by SIGKILL, if it runs."""
-        if self._pidfd is not None:
+        if self._process is not None:
             self.signal(signal.SIGKILL)
             await self._wait()
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal."""
-        assert self._pidfd is not None
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, number)
+        assert self._process is not None
+        self._process.send_signal(number)
 
     @property
     def is_running(self) -> bool:
         """Whether it has been started and nobody has seen its end."""
-        return self._pidfd is not None
+        return self._process is not None
 
     async def _wait(self) -> int:
         """Wait for its end; exit code, or minus the signal."""
-        assert self._pidfd is not None
-        await trio.lowlevel.wait_readable(self._pidfd)
-        result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
-        assert result is not None
-        os.close(self._pidfd)
-        self._pidfd = None
+        process = self._process
+        assert process is not None
+        if process.returncode is None:
+            await trio.lowlevel.wait_readable(process)
+        code = process.wait()
+        self._process = None
         if self._notify is not None:
             self._notify.close()
             self._notify = None
-        return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
+        return code
 
     def stderr(self) -> str:
         """Return what it has logged."""
