@@ -28,6 +28,7 @@ from daemons.runtime.notify import Notifier
 from daemons.runtime.reload import Reloads
 from daemons.tpmfront.daemon import serve
 from daemons.tpmfront.options import Config, CtrlSocket, parse_front_socket
+from daemons.tpmfront.proxy_cli import vtpm_proxy
 
 EXAMPLE = """\b
 Example:
@@ -204,3 +205,6 @@ def main(
         inherited=inherited,
         on_hangup=None if reloads is None else reloads.request,
     )
+
+
+main.add_command(vtpm_proxy)
