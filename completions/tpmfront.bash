@@ -11,10 +11,11 @@ _tpmfront_guests() {
 
 _tpmfront() {
     local -A commands=(
-
+        ["tpmfront"]="vtpm-proxy"
     )
     local -A options=(
-        ["tpmfront"]="--config --guest --tpm --socket-mode --ctrl --ctrl-mode --backend --uuid --name --control --loglevel --version --help"
+        ["tpmfront"]="--config --guest --tpm --socket-mode --ctrl --ctrl-mode --tcp --tcp-any-address --backend --uuid --name --control --loglevel --version --help"
+        ["tpmfront vtpm-proxy"]="--config --guest --backend --uuid --name --locality --device --user --loglevel --help"
     )
     local -A values=(
         ["tpmfront --config"]="@folders"
@@ -23,11 +24,21 @@ _tpmfront() {
         ["tpmfront --socket-mode"]="@nothing"
         ["tpmfront --ctrl"]="@files"
         ["tpmfront --ctrl-mode"]="@nothing"
+        ["tpmfront --tcp"]="@nothing"
         ["tpmfront --backend"]="@files"
         ["tpmfront --uuid"]="@nothing"
         ["tpmfront --name"]="@nothing"
         ["tpmfront --control"]="@files"
         ["tpmfront --loglevel"]="error warning info debug"
+        ["tpmfront vtpm-proxy --config"]="@folders"
+        ["tpmfront vtpm-proxy --guest"]="@guests"
+        ["tpmfront vtpm-proxy --backend"]="@files"
+        ["tpmfront vtpm-proxy --uuid"]="@nothing"
+        ["tpmfront vtpm-proxy --name"]="@nothing"
+        ["tpmfront vtpm-proxy --locality"]="@nothing"
+        ["tpmfront vtpm-proxy --device"]="@files"
+        ["tpmfront vtpm-proxy --user"]="@nothing"
+        ["tpmfront vtpm-proxy --loglevel"]="error warning info debug"
     )
     local current=${COMP_WORDS[COMP_CWORD]} path=tpmfront wanted= option= dir= word kind
     local -i index place=0

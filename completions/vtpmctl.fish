@@ -218,6 +218,8 @@ complete -c vtpmctl -n '__fish_seen_subcommand_from guest; and __fish_seen_subco
 complete -c vtpmctl -n '__fish_seen_subcommand_from guest; and __fish_seen_subcommand_from add' -l startup -x -a 'clear save deactivated' -d 'Type of the TPM_Startup after power-on'
 complete -c vtpmctl -n '__fish_seen_subcommand_from guest; and __fish_seen_subcommand_from add' -l maintcmds -d 'The five maintenance commands answer'
 complete -c vtpmctl -n '__fish_seen_subcommand_from guest; and __fish_seen_subcommand_from add' -l ek -x -a 'create none' -d 'Whether its TPM gets its endorsement key at once'
+complete -c vtpmctl -n '__fish_seen_subcommand_from guest; and __fish_seen_subcommand_from add' -l tcp -x -d 'Its TPM over TCP besides, at 127.0.0.1 by default'
+complete -c vtpmctl -n '__fish_seen_subcommand_from guest; and __fish_seen_subcommand_from add' -l tcp-any-address -d 'Let --tcp be at addresses that other machines reach, who may use it then; nothing is encrypted'
 complete -c vtpmctl -n '__fish_seen_subcommand_from guest; and __fish_seen_subcommand_from add' -l dir -x -a '(__fish_complete_directories)' -d 'Folder of the stack'
 complete -c vtpmctl -n '__fish_seen_subcommand_from guest; and __fish_seen_subcommand_from add' -l system -d 'The units of systemd'
 complete -c vtpmctl -n '__fish_seen_subcommand_from guest; and __fish_seen_subcommand_from add' -l help -d 'Show this message and exit'

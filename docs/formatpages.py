@@ -94,6 +94,7 @@ localities = ["uid:0=0,1,2", "*=0"]
 
 [front]
 stream_mode = "0660"
+tcp = [6545]
 """,
     ),
 }

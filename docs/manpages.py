@@ -152,7 +152,7 @@ def page_text(name: str) -> str:
         ".SH DESCRIPTION",
         *_paragraphs(page.command.help or ""),
     ]
-    if isinstance(page.command, click.Group):
+    if isinstance(page.command, click.Group) and page.command.commands:
         lines += [".SH COMMANDS", *_commands(page.command, name)]
     lines += [".SH OPTIONS", *_options(page.command, name)]
     if page.command.epilog:
@@ -185,8 +185,16 @@ def all_pages() -> dict[str, str]:
 
 
 def _synopsis(name: str, command: click.Command) -> list[str]:
+    of_group = [f".B {name}", "command [options]"]
     if isinstance(command, click.Group):
-        return [f".B {name}", "command [options]"]
+        if not command.invoke_without_command:
+            return of_group
+        if command.commands:
+            return [*_own_synopsis(name, command), ".br", *of_group]
+    return _own_synopsis(name, command)
+
+
+def _own_synopsis(name: str, command: click.Command) -> list[str]:
     context = click.Context(command, info_name=name)
     required = [
         f"\\fB{escape(option.opts[-1])}\\fR {escape(option.make_metavar(context))}"

@@ -76,6 +76,14 @@ TEXT_PAGES: Final[Mapping[str, TextPage]] = {
                     "A guest, with vtpm@NAME.service and tpmfront@NAME.service.",
                 ),
                 (
+                    "tpmfront-tcp@NAME.socket",
+                    "Optional: the guest's TPM over TCP, see vtpm-guest.toml(5).",
+                ),
+                (
+                    "tpmfront-proxy@NAME.service",
+                    "Optional: the guest's TPM as /dev/tpmN of this kernel, see tpmfront(1).",
+                ),
+                (
                     "*.socket",
                     "The listening sockets; they stay while a daemon is replaced.",
                 ),

@@ -62,9 +62,15 @@ def run_daemon(
     sys.exit(ExitCode.OK)
 
 
-def end_before_start(error: DaemonError, log: Log) -> NoReturn:
-    """End the process for a reason found before `run_daemon`, in the same way."""
-    sys.exit(_report(error, log, Notifier.from_environ()))
+def end_before_start(error: DaemonError, log: Log, notifier: Notifier | None = None) -> NoReturn:
+    """End the process for a reason found before `run_daemon`, in the same way.
+
+    Args:
+        error: the reason.
+        log: where it goes.
+        notifier: the supervisor; None: whoever the environment says.
+    """
+    sys.exit(_report(error, log, notifier or Notifier.from_environ()))
 
 
 def _harden() -> None:

@@ -6,7 +6,7 @@ meant for the process whose id is LISTEN_PID. Names in use: "volatile" (a memfd 
 `VolatileMemory.adopt`), "supervisor" (a pipe whose end of file means: shut down), and the names
 under which `Listeners.listen` is asked for a socket that listens already: "control" in every
 daemon, "locality0" to "locality4" in hwtpm, "backend" in vtpmmgr and vtpm, "admin" in vtpmmgr,
-"tpm" and "ctrl" in tpmfront.
+"tpm", "ctrl" and "tcp" in tpmfront.
 """
 
 from __future__ import annotations

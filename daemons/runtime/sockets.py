@@ -29,6 +29,13 @@ PATH_LIMIT_BYTES = 107
 # What accept(2) says of such a lack; the same set as in trio.serve_listeners.
 _OVERLOAD: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _OVERLOAD_PAUSE_S: Final = 0.1
+# What accept(2) says of a TCP connection that was lost before it was accepted.
+_GONE: Final = frozenset(
+    {
+        *(errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.ENETDOWN, errno.ENOPROTOOPT),
+        *(errno.EHOSTDOWN, errno.ENONET, errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENETUNREACH),
+    }
+)
 
 
 class Listeners:
@@ -69,6 +76,10 @@ class Listeners:
         else:
             with listen_unix(path, kind=kind, mode=mode, backlog=backlog) as listener:
                 yield listener
+
+    def take(self, name: str) -> Sequence[int]:
+        """Return all inherited descriptors of a name; they are the caller's from now on."""
+        return self._inherited.pop(name, [])
 
 
 @contextlib.contextmanager
@@ -166,6 +177,8 @@ async def accept(listener: SocketType, log: Log) -> SocketType:
         try:
             return (await listener.accept())[0]
         except OSError as error:
+            if error.errno in _GONE:
+                continue
             if error.errno not in _OVERLOAD:
                 raise
             log.warning("cannot accept", reason=error.strerror)

@@ -16,6 +16,7 @@ from daemons.runtime.command_line import (
     level_of,
     loglevel_option,
 )
+from daemons.runtime.config.endpoints import parse_endpoint
 from daemons.runtime.config.folder import load_guest_defaults
 from daemons.runtime.config.options import FrontOptions
 from daemons.runtime.config.values import parse_mode
@@ -27,6 +28,7 @@ from daemons.runtime.notify import Notifier
 from daemons.runtime.reload import Reloads
 from daemons.tpmfront.daemon import serve
 from daemons.tpmfront.options import Config, CtrlSocket, parse_front_socket
+from daemons.tpmfront.proxy_cli import vtpm_proxy
 
 EXAMPLE = """\b
 Example:
@@ -36,7 +38,42 @@ Example:
 """
 
 
-@click.command(epilog=EXAMPLE, context_settings={"max_content_width": 100})
+class FrontCommand(click.Group):
+    """A command with options of its own, as which units call it, that has subcommands beside them.
+
+    What does not begin with the name of a subcommand is the command itself.
+    """
+
+    # As for any command; a group would take the rest of its line for a subcommand.
+    allow_extra_args = False
+    allow_interspersed_args = True
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse this command's options, or leave all to a subcommand: none of what is required here
+        is required there."""
+        if args and args[0] in self.commands:
+            ctx.args = args
+            return args
+        return click.Command.parse_args(self, ctx, args)
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run this command or the subcommand, never both."""
+        if not ctx.args:
+            return super().invoke(ctx)
+        name, command, rest = self.resolve_command(ctx, ctx.args)
+        assert command is not None  # else it had been no name of one
+        ctx.invoked_subcommand = name
+        with ctx, command.make_context(name, rest, parent=ctx) as below:
+            return command.invoke(below)
+
+
+@click.group(
+    cls=FrontCommand,
+    invoke_without_command=True,
+    subcommand_metavar="| COMMAND [ARGS]...",
+    epilog=EXAMPLE,
+    context_settings={"max_content_width": 100},
+)
 @config_option
 @guest_option
 @click.option(
@@ -68,6 +105,20 @@ Example:
     "power it off and take its state, encrypted.",
 )
 @click.option(
+    "--tcp",
+    "endpoints",
+    multiple=True,
+    metavar="[ADDRESS:]PORT[=LOCALITY]",
+    help="Raw TPM byte stream over TCP, at 127.0.0.1 by default; every program of the machine may "
+    "use it. May be given several times.  [default: none]",
+)
+@click.option(
+    "--tcp-any-address",
+    is_flag=True,
+    help="Let --tcp be at addresses that other machines reach: whoever does may use the TPM, and "
+    "nothing is encrypted.",
+)
+@click.option(
     "--backend",
     type=click.Path(path_type=Path),
     required=True,
@@ -95,6 +146,8 @@ def main(
     socket_mode: str | None,
     ctrl: Path | None,
     ctrl_mode: str | None,
+    endpoints: tuple[str, ...],
+    tcp_any_address: bool,
     backend: Path,
     uuid: UUID | None,
     name: str | None,
@@ -109,6 +162,7 @@ def main(
     check_guest_option(config_folder, guest)
     try:
         fronts = tuple([parse_front_socket(text) for text in sockets])
+        tcp = tuple([parse_endpoint(text) for text in endpoints])
         mode = None if socket_mode is None else parse_mode(socket_mode)
         of_ctrl = None if ctrl_mode is None else parse_mode(ctrl_mode)
     except (DaemonError, ValueError) as error:
@@ -125,6 +179,8 @@ def main(
             ctrl=None
             if ctrl is None or not defaults.front.control
             else CtrlSocket(ctrl, defaults.front.control_mode if of_ctrl is None else of_ctrl),
+            tcp=tcp or defaults.front.tcp,
+            tcp_any_address=tcp_any_address or defaults.front.tcp_any_address,
             backend=backend,
             control=backend.with_name("front-control.sock") if control is None else control,
             uuid=identity,
@@ -149,3 +205,6 @@ def main(
         inherited=inherited,
         on_hangup=None if reloads is None else reloads.request,
     )
+
+
+main.add_command(vtpm_proxy)

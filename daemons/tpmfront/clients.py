@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serving whoever connects to the raw stream socket, and what a control client passes.
+"""Serving whoever connects to a raw stream socket, Unix or TCP, and what a control client passes.
 
 Each client has one task, and at most one command at the vTPM; the link takes turns in the order in
 which commands came, so a client that sends ten thousand commands at once is served one, then the
@@ -9,14 +9,18 @@ read from it meanwhile. Nothing is held for a client that sent half a command bu
 What asks a vTPM for more than TPM commands (`protocol.vtpm.control`) is only the control channel's
 to send: a client that begins a command so is answered as a TPM does that does not know its tag.
 
+TCP clients cannot be told from each other, and one that has vanished looks like one that waits. So
+when their places are full, the connection that has been idle for longest gives way to a new one:
+whoever connects for each command, as tcsd does, is served whatever others leave open.
+
 Clients do not notice that this process is replaced by another (`handover`): a stop finishes the
 commands that are under way and leaves the connections open.
 """
 
 from __future__ import annotations
 
+import select
 import socket
-from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -28,16 +32,14 @@ from daemons.runtime.sockets import accept
 from daemons.tpmfront.framing import CommandStream
 from daemons.tpmfront.handover import Handover, Kept, Role, Slot, end
 from daemons.tpmfront.link import VtpmLink
+from daemons.tpmfront.peers import Peer, Places, TcpPeer, peer_of, prepare
 from protocol.errors import WireError
 from protocol.tpm12 import ReturnCode, error_response
 from protocol.tpmif.page import capacity_bytes
-from protocol.tpmif.unix import PeerCredentials, peer_credentials
+from protocol.tpmif.unix import PeerCredentials
 from protocol.tpmif.unix.waiting import QuickWait
 from protocol.vtpm.control import is_request
 
-MAX_CLIENTS: Final = 900
-MAX_CLIENTS_PER_UID: Final = 256
-"""Below MAX_CLIENTS, so that one user cannot take every place."""
 RECEIVE_BYTES: Final = 4096
 STALLED_READER_S: Final = 60.0
 """A client that takes none of a response for so long is disconnected."""
@@ -59,6 +61,7 @@ class Client:
 
     __slots__ = (
         "command",
+        "idle_since",
         "is_dismissed",
         "is_idle",
         "is_submitted",
@@ -81,6 +84,8 @@ class Client:
         self.wait = QuickWait(raw, spin=False)
         # Waits for more from the client.
         self.is_idle = True
+        # Since which of all the times that a client began to wait.
+        self.idle_since = 0
         self.command: bytes | None = None
         # The vTPM may have it: a stop waits for the answer. Set by the link.
         self.is_submitted = False
@@ -114,9 +119,11 @@ class Clients:
         self._link = link
         self._handover = handover
         self._log = log
-        self._by_uid: Counter[int] = Counter()
+        self._places = Places()
+        # How often a client began to wait.
+        self._waits = 0
         self._commands = 0
-        self._clients: set[Client] = set()
+        self._clients: dict[Client, Peer] = {}
         self._is_stopping = False
         self.on_change: Callable[[], None] = lambda: None
         """Called when `count` changes."""
@@ -144,23 +151,50 @@ class Clients:
                 nursery.start_soon(self._serve_new, raw, locality)
 
     async def _serve_new(self, raw: socket.socket, locality: int) -> None:
-        peer = peer_credentials(raw)
+        peer = peer_of(raw)
         if self._is_full(peer):
             raw.close()
             return
-        client = Client(raw, locality, self._handover.take(raw, locality))
-        await self.serve_client(client, peer)
+        prepare(raw)
+        await self.serve_client(Client(raw, locality, self._handover.take(raw, locality)), peer)
 
-    def _is_full(self, peer: PeerCredentials) -> bool:
-        if self.count < MAX_CLIENTS and self._by_uid[peer.uid] < MAX_CLIENTS_PER_UID:
+    def _is_full(self, peer: Peer) -> bool:
+        """Whether there is no place for one more of a peer, nor can be made."""
+        if not self._places.is_full(peer) or self._make_place(peer):
             return False
-        self._log.warning("too many clients", uid=peer.uid, clients=self.count)
+        if isinstance(peer, TcpPeer):
+            self._log.warning("too many clients", address=peer.place, clients=self.count)
+        else:
+            self._log.warning("too many clients", uid=peer.uid, clients=self.count)
         return True
+
+    def _make_place(self, peer: Peer) -> bool:
+        """Whether an idle TCP client could give its place to a new one."""
+        if not isinstance(peer, TcpPeer):
+            return False
+        origin = peer.origin if self._places.is_origin_full(peer) else None
+        idle = [
+            (client, other)
+            for client, other in self._clients.items()
+            if isinstance(other, TcpPeer) and origin in (None, other.origin) and _is_idle(client)
+        ]
+        if not idle:
+            return False
+        client, other = min(idle, key=lambda one: one[0].idle_since)
+        client.dismiss()
+        self._forget(client)
+        self._log.info("idle client gives way", address=other.place, to=peer.place)
+        return True
+
+    def _forget(self, client: Client) -> None:
+        """Count a client no more."""
+        peer = self._clients.pop(client, None)
+        if peer is not None:
+            self._places.give_back(peer)
 
     async def resume(self, kept: Kept) -> None:
         """Serve a client of the last process."""
-        client = client_of(kept)
-        await self.serve_client(client, peer_credentials(kept.connection))
+        await self.serve_client(client_of(kept), peer_of(kept.connection))
 
     def admit_passed(
         self, raw: socket.socket, locality: int, peer: PeerCredentials
@@ -188,10 +222,10 @@ class Clients:
             else:
                 client.scope.deadline = trio.current_time() + STOP_GRACE_S
 
-    async def serve_client(self, client: Client, peer: PeerCredentials) -> None:
+    async def serve_client(self, client: Client, peer: Peer) -> None:
         """Answer a client until it goes, or `stop` has it left alone."""
-        self._by_uid[peer.uid] += 1
-        self._clients.add(client)
+        self._places.take(peer)
+        self._clients[client] = peer
         self._choose_spinner()
         self.on_change()
         is_left_alone = False
@@ -201,17 +235,26 @@ class Clients:
             if client.scope.cancelled_caught and not client.is_dismissed:
                 is_left_alone = _put_back(client)
         except WireError as error:
-            self._log.warning("client disconnected", pid=peer.pid, uid=peer.uid, reason=error)
+            self._tell_disconnected(peer, error)
         except (OSError, trio.TooSlowError) as error:
-            self._log.debug("client lost", pid=peer.pid, reason=error)
+            self._tell_lost(peer, error)
         finally:
-            self._clients.discard(client)
+            self._forget(client)
             self._choose_spinner()
-            self._by_uid[peer.uid] -= 1
-            if not self._by_uid[peer.uid]:
-                del self._by_uid[peer.uid]
             self._part(client, is_left_alone=is_left_alone)
             self.on_change()
+
+    def _tell_disconnected(self, peer: Peer, reason: WireError) -> None:
+        if isinstance(peer, TcpPeer):
+            self._log.warning("client disconnected", address=peer.place, reason=reason)
+        else:
+            self._log.warning("client disconnected", pid=peer.pid, uid=peer.uid, reason=reason)
+
+    def _tell_lost(self, peer: Peer, reason: Exception) -> None:
+        if isinstance(peer, TcpPeer):
+            self._log.debug("client lost", address=peer.place, reason=reason)
+        else:
+            self._log.debug("client lost", pid=peer.pid, reason=reason)
 
     def _part(self, client: Client, *, is_left_alone: bool) -> None:
         """Close our side of a connection; the client's as well, unless the next process goes on."""
@@ -275,6 +318,8 @@ class Clients:
             if slot is not None:
                 slot.rest(client.stream.rest)
             client.is_idle = True
+            self._waits += 1
+            client.idle_since = self._waits
             await client.wait.wait_readable()
             if self._is_stopping:
                 return None
@@ -290,6 +335,15 @@ class Clients:
 def client_of(kept: Kept) -> Client:
     """Return a client of the last process."""
     return Client(kept.connection, kept.locality, kept.slot, kept.data)
+
+
+def _is_idle(client: Client) -> bool:
+    """Whether nothing is lost with a client's connection but the connection."""
+    if not client.is_idle:
+        return False
+    poll = select.poll()
+    poll.register(client.raw, select.POLLIN)
+    return not poll.poll(0)  # else it has sent a command, or ends by itself
 
 
 def _put_back(client: Client) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
 import trio
 
-from daemons.runtime.control import Fields, Handler, serve_control
+from daemons.runtime.control import Fields, Handler, Json, serve_control
 from daemons.runtime.log import Log
 from daemons.runtime.notify import Notifier, StatusLine
 from daemons.runtime.reload import Reloads, changed_fields
@@ -24,6 +24,7 @@ from daemons.tpmfront.datachannel import DataChannel
 from daemons.tpmfront.handover import Handover, Role, end
 from daemons.tpmfront.link import VtpmLink
 from daemons.tpmfront.options import Config, CtrlSocket
+from daemons.tpmfront.tcp import LISTENER, listen_tcp
 
 CTRL: Final = "ctrl"
 """Name of the inherited listener of the control channel."""
@@ -66,12 +67,15 @@ async def serve(
     if ctrl is not None:
         ctrl.channel.on_change = ctrl.data.on_change = line.changed
 
+    places: list[Json] = []
+
     async def status(_args: Fields) -> Fields:
         return {
             "state": "serving" if link.is_connected else "waiting for the vtpm",
             "pid": os.getpid(),
             "guest": config.name,
             "uuid": str(config.uuid),
+            "tcp": places,
             "clients": clients.count,
             "control_channel": None if ctrl is None else dict(ctrl.fields()),
             "kept": handover.kept,
@@ -100,9 +104,19 @@ async def serve(
                     CTRL, config.ctrl.path, mode=config.ctrl.mode, backlog=CTRL_BACKLOG
                 )
             )
+        over_tcp = listen_tcp(
+            listeners.take(LISTENER),
+            config.tcp,
+            stack,
+            log,
+            any_address=config.tcp_any_address,
+            backlog=BACKLOG,
+        )
+        bound += [(one, endpoint.locality) for one, endpoint in over_tcp]
+        places.extend([endpoint.place for _, endpoint in over_tcp])
         async with trio.open_nursery() as nursery:
             # It outlives the clients: a stop waits for the last responses.
-            going = await nursery.start(_run_shielded, link.run)
+            going = await nursery.start(link.run_shielded)
             try:
                 async with trio.open_nursery() as serving:
                     serving.start_soon(_stop_when_cancelled, clients, ctrl)
@@ -124,19 +138,17 @@ async def serve(
                     for bound_socket, locality in bound:
                         serving.start_soon(clients.serve, bound_socket, locality)
                     log.info("listening", sockets=len(bound))
+                    for _, endpoint in over_tcp:
+                        log.info(
+                            "listening over TCP",
+                            address=endpoint.place,
+                            locality=endpoint.locality,
+                        )
                     notifier.ready()
                     if reloads is not None:
                         serving.start_soon(reloads.serve, apply)
             finally:
                 going.cancel()
-
-
-async def _run_shielded(
-    run: Callable[[], Awaitable[None]], task_status: trio.TaskStatus[trio.CancelScope]
-) -> None:
-    with trio.CancelScope(shield=True) as scope:
-        task_status.started(scope)
-        await run()
 
 
 async def _stop_when_cancelled(clients: Clients, ctrl: Ctrl | None) -> None:

@@ -97,6 +97,13 @@ class VtpmLink:
             await trio.sleep(delay_s)
             delay_s = min(2 * delay_s, RECONNECT_LAST_S)
 
+    async def run_shielded(self, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
+        """Keep the connection up while others are stopped, for their last commands; until the scope
+        that the caller is given is cancelled."""
+        with trio.CancelScope(shield=True) as scope:
+            task_status.started(scope)
+            await self.run()
+
     async def _serve(self, device: FrontendDevice) -> None:
         self._connections += 1
         self._device = device

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
+from daemons.runtime.config.endpoints import TcpEndpoint
 from daemons.runtime.errors import DaemonError
 from daemons.runtime.log import Level
 
@@ -57,6 +58,8 @@ class Config:
         socket_mode: permissions of the sockets; who may write may use the TPM.
         ctrl: the swtpm control channel; None if the guest is to have none.
         control: where `vtpmctl` asks for the status.
+        tcp: where it is served over TCP besides.
+        tcp_any_address: whether these, and what the supervisor passes, may be for other machines.
     """
 
     sockets: tuple[FrontSocket, ...]
@@ -67,6 +70,8 @@ class Config:
     uuid: UUID
     name: str
     level: Level
+    tcp: tuple[TcpEndpoint, ...] = ()
+    tcp_any_address: bool = False
 
 
 def parse_front_socket(text: str) -> FrontSocket:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from daemons.runtime.config.endpoints import check_endpoints, parse_endpoint
 from daemons.runtime.config.text import TomlValue
 from daemons.runtime.config.values import EndorsementKey, StartupKind, check_guest_name
 from daemons.runtime.control import Json, control_request
@@ -53,6 +54,7 @@ def guest_group() -> None:
 ADD_EXAMPLE = """\b
 Example:
   vtpmctl guest add web1 --label system_u:vm_r:web_t --hwinitpcr 0-7
+  vtpmctl guest add web2 --tcp 6545
 """
 
 
@@ -85,6 +87,20 @@ Example:
     type=click.Choice([kind.value for kind in EndorsementKey]),
     help="Whether its TPM gets its endorsement key at once.",
 )
+@click.option(
+    "--tcp",
+    "endpoints",
+    multiple=True,
+    metavar="[ADDRESS:]PORT[=LOCALITY]",
+    help="Its TPM over TCP besides, at 127.0.0.1 by default: every program of the machine may use "
+    "it there. May be repeated.",
+)
+@click.option(
+    "--tcp-any-address",
+    is_flag=True,
+    help="Let --tcp be at addresses that other machines reach, who may use it then; nothing is "
+    "encrypted.",
+)
 @dir_option
 @system_option
 def add_command(
@@ -98,6 +114,8 @@ def add_command(
     startup: str | None,
     maintcmds: bool,
     ek: str | None,
+    endpoints: tuple[str, ...],
+    tcp_any_address: bool,
     root: Path | None,
     system: bool,
 ) -> None:
@@ -118,9 +136,19 @@ def add_command(
         "ek": ek,
     }
     keys = {key: value for key, value in said.items() if value is not None}
+    front: dict[str, TomlValue] = {}
+    if endpoints:
+        try:
+            tcp = tuple([parse_endpoint(text) for text in endpoints])
+            check_endpoints(tcp, any_address=tcp_any_address)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
+        front["tcp"] = [str(endpoint) for endpoint in tcp]
+    if tcp_any_address:
+        front["tcp_any_address"] = True
 
     async def add() -> Added:
-        return await add_guest(await find_host(root, system=system), name, keys)
+        return await add_guest(await find_host(root, system=system), name, keys, front)
 
     added = ask(add)
     what = "is added" if added.is_new else "was there already"

@@ -100,20 +100,23 @@ class _Undo:
             raise DaemonError(f"{error}; not undone: {'; '.join(failures)}") from error
 
 
-async def add_guest(host: Host, name: str, keys: TomlTable) -> Added:
+async def add_guest(
+    host: Host, name: str, keys: TomlTable, front: TomlTable | None = None
+) -> Added:
     """Make a guest and start it, or finish what an earlier attempt has left.
 
     Args:
         host: where.
         name: of the guest.
         keys: of its file that the operator has said; the uuid is made if it is not among them.
+        front: likewise, of its table [front].
 
     Raises:
         DaemonError: there is another guest of that name, a step failed (what was done is undone),
             or the configuration has mistakes.
     """
     _check_name(host, name)
-    _check_unlike(host, name, keys)
+    _check_unlike(host, name, keys, front or {})
     state = host.state(name)
     had_state = state.exists()
     manager_was_told = False
@@ -131,7 +134,7 @@ async def add_guest(host: Host, name: str, keys: TomlTable) -> Added:
     async with _Undo() as undo:
         if await host.make_user(name):
             undo.later(lambda: host.remove_user(name))
-        is_new = _make_file(host, name, keys)
+        is_new = _make_file(host, name, keys, front)
         if is_new:
             undo.later(drop_state)
             undo.later(forget)
@@ -254,12 +257,16 @@ def _check_name(host: Host, name: str) -> None:
     host.check_name(name)
 
 
-def _check_unlike(host: Host, name: str, keys: TomlTable) -> None:
+def _check_unlike(host: Host, name: str, keys: TomlTable, front: TomlTable) -> None:
     """Refuse a guest that is there with other keys, and an image whose uuid nobody has said."""
     if guest_path(host.config, name).exists():
         found = _keys_in_file(host, name)
-        for key, value in keys.items():
-            if found.get(key) != value:
+        table = found.get("front")
+        found_front = table if isinstance(table, dict) else {}
+        said = [(key, value, found.get(key)) for key, value in keys.items()]
+        said += [(f"front.{key}", value, found_front.get(key)) for key, value in front.items()]
+        for key, value, there in said:
+            if there != value:
                 raise DaemonError(
                     f"there is a guest {name} already, and {guest_path(host.config, name)} does "
                     f"not say {key} = {value!r}; edit that file, or remove the guest first"
@@ -271,10 +278,10 @@ def _check_unlike(host: Host, name: str, keys: TomlTable) -> None:
         )
 
 
-def _make_file(host: Host, name: str, keys: TomlTable) -> bool:
+def _make_file(host: Host, name: str, keys: TomlTable, front: TomlTable | None) -> bool:
     whole: dict[str, TomlValue] = {"uuid": str(uuid4()), **keys}
     try:
-        return host.make_file(name, whole)
+        return host.make_file(name, whole, front)
     except OSError as error:
         raise DaemonError(f"{guest_path(host.config, name)}: {error.strerror}") from error
 

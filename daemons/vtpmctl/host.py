@@ -57,8 +57,9 @@ class Host(Protocol):
         DaemonError: a guest cannot have this name here.
         """
 
-    def make_file(self, name: str, keys: TomlTable) -> bool:
-        """Make the file of a guest with these keys and what all guests here have besides.
+    def make_file(self, name: str, keys: TomlTable, front: TomlTable | None = None) -> bool:
+        """Make the file of a guest with these keys, those of its [front], and what all guests here
+        have besides.
 
         Returns: False if there is one.
 

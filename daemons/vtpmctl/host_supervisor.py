@@ -59,7 +59,7 @@ class SupervisorHost:
         """See `Host`."""
         self._layout.check_lengths([name])
 
-    def make_file(self, name: str, keys: TomlTable) -> bool:
+    def make_file(self, name: str, keys: TomlTable, front: TomlTable | None = None) -> bool:
         """See `Host`."""
         if not self._layout.state.is_dir():
             raise DaemonError(f"{self._layout.root} has no stack yet: start it with vtpmctl up")
@@ -68,7 +68,7 @@ class SupervisorHost:
             raise DaemonError(f"{self._layout.root} belongs to uid {found}: be that user")
         StateFolder(self.config)
         StateFolder(self.config / GUESTS_NAME)
-        return make_guest(self._layout, name, keys)
+        return make_guest(self._layout, name, keys, front)
 
     def state(self, name: str) -> Path:
         """See `Host`."""

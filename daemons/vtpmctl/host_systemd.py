@@ -15,6 +15,8 @@ from typing import Final
 import trio
 
 from daemons.runtime.command_line import CONFIG_FOLDER
+from daemons.runtime.config.endpoints import TcpEndpoint
+from daemons.runtime.config.findings import BadConfig
 from daemons.runtime.config.folder import (
     GUESTS_NAME,
     SUFFIX,
@@ -22,6 +24,7 @@ from daemons.runtime.config.folder import (
     FindUid,
     find_uid,
     guest_path,
+    load_guest,
 )
 from daemons.runtime.config.text import TomlTable, make_file, remove_file, toml_text
 from daemons.runtime.config.values import is_guest_name
@@ -35,6 +38,7 @@ _TARGET: Final = "vtpm.target"
 _MANAGER: Final = "vtpmmgr.service"
 _MANAGER_SOCKETS: Final = ("vtpmmgr.socket", "vtpmmgr-control.socket", "vtpmmgr-admin.socket")
 _HWTPM: Final = "hwtpm.service"
+_TCP_FILE: Final = "50-vtpm-guest.conf"
 _RUNNING: Final = frozenset({"active", "reloading"})
 _COMMAND_TIMEOUT_S: Final = 330.0
 """A bit more than the units themselves may take to start."""
@@ -51,12 +55,14 @@ class Places:
         state: %S/vtpm.
         run: %t/vtpm.
         sysusers: where sysusers.d(5) has an administrator's files.
+        units: where systemd has them.
     """
 
     config: Path = CONFIG_FOLDER
     state: Path = Path("/var/lib/vtpm")
     run: Path = Path("/run/vtpm")
     sysusers: Path = Path("/etc/sysusers.d")
+    units: Path = Path("/etc/systemd/system")
 
 
 class SystemdHost:
@@ -101,13 +107,14 @@ class SystemdHost:
                 f"{NAME_LIMIT + len(USER_PREFIX)} characters, a guest's at {NAME_LIMIT}"
             )
 
-    def make_file(self, name: str, keys: TomlTable) -> bool:
+    def make_file(self, name: str, keys: TomlTable, front: TomlTable | None = None) -> bool:
         """See `Host`."""
         for folder in (self.config, self.config / GUESTS_NAME):
             if not folder.is_dir():
                 folder.mkdir(exist_ok=True)
                 folder.chmod(_FOLDER_MODE)  # whatever the umask is: others must not write to it
-        text = toml_text(f"Guest {name}, see vtpm-guest.toml(5).", keys, {})
+        tables = {"front": front} if front else {}
+        text = toml_text(f"Guest {name}, see vtpm-guest.toml(5).", keys, tables)
         return make_file(guest_path(self.config, name), text, _FILE_MODE)
 
     def state(self, name: str) -> Path:
@@ -219,9 +226,11 @@ class SystemdHost:
         await self.stop(name)
         # A failure that is remembered would be that of the next guest of this name.
         await self._run("systemctl", "reset-failed", *_services(name), check=False)
+        await self._drop_tcp(name)
 
     async def start(self, name: str) -> None:
         """See `Host`."""
+        await self._provide_tcp(name)
         await self._run("systemctl", "start", _target(name))
         # The target wants its services, so it is reached even if they fail.
         states = await self._active_states(_services(name))
@@ -233,6 +242,45 @@ class SystemdHost:
         """See `Host`."""
         # By name as well: the target is gone before what belongs to it.
         await self._run("systemctl", "stop", _target(name), *_services(name))
+
+    async def _provide_tcp(self, name: str) -> None:
+        """Have systemd make the TCP sockets that the guest's file says, and no others."""
+        try:
+            endpoints = load_guest(self.config, name).front.tcp
+        except BadConfig:
+            return  # its daemons say so
+        path = self._tcp_path(name)
+        if not endpoints:
+            await self._drop_tcp(name)
+            return
+        text = tcp_socket_text(guest_path(self.config, name), endpoints)
+        try:
+            if not path.is_file() or path.read_text() != text:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.parent.chmod(_FOLDER_MODE)
+                remove_file(path)
+                make_file(path, text, _FILE_MODE)
+        except OSError as error:
+            raise DaemonError(f"{path}: {error.strerror}") from error
+        # Which has systemd read the file as well.
+        await self._run("systemctl", "enable", _tcp_socket(name))
+
+    async def _drop_tcp(self, name: str) -> None:
+        path = self._tcp_path(name)
+        if not path.is_file():
+            return  # one that an administrator has made by another file stays
+        # Disabled before the file goes, so that a second attempt finds what is left of the first.
+        await self._run("systemctl", "disable", "--now", _tcp_socket(name))
+        try:
+            remove_file(path)
+            path.parent.rmdir()
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise DaemonError(f"{path}: {error.strerror}") from error
+        await self._run("systemctl", "daemon-reload")
+
+    def _tcp_path(self, name: str) -> Path:
+        return self._places.units / f"{_tcp_socket(name)}.d" / _TCP_FILE
 
     def _sysusers_path(self, name: str) -> Path:
         return self._places.sysusers / f"vtpm-guest-{name}.conf"
@@ -274,6 +322,28 @@ class SystemdHost:
 
 def _target(name: str) -> str:
     return f"vtpm-guest@{name}.target"
+
+
+def _tcp_socket(name: str) -> str:
+    return f"tpmfront-tcp@{name}.socket"
+
+
+def tcp_socket_text(source: Path, endpoints: Sequence[TcpEndpoint]) -> str:
+    """Return what tpmfront-tcp@NAME.socket needs besides the installed unit.
+
+    Args:
+        source: the guest's file, to be named.
+        endpoints: from there.
+    """
+    lines = [
+        f"# Written by vtpmctl: what [front] tcp of {source} says.",
+        "[Socket]",
+        "ListenStream=",
+    ]
+    lines += [f"ListenStream={endpoint.place}" for endpoint in endpoints]
+    if not all(endpoint.is_loopback for endpoint in endpoints):
+        lines.append("IPAddressAllow=any")
+    return "\n".join([*lines, ""])
 
 
 def _services(name: str) -> tuple[str, str]:

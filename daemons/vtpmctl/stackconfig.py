@@ -86,18 +86,19 @@ def _make_new(layout: Layout, name: str) -> None:
     make_guest(layout, name, {"uuid": str(uuid4())})
 
 
-def make_guest(layout: Layout, name: str, keys: TomlTable) -> bool:
+def make_guest(layout: Layout, name: str, keys: TomlTable, front: TomlTable | None = None) -> bool:
     """Make the file of a guest; False if there is one.
 
     Args:
         layout: of the stack.
         name: of the guest.
         keys: at the top of the file; the uid is that of this process, as for all guests here.
+        front: of its [front], where all guests here have their mode.
     """
     text = toml_text(
         f"Guest {name}, see vtpm-guest.toml(5).",
         {"uid": os.geteuid(), **keys},
-        {"front": {"stream_mode": FRONT_MODE, "control_mode": FRONT_MODE}},
+        {"front": {"stream_mode": FRONT_MODE, "control_mode": FRONT_MODE, **(front or {})}},
     )
     return make_file(guest_path(layout.etc, name), text, _FILE_MODE)
 

@@ -124,8 +124,12 @@ def _converse(terminal: int, answers: list[str]) -> str:
 
 
 @contextlib.contextmanager
-def running_tcsd(tpm_socket: Path, folder: Path) -> Iterator[Tcsd]:
-    """Start tcsd on a TPM's socket and end it in order; its store is in the folder.
+def running_tcsd(tpm: Path | int, folder: Path) -> Iterator[Tcsd]:
+    """Start tcsd on a TPM and end it in order; its store is in the folder.
+
+    Args:
+        tpm: path of its socket, or its TCP port at 127.0.0.1.
+        folder: made if it is missing.
 
     Raises:
         ToolError: it does not come up.
@@ -143,10 +147,10 @@ def running_tcsd(tpm_socket: Path, folder: Path) -> Iterator[Tcsd]:
     config.chmod(0o640)
     environment = {
         **os.environ,
-        # It tries TCP first; nobody listens on port 1.
+        # It tries TCP first, then the path; nobody listens on port 1, or at the other path.
         "TCSD_USE_TCP_DEVICE": "1",
-        "TCSD_TCP_DEVICE_PORT": "1",
-        "TCSD_UN_SOCKET_DEVICE_PATH": os.fspath(tpm_socket),
+        "TCSD_TCP_DEVICE_PORT": str(tpm) if isinstance(tpm, int) else "1",
+        "TCSD_UN_SOCKET_DEVICE_PATH": "/nowhere" if isinstance(tpm, int) else os.fspath(tpm),
     }
     log_path = folder / "tcsd.log"
     with log_path.open("ab") as log:

@@ -13,6 +13,7 @@ import pytest
 UNITS = "usr/local/lib/systemd/system"
 DAEMONS = ("hwtpm", "vtpmmgr", "vtpm", "tpmfront")
 EXPOSURE_LIMIT = 15  # tenths: 1.5
+DEVICE_EXPOSURE_LIMIT = 20
 
 
 def unit_files(installed: Path, folder: Path) -> list[Path]:
@@ -49,6 +50,20 @@ def test_what_is_exposed_to_a_daemon_is_little(installed: Path, run_dir: Path, d
         [*command, f"--threshold={EXPOSURE_LIMIT}", unit_of(daemon, run_dir)],
         capture_output=True,
         text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "Overall exposure level" in done.stdout
+
+
+def test_what_is_exposed_to_the_unit_that_makes_devices_is_bounded(
+    installed: Path, run_dir: Path
+) -> None:
+    """It begins with the right to make a device, which weighs much by itself."""
+    unit_files(installed, run_dir)
+    command = ("systemd-analyze", "security", "--offline=true", "--no-pager")
+    unit = unit_of("tpmfront-proxy", run_dir)
+    done = subprocess.run(
+        [*command, f"--threshold={DEVICE_EXPOSURE_LIMIT}", unit], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout
     assert "Overall exposure level" in done.stdout
@@ -92,6 +107,10 @@ def test_every_listener_of_a_daemon_is_made_for_it(installed: Path, run_dir: Pat
         "tpmfront": {"tpm", "control"},
     }
     unit_files(installed, run_dir)
+    # An optional one, which its service does not ask for.
+    optional = (run_dir / "tpmfront-tcp@g1.socket").read_text()
+    assert "FileDescriptorName=tcp\n" in optional
+    assert "Service=tpmfront@%i.service\n" in optional
     for daemon, names in wanted.items():
         sockets = " ".join(re.findall("^Sockets=(.*)$", unit_of(daemon, run_dir).read_text(), re.M))
         found = set()

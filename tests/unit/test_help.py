@@ -43,6 +43,8 @@ def _leads_to(words: list[str]) -> Path:
     context = command.make_context(words[0], words[1:])
     while isinstance(command, click.Group):
         rest = [*context._protected_args, *context.args]  # as Group.invoke takes them
+        if not rest and command.invoke_without_command:
+            break
         name, below, left = command.resolve_command(context, rest)
         assert below is not None
         assert name is not None

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from daemons.runtime.config.endpoints import check_endpoints
 from daemons.runtime.config.findings import BadConfig, Finding, Findings
 from daemons.runtime.config.options import (
     MACHINE_TABLES,
@@ -197,11 +198,13 @@ def _read_machine(folder: Path, findings: Findings) -> Machine:
     front = findings.table(content, "front")
     for name, table in (("hwtpm", hwtpm), ("manager", manager), ("vtpm", vtpm), ("front", front)):
         findings.check_known(table, names_of(MACHINE_TABLES[name]), f"{name}.")
+    front_options = read_keys(FrontOptions, front, findings, prefix="front.") or FrontOptions()
+    _check_tcp(front_options, findings)
     return Machine(
         read_keys(HwtpmOptions, hwtpm, findings, prefix="hwtpm.") or HwtpmOptions(),
         read_keys(ManagerOptions, manager, findings, prefix="manager.") or ManagerOptions(),
         read_keys(VtpmOptions, vtpm, findings, prefix="vtpm.") or VtpmOptions(),
-        read_keys(FrontOptions, front, findings, prefix="front.") or FrontOptions(),
+        front_options,
     )
 
 
@@ -218,7 +221,15 @@ def _read_guest(name: str, machine: Machine, findings: Findings) -> Guest | None
     front = read_keys(FrontOptions, front_table, findings, prefix="front.", defaults=machine.front)
     if identity is None or vtpm is None or front is None:
         return None
+    _check_tcp(front, findings)
     return Guest(name, identity, vtpm, front)
+
+
+def _check_tcp(front: FrontOptions, findings: Findings) -> None:
+    try:
+        check_endpoints(front.tcp, any_address=front.tcp_any_address)
+    except ValueError as error:
+        findings.add("front.tcp", str(error))
 
 
 def _with_uid(guest: Guest, find_uid: FindUid, findings: Findings) -> Guest:
@@ -237,19 +248,23 @@ def _check_unique(
 ) -> None:
     """Find values that separate guests and that two of them have; neither of the two counts."""
 
-    def check(key: str, value: Callable[[Guest], object], why: str) -> None:
+    def check(key: str, values: Callable[[Guest], Collection[object]], why: str) -> None:
         by_value: dict[object, list[str]] = {}
         for name, guest in guests.items():
-            if value(guest) is not None:
-                by_value.setdefault(value(guest), []).append(name)
+            for value in values(guest):
+                by_value.setdefault(value, []).append(name)
         for same, names in by_value.items():
             for name in names if len(names) > 1 else ():
                 others = ", ".join(other for other in names if other != name)
                 of_guest[name].add(key, f"{same} is also that of {others}{why}")
 
-    check("uuid", lambda guest: guest.identity.uuid, "")
+    def uid(guest: Guest) -> Collection[object]:
+        return () if guest.identity.uid is None else (guest.identity.uid,)
+
+    check("uuid", lambda guest: (guest.identity.uuid,), "")
     if not shared_uid:
-        check("uid", lambda guest: guest.identity.uid, "; nothing else separates them")
+        check("uid", uid, "; nothing else separates them")
+    check("front.tcp", lambda guest: [endpoint.place for endpoint in guest.front.tcp], "")
 
 
 def _guest_names(folder: Path, findings: Findings) -> list[str]:

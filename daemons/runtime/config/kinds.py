@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 from uuid import UUID
 
+from daemons.runtime.config.endpoints import MAX_ENDPOINTS, TcpEndpoint, parse_endpoint
 from daemons.runtime.config.schema import Kind
 from daemons.runtime.config.values import (
     NV_INDEX_FIRST,
@@ -205,4 +206,26 @@ def _show_localities(rules: Sequence[LocalityRule]) -> str:
 
 LOCALITIES: Final[Kind[tuple[LocalityRule, ...]]] = Kind(
     'a list of strings "LABEL=N[,N...]", at most 16', _read_localities, _show_localities
+)
+
+
+def _read_endpoints(value: object) -> tuple[TcpEndpoint, ...]:
+    # A port alone may be written as a number; bool is one to Python only.
+    if (
+        not isinstance(value, list)
+        or len(value) > MAX_ENDPOINTS
+        or not all(type(one) in (int, str) for one in value)
+    ):
+        raise _refusal(ENDPOINTS.form, value)
+    return tuple([parse_endpoint(str(one)) for one in value])
+
+
+def _show_endpoints(endpoints: Sequence[TcpEndpoint]) -> str:
+    return json.dumps([str(endpoint) for endpoint in endpoints])
+
+
+ENDPOINTS: Final[Kind[tuple[TcpEndpoint, ...]]] = Kind(
+    f'a list of ports or strings "[ADDRESS:]PORT[=LOCALITY]", at most {MAX_ENDPOINTS}',
+    _read_endpoints,
+    _show_endpoints,
 )

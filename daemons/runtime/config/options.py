@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
+from daemons.runtime.config.endpoints import TcpEndpoint
 from daemons.runtime.config.kinds import (
     AUTH,
     BOOL,
+    ENDPOINTS,
     ID_LAST,
     LABEL,
     LEVEL,
@@ -171,6 +173,19 @@ class FrontOptions:
         default=0o600,
         help="Permissions of that socket, where tpmfront makes it itself: who may write may use "
         "the TPM from any locality, power it off and take its state, encrypted.",
+    )
+    tcp: tuple[TcpEndpoint, ...] = key(
+        ENDPOINTS,
+        default=(),
+        help="TCP sockets with the raw TPM byte stream, by default at 127.0.0.1 and of locality 0: "
+        "whoever is on the machine may use the TPM there. Under systemd tpmfront-tcp@NAME.socket "
+        "makes them, and vtpmctl guest add --tcp writes both.",
+    )
+    tcp_any_address: bool = key(
+        BOOL,
+        default=False,
+        help="Whether these may be at addresses that other machines reach. TCP asks for no "
+        "password and encrypts nothing.",
     )
 
 

@@ -190,6 +190,11 @@ def test_a_guests_daemon_reads_its_own_file_and_needs_no_user_and_no_neighbour(
         ("[vtpm]\nek = true", 'vtpm.ek: must be "create" or "none", not true'),
         ("[front]\nstream_mode = 660", "front.stream_mode: must be permissions in octal, such as"),
         ("[front]\nstream_mode = '888'", "front.stream_mode: '888' is no file mode"),
+        ("[front]\ntcp = 6545", "front.tcp: must be a list of ports or strings"),
+        ("[front]\ntcp = [true]", "front.tcp: must be a list of ports or strings"),
+        ("[front]\ntcp = ['localhost:1']", "front.tcp: 'localhost:1' is not [ADDRESS:]PORT"),
+        ("[front]\ntcp = [6545, '6545=2']", "front.tcp: 127.0.0.1:6545 stands twice"),
+        ("[front]\ntcp = ['0.0.0.0:6545']", "front.tcp: 0.0.0.0:6545 is open to other machines"),
     ],
 )
 def test_a_mistake_in_the_machines_file_is_named(folder: Path, text: str, finding: str) -> None:
@@ -323,6 +328,26 @@ def test_a_uid_of_two_guests_is_a_finding_unless_the_machine_allows_it(folder: P
     ]
     write(folder / "vtpm.toml", "[manager]\nshared_uid = true\n")
     assert list(load(folder, USERS.get).guests) == ["g1", "g3"]
+
+
+def test_a_tcp_port_of_two_guests_is_named_for_both(folder: Path) -> None:
+    write_guest(folder, "g1", f'uuid = "{U1}"\nfront.tcp = [6545]')
+    write_guest(folder, "g3", f'uuid = "{U2}"\nuid = 3\nfront.tcp = ["127.0.0.1:6545=2", 6546]')
+    assert found(folder) == [
+        "guests.d/g1.toml: front.tcp: 127.0.0.1:6545 is also that of g3",
+        "guests.d/g3.toml: front.tcp: 127.0.0.1:6545 is also that of g1",
+    ]
+    write_guest(folder, "g3", f'uuid = "{U2}"\nuid = 3\nfront.tcp = ["[::1]:6545=2"]')
+    assert [str(one) for one in load(folder, USERS.get).guests["g3"].front.tcp] == ["[::1]:6545=2"]
+
+
+def test_a_guests_own_word_opens_tcp_to_other_machines(folder: Path) -> None:
+    write_guest(folder, "g1", f'uuid = "{U1}"\nfront.tcp = ["0.0.0.0:6545"]')
+    (only,) = found(folder)
+    assert only.startswith("guests.d/g1.toml: front.tcp: 0.0.0.0:6545 is open to other machines")
+    text = f'uuid = "{U1}"\nfront.tcp = ["0.0.0.0:6545"]\nfront.tcp_any_address = true'
+    write_guest(folder, "g1", text)
+    assert found(folder) == []
 
 
 def test_a_guest_without_user_is_a_finding(folder: Path) -> None:

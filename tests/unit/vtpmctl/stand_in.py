@@ -43,6 +43,10 @@ case "$*" in
     shift
     for unit; do state "$unit" active inactive; done
     exit 3 ;;
+"enable tpmfront-tcp@"*)
+    # As systemd: nothing to start without an address.
+    grep -q ListenStream= "../etc/systemd/system/$unit.d"/*.conf || exit 1
+    echo enabled > "$unit.file" ;;
 "enable "*) echo enabled > "$unit.file" ;;
 "start "*)
     echo active > "$unit.active"
@@ -55,6 +59,7 @@ case "$*" in
     for unit; do rm -f "$unit.active"; done ;;
 "disable "*) rm -f "$unit.file" ;;
 "reset-failed "*) ;;
+"daemon-reload") ;;
 *) echo "Unknown command: $*" >&2; exit 1 ;;
 esac
 """
@@ -77,7 +82,11 @@ class StandIn:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.places = Places(
-            root / "etc/vtpm", root / "var/vtpm", root / "run/vtpm", root / "etc/sysusers.d"
+            root / "etc/vtpm",
+            root / "var/vtpm",
+            root / "run/vtpm",
+            root / "etc/sysusers.d",
+            root / "etc/systemd/system",
         )
         self.host = SystemdHost(self.places, self.find_uid)
         self.reloads = 0

@@ -343,3 +343,80 @@ async def test_a_machine_without_systemd_is_said_to_be_none(
     assert not await machine.host.is_installed()
     with pytest.raises(DaemonError, match="systemctl is missing: is this a systemd machine"):
         await machine.host.start("g1")
+
+
+TCP = "tpmfront-tcp@g1.socket"
+
+
+def drop_in(machine: StandIn) -> Path:
+    return machine.places.units / f"{TCP}.d/50-vtpm-guest.conf"
+
+
+async def test_a_guest_with_tcp_gets_a_socket_unit_with_its_address_until_it_is_removed(
+    machine: StandIn,
+) -> None:
+    before = machine.everything()
+    await add_guest(machine.host, "g1", {}, {"tcp": ["127.0.0.1:6545"]})
+    front = tomllib.loads(guest_file(machine).read_text())["front"]
+    assert front == {"tcp": ["127.0.0.1:6545"]}
+    text = drop_in(machine).read_text()
+    assert text.endswith("[Socket]\nListenStream=\nListenStream=127.0.0.1:6545\n")
+    assert machine.calls() == [*ADDING[:2], f"systemctl enable {TCP}", ADDING[2]]
+    await remove_guest(machine.host, "g1", delete_state=True)
+    assert machine.calls()[3:5] == [f"systemctl disable --now {TCP}", "systemctl daemon-reload"]
+    assert machine.everything() == before
+
+
+async def test_only_an_address_for_others_opens_the_filter_of_the_socket_unit(
+    machine: StandIn,
+) -> None:
+    tcp = ["[::1]:6545=2", "0.0.0.0:6546"]
+    await add_guest(machine.host, "g1", {}, {"tcp": tcp, "tcp_any_address": True})
+    lines = drop_in(machine).read_text().splitlines()
+    assert lines[3:] == [
+        "ListenStream=[::1]:6545",
+        "ListenStream=0.0.0.0:6546",
+        "IPAddressAllow=any",
+    ]
+
+
+async def test_an_edited_file_counts_for_the_socket_unit_at_the_next_start(
+    machine: StandIn,
+) -> None:
+    await add_guest(machine.host, "g1", {}, {"tcp": ["127.0.0.1:6545"]})
+    path = guest_file(machine)
+    path.write_text(path.read_text().replace("6545", "6600"))
+    await machine.host.start("g1")
+    assert "ListenStream=127.0.0.1:6600" in drop_in(machine).read_text()
+    path.write_text(path.read_text().partition("[front]")[0])
+    machine.calls()
+    await machine.host.start("g1")
+    assert machine.calls()[0] == f"systemctl disable --now {TCP}"
+    assert not drop_in(machine).parent.exists()
+
+
+async def test_an_administrators_own_file_for_the_socket_unit_stays(machine: StandIn) -> None:
+    await add_guest(machine.host, "g1", {}, {"tcp": ["127.0.0.1:6545"]})
+    own = drop_in(machine).with_name("mine.conf")
+    own.write_text("[Socket]\nBindToDevice=lo\n")
+    await remove_guest(machine.host, "g1", delete_state=True)
+    assert own.exists()
+    assert not drop_in(machine).exists()
+
+
+@pytest.mark.parametrize("broken", ["systemctl-enable", "systemctl-start"])
+async def test_a_step_that_fails_leaves_nothing_of_tcp_behind(
+    machine: StandIn, broken: str
+) -> None:
+    before = machine.everything()
+    machine.fail(broken)
+    with pytest.raises(DaemonError, match="Job failed"):
+        await add_guest(machine.host, "g1", {}, {"tcp": ["127.0.0.1:6545"]})
+    assert machine.everything() == before
+
+
+async def test_another_tcp_address_of_a_guest_that_is_there_is_refused(machine: StandIn) -> None:
+    await add_guest(machine.host, "g1", {}, {"tcp": ["127.0.0.1:6545"]})
+    with pytest.raises(DaemonError, match=r"does not say front\.tcp = \['127\.0\.0\.1:7000'\]"):
+        await add_guest(machine.host, "g1", {}, {"tcp": ["127.0.0.1:7000"]})
+    assert not (await add_guest(machine.host, "g1", {}, {"tcp": ["127.0.0.1:6545"]})).is_new
