@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from daemons.tpmfront.handover import RESERVED, SLOTS
 from tests.integration.stack import Stack, running_stack, transact
 
 FRONT = "tpmfront-g1"
@@ -219,9 +220,9 @@ def test_more_clients_than_can_be_kept_are_served_and_as_many_as_can_be_go_on(
     try:
         for client in clients:
             assert transact(client, GET_RANDOM)[6:10] == OK
-        wait_kept(stack, 240)
+        wait_kept(stack, SLOTS - RESERVED)
         replace(stack, signal.SIGKILL)
-        assert sum(goes_on(client) for client in clients) == 240
+        assert sum(goes_on(client) for client in clients) == SLOTS - RESERVED
     finally:
         for client in clients:
             client.close()

@@ -104,7 +104,7 @@ def test_every_listener_of_a_daemon_is_made_for_it(installed: Path, run_dir: Pat
         "hwtpm": {*(f"locality{number}" for number in range(5)), "control"},
         "vtpmmgr": {"backend", "control", "admin"},
         "vtpm": {"backend", "control"},
-        "tpmfront": {"tpm", "control"},
+        "tpmfront": {"tpm", "ctrl", "control"},
     }
     unit_files(installed, run_dir)
     # An optional one, which its service does not ask for.
