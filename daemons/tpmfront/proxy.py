@@ -34,7 +34,7 @@ cannot send it: the kernel lets it through only from its driver."""
 DEFAULT_LOCALITIES: Final = frozenset(range(MAX_LOCALITY))
 """4 is that of the hardware which starts a measured environment, and a driver is none."""
 STOP_GRACE_S: Final = 5.0
-"""How long a stop waits for the response to a command."""
+"""How long a stop waits for the response to a command that the vTPM has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Proxy:
             await trio.sleep_forever()
         finally:
             self._is_stopping = True
-            if self._is_idle:
+            if self._is_idle or not self.is_submitted:
                 self._scope.cancel()
             else:
                 self._scope.deadline = trio.current_time() + STOP_GRACE_S

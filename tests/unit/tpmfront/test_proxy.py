@@ -30,6 +30,7 @@ from daemons.tpmfront.proxy import DEFAULT_LOCALITIES, Proxy
 from daemons.tpmfront.proxydevice import KeptDevice, ProxyDevice, open_device
 from protocol.tpm12 import ReturnCode, error_response
 from protocol.tpm12.framing import build_message
+from protocol.vtpm.control import TAG_REQUEST, is_request
 
 COMMAND = build_message(0x00C1, 0x46, (4).to_bytes(4, "big"))
 RESPONSE = build_message(0x00C4, 0, bytes(8))
@@ -96,9 +97,10 @@ class Link:
         self.got: list[tuple[bytes, int]] = []
         self.may_answer = trio.Event()
         self.may_answer.set()
+        self.is_away = False
 
     async def transact(self, command: bytes, locality: int, submission: Submission) -> bytes:
-        submission.is_submitted = True
+        submission.is_submitted = not self.is_away
         self.got.append((command, locality))
         await self.may_answer.wait()
         return RESPONSE
@@ -220,6 +222,28 @@ async def test_a_stop_does_not_wait_for_ever(autojump_clock: trio.testing.MockCl
             await trio.lowlevel.checkpoint()
         proxy.stop()
     assert trio.current_time() - started == pytest.approx(5.0)
+
+
+async def test_a_stop_does_not_wait_for_a_vtpm_that_is_away(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    started = trio.current_time()
+    async with served() as proxy:
+        proxy.link.is_away = True
+        proxy.link.may_answer = trio.Event()
+        proxy.kernel.send(COMMAND)
+        while not proxy.link.got:
+            await trio.lowlevel.checkpoint()
+        proxy.stop()
+    assert trio.current_time() == started
+
+
+async def test_a_program_cannot_ask_the_vtpm_for_more_than_tpm_commands() -> None:
+    request = build_message(TAG_REQUEST, 0)
+    assert is_request(request)
+    async with served() as proxy:
+        assert await proxy.exchange(request) == error_response(ReturnCode.BADTAG)
+        assert proxy.link.got == []
 
 
 async def test_a_response_that_the_kernel_does_not_want_is_nothing_to_end_for() -> None:
