@@ -6,13 +6,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,15 +40,13 @@ def ports() -> dict[int, int]:
 
 
 @pytest.fixture(scope="module")
-def stack(ports: dict[int, int]) -> Iterator[Stack]:
+def stack(module_dir: Path, ports: dict[int, int]) -> Iterator[Stack]:
     """A guest g1 with two TCP sockets, and g0 without any."""
-    path = Path(tempfile.mkdtemp(prefix="v", dir="/tmp"))
-    path.chmod(0o755)
-    with running_stack(path, ("g0",)) as running:
+    module_dir.chmod(0o755)  # a tcsd is somebody else
+    with running_stack(module_dir, ("g0",)) as running:
         options = ("--tcp", str(ports[0]), "--tcp", f"[::1]:{ports[2]}=2")
         assert "is added and runs" in running.vtpmctl("guest", "add", "g1", *options)
         yield running
-    shutil.rmtree(path)
 
 
 @contextlib.contextmanager

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import os
 import pwd
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,12 +40,10 @@ def set_locality(locality: int) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    path = Path(tempfile.mkdtemp(prefix="v", dir="/tmp"))
-    path.chmod(0o755)
-    with running_stack(path, ("g1",)) as running:
+def stack(module_dir: Path) -> Iterator[Stack]:
+    module_dir.chmod(0o755)  # a tcsd is somebody else
+    with running_stack(module_dir, ("g1",)) as running:
         yield running
-    shutil.rmtree(path)
 
 
 def options(stack: Stack) -> list[str]:
