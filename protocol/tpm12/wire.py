@@ -19,6 +19,7 @@ from typing import (
     Annotated,
     Any,
     ClassVar,
+    Final,
     Generic,
     Protocol,
     Self,
@@ -198,8 +199,6 @@ class Structure:
     is_exact: ClassVar[bool] = False
     """Whether what is read is byte for byte what would be written: it is kept as the encoding."""
     _layouts: ClassVar[dict[type[Structure], tuple[tuple[str, WireType[Any]], ...]]] = {}
-    _readers: ClassVar[dict[type[Structure], compiled.Read]] = {}
-    _writers: ClassVar[dict[type[Structure], compiled.Write]] = {}
 
     @classmethod
     def layout(cls) -> tuple[tuple[str, WireType[Any]], ...]:
@@ -221,18 +220,12 @@ class Structure:
         Raises:
             WireError: the bytes do not form one.
         """
-        read = Structure._readers.get(cls)
-        if read is None:
-            prefix = b"" if cls.prefix is None else cls.prefix.value
-            keep_as = "_encoded" if cls.is_exact else ""
-            read = compiled.compile_read(cls, prefix, cls._fields(), cls._read_each, keep_as)
-            Structure._readers[cls] = read
-        value: Self = read(reader)
+        value: Self = _READERS[cls](reader)
         return value
 
     @classmethod
-    def _read_each(cls, reader: Reader, start: int) -> Self:
-        """Take one field after the other, from an offset on."""
+    def read_each(cls, reader: Reader, start: int) -> Self:
+        """Take one structure at an offset, field by field: slower, and names what is wrong."""
         reader.position = start
         if cls.prefix is not None:
             cls.prefix.check(reader, cls.__name__)
@@ -240,13 +233,6 @@ class Structure:
         if cls.is_exact:
             _keep_encoding(value, reader.since(start))
         return value
-
-    @classmethod
-    def _fields(cls) -> list[compiled.Field]:
-        return [
-            compiled.Field(name, getattr(wire, "format", ""), wire.read, wire.write)
-            for name, wire in cls.layout()
-        ]
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -262,12 +248,7 @@ class Structure:
 
     def encode(self) -> bytes:
         """Return the wire form."""
-        cls = type(self)
-        write = Structure._writers.get(cls)
-        if write is None:
-            prefix = b"" if cls.prefix is None else cls.prefix.value
-            write = Structure._writers[cls] = compiled.compile_write(prefix, cls._fields())
-        return write(self)
+        return _WRITERS[type(self)](self)
 
     def encode_once(self) -> bytes:
         """Return the wire form, which is kept from the first call on.
@@ -287,6 +268,44 @@ class Structure:
 def _keep_encoding(value: Structure, encoded: bytes) -> None:
     # Past the guard of frozen dataclasses: it is no field.
     object.__setattr__(value, "_encoded", encoded)
+
+
+class _Readers(dict[type[Structure], compiled.Read]):
+    """What reads each structure, made when it is first wanted."""
+
+    def __missing__(self, kind: type[Structure]) -> compiled.Read:
+        read = compiled.compile_read(
+            kind,
+            _prefix_of(kind),
+            _fields_of(kind),
+            kind.read_each,
+            keep_as="_encoded" if kind.is_exact else "",
+        )
+        self[kind] = read
+        return read
+
+
+class _Writers(dict[type[Structure], compiled.Write]):
+    """What writes each structure, made when it is first wanted."""
+
+    def __missing__(self, kind: type[Structure]) -> compiled.Write:
+        write = self[kind] = compiled.compile_write(_prefix_of(kind), _fields_of(kind))
+        return write
+
+
+_READERS: Final = _Readers()
+_WRITERS: Final = _Writers()
+
+
+def _prefix_of(kind: type[Structure]) -> bytes:
+    return b"" if kind.prefix is None else kind.prefix.value
+
+
+def _fields_of(kind: type[Structure]) -> list[compiled.Field]:
+    return [
+        compiled.Field(name, getattr(wire, "format", ""), wire.read, wire.write)
+        for name, wire in kind.layout()
+    ]
 
 
 S = TypeVar("S", bound=Structure)

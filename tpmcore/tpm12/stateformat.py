@@ -70,8 +70,8 @@ VOLATILE_MAGIC: Final = b"VTPM12VS"
 MAJOR: Final = 1
 MINOR: Final = 2
 
-_SECTION = struct.Struct(">HI")
-_VERSION = struct.Struct(">HH")
+_PACK_SECTION = struct.Struct(">HI").pack
+_VERSION_BYTES = struct.pack(">HH", MAJOR, MINOR)
 _SESSION = struct.Struct(">IBB20s20s20sB")
 # The same bytes as _StclearRecord, _StanyRecord and _ClockRecord, which read them: these three are
 # written at every Extend, and the declared layouts cost ten times as much.
@@ -315,8 +315,8 @@ _V_FRESH_EK, _V_DEPRECATED = 13, 14  # since 1.2
 
 
 def _assemble(magic: bytes, sections: list[tuple[int, bytes]]) -> bytes:
-    head = magic + _VERSION.pack(MAJOR, MINOR)
-    return head + b"".join([_SECTION.pack(number, len(data)) + data for number, data in sections])
+    head = magic + _VERSION_BYTES
+    return head + b"".join([_PACK_SECTION(number, len(data)) + data for number, data in sections])
 
 
 def _sections(magic: bytes, data: bytes, known: frozenset[int]) -> tuple[int, dict[int, bytes]]:
@@ -519,7 +519,7 @@ def encode_permanent(state: PermanentState) -> bytes:
     )
     sections += (
         (_P_DATA, data),
-        (_P_COUNTERS, _list_bytes([_counter_bytes(c) for c in state.counters])),
+        (_P_COUNTERS, _counters_bytes(state.counters)),
         (_P_NV, _list_bytes([_area_bytes(area) for area in state.nv.values()])),
     )
     if state.owner_evict_keys:
@@ -542,10 +542,10 @@ def _list_bytes(elements: list[bytes]) -> bytes:
     return U16.write(len(elements)) + b"".join(elements)
 
 
-def _counter_bytes(counter: Counter) -> bytes:
-    """Return a _CounterRecord."""
-    return _PACK_COUNTER(
-        counter.valid, counter.label, counter.value, counter.auth, counter.entity_digest
+def _counters_bytes(counters: list[Counter]) -> bytes:
+    """Return _CounterRecords."""
+    return _list_bytes(
+        [_PACK_COUNTER(c.valid, c.label, c.value, c.auth, c.entity_digest) for c in counters]
     )
 
 
