@@ -190,7 +190,7 @@ class Structure:
 
     Each field is `Annotated[python_type, wire_type]`, or a type that is itself a Structure. Fields
     are laid out in the order of their declaration, without padding, behind `prefix` if there is
-    one.
+    one. A field that `__init__` does not take (`init=False`) is not part of the layout.
     """
 
     __slots__ = ("_encoded",)
@@ -373,6 +373,8 @@ def _layout_of(cls: type[Structure]) -> tuple[tuple[str, WireType[Any]], ...]:
     # Structure itself is no dataclass, only everything derived from it is.
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         name, hint = field.name, hints[field.name]
+        if not field.init:
+            continue
         if get_origin(hint) is Annotated:
             layout.append((name, get_args(hint)[1]))
         elif isinstance(hint, type) and issubclass(hint, Structure):
