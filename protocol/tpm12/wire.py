@@ -119,8 +119,8 @@ T = TypeVar("T")
 class WireType(Protocol[T]):
     """How one field is laid out.
 
-    One that `compiled` knows to read and write by itself has its name there in an attribute
-    `format`; `read` and `write` do the same.
+    One that `compiled` can read and write by itself says how in the attributes `format` and
+    `bounds`, which are those of `compiled.Field`; `read` and `write` do the same.
     """
 
     def read(self, reader: Reader, field: str) -> T:
@@ -270,44 +270,6 @@ def _keep_encoding(value: Structure, encoded: bytes) -> None:
     object.__setattr__(value, "_encoded", encoded)
 
 
-class _Readers(dict[type[Structure], compiled.Read]):
-    """What reads each structure, made when it is first wanted."""
-
-    def __missing__(self, kind: type[Structure]) -> compiled.Read:
-        read = compiled.compile_read(
-            kind,
-            _prefix_of(kind),
-            _fields_of(kind),
-            kind.read_each,
-            keep_as="_encoded" if kind.is_exact else "",
-        )
-        self[kind] = read
-        return read
-
-
-class _Writers(dict[type[Structure], compiled.Write]):
-    """What writes each structure, made when it is first wanted."""
-
-    def __missing__(self, kind: type[Structure]) -> compiled.Write:
-        write = self[kind] = compiled.compile_write(_prefix_of(kind), _fields_of(kind))
-        return write
-
-
-_READERS: Final = _Readers()
-_WRITERS: Final = _Writers()
-
-
-def _prefix_of(kind: type[Structure]) -> bytes:
-    return b"" if kind.prefix is None else kind.prefix.value
-
-
-def _fields_of(kind: type[Structure]) -> list[compiled.Field]:
-    return [
-        compiled.Field(name, getattr(wire, "format", ""), wire.read, wire.write)
-        for name, wire in kind.layout()
-    ]
-
-
 S = TypeVar("S", bound=Structure)
 
 
@@ -324,6 +286,52 @@ class Nested(Generic[S]):
     def read(self, reader: Reader, field: str) -> S:
         """Take the structure."""
         return self.kind.read(reader)
+
+
+class _Readers(dict[type[Structure], compiled.Read]):
+    """What reads each structure, made when it is first wanted."""
+
+    def __missing__(self, kind: type[Structure]) -> compiled.Read:
+        read = self[kind] = compiled.compile_read(_compiled_layout(kind), kind.read_each)
+        return read
+
+
+class _Writers(dict[type[Structure], compiled.Write]):
+    """What writes each structure, made when it is first wanted."""
+
+    def __missing__(self, kind: type[Structure]) -> compiled.Write:
+        write = self[kind] = compiled.compile_write(_compiled_layout(kind))
+        return write
+
+
+_READERS: Final = _Readers()
+_WRITERS: Final = _Writers()
+
+
+def _compiled_layout(kind: type[Structure]) -> compiled.Layout:
+    prefix = b"" if kind.prefix is None else kind.prefix.value
+    fields = [_compiled_field(name, wire) for name, wire in kind.layout()]
+    return compiled.Layout(kind, prefix, fields, keep_as="_encoded" if kind.is_exact else "")
+
+
+def _reads_itself(kind: type[Structure]) -> bool:
+    """Whether a structure does not leave reading to its layout."""
+    derived = kind.__mro__[: kind.__mro__.index(Structure)]
+    return any("read" in vars(base) for base in derived)
+
+
+def _compiled_field(name: str, wire: WireType[Any]) -> compiled.Field:
+    inner: compiled.Layout | None = None
+    if isinstance(wire, Nested) and not _reads_itself(wire.kind):
+        inner = _compiled_layout(wire.kind)
+    return compiled.Field(
+        name,
+        getattr(wire, "format", ""),
+        wire.read,
+        wire.write,
+        getattr(wire, "bounds", None),
+        inner,
+    )
 
 
 class SizedStruct(Generic[S]):

@@ -147,13 +147,14 @@ def create_key_delegation(ctx: Context, request: CreateKeyDelegationRequest) -> 
     ctx.authorize_key(0, key, OSAP_ONLY)
     family = _check_new(ctx, public, DelegateType.KEY)
     ctx.end_session(0)
+    public = public.at_count(family.verification_count)
     blob = DelegateKeyBlob(
-        public.at_count(family.verification_count),
+        public,
         ZERO_DIGEST,
         table.pub_key_digest(key),
         *table.encrypt_secret(tpm, ctx.decrypt_secret(0, request.del_auth)),
     )
-    return BlobResponse(table.authenticate(tpm, blob))
+    return BlobResponse(table.authenticate(tpm, public, blob.encode()))
 
 
 def _check_new(ctx: Context, public: DelegatePublic, kind: DelegateType) -> FamilyTableEntry:
@@ -196,7 +197,7 @@ def create_owner_delegation(ctx: Context, request: CreateOwnerDelegationRequest)
     ctx.end_session(0)
     public = request.public_info.at_count(family.verification_count)
     blob = DelegateOwnerBlob(public, ZERO_DIGEST, *table.encrypt_secret(tpm, auth_value))
-    return BlobResponse(table.authenticate(tpm, blob))
+    return BlobResponse(table.authenticate(tpm, public, blob.encode()))
 
 
 class _SizedOwnerBlob:
@@ -287,8 +288,7 @@ def update_verification(
         return UpdateVerificationResponse(b"")
     blob = table.decode_either(data)
     table.check_integrity(tpm, blob)
-    updated = replace(blob, public=_updated(ctx, blob.public))
-    return UpdateVerificationResponse(table.authenticate(tpm, updated))
+    return UpdateVerificationResponse(table.with_public(tpm, blob, _updated(ctx, blob.public)))
 
 
 def _updated(ctx: Context, public: DelegatePublic) -> DelegatePublic:

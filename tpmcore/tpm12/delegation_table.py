@@ -113,10 +113,14 @@ def encrypt_secret(tpm: Tpm, auth_value: bytes) -> tuple[bytes, bytes]:
     return counter, tpm.blob_cipher.crypt(tpm.permanent.delegate_key, counter, plain)
 
 
-def authenticate(tpm: Tpm, blob: Blob) -> bytes:
-    """Return the bytes of a blob, with the integrity digest that fits the rest of it."""
-    encoded = blob.encode()
-    return _with_digest(blob, encoded, _integrity(tpm, blob, encoded))
+def authenticate(tpm: Tpm, public: DelegatePublic, encoded: bytes) -> bytes:
+    """Return the bytes of a blob with the integrity digest that fits the rest of it.
+
+    Args:
+        public: its public part, which the digest stands behind.
+        encoded: its bytes, with any digest.
+    """
+    return _with_digest(public, encoded, _integrity(tpm, public, encoded))
 
 
 def check_integrity(tpm: Tpm, blob: Blob) -> None:
@@ -125,19 +129,26 @@ def check_integrity(tpm: Tpm, blob: Blob) -> None:
     Raises:
         TpmError: AUTHFAIL.
     """
-    if not hmac.compare_digest(_integrity(tpm, blob, blob.encode()), blob.integrity_digest):
+    expected = _integrity(tpm, blob.public, blob.encode_once())
+    if not hmac.compare_digest(expected, blob.integrity_digest):
         raise TpmError(ReturnCode.AUTHFAIL)
 
 
-def _integrity(tpm: Tpm, blob: Blob, encoded: bytes) -> bytes:
-    zeroed = _with_digest(blob, encoded, ZERO_DIGEST)
+def with_public(tpm: Tpm, blob: Blob, public: DelegatePublic) -> bytes:
+    """Return the bytes of a blob with another public part, authenticated."""
+    encoded = blob.encode_once()
+    end = _TAG_BYTES + len(blob.public.encode_once())
+    changed = encoded[:_TAG_BYTES] + public.encode_once() + encoded[end:]
+    return authenticate(tpm, public, changed)
+
+
+def _integrity(tpm: Tpm, public: DelegatePublic, encoded: bytes) -> bytes:
+    zeroed = _with_digest(public, encoded, ZERO_DIGEST)
     return hmac.digest(tpm.permanent.tpm_proof, zeroed, "sha1")
 
 
-def _with_digest(blob: Blob, encoded: bytes, digest: bytes) -> bytes:
-    """Return the bytes of a blob with another integrity digest, which stands behind its public
-    part."""
-    start = _TAG_BYTES + len(blob.public.encode_once())
+def _with_digest(public: DelegatePublic, encoded: bytes, digest: bytes) -> bytes:
+    start = _TAG_BYTES + len(public.encode_once())
     return encoded[:start] + digest + encoded[start + DIGEST_BYTES :]
 
 

@@ -13,7 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.tpm12.delegation import DelegatePublic, DelegateType, Delegations
+from protocol.tpm12.delegation import (
+    DelegateKeyBlob,
+    DelegateOwnerBlob,
+    DelegatePublic,
+    DelegateType,
+    Delegations,
+)
 from protocol.tpm12.pcr import PcrInfo, PcrInfoLong, PcrInfoShort, PcrSelection
 from protocol.tpm12.resources import NvAttributesWord, NvDataPublic
 from protocol.tpm12.wire import Structure, WireError
@@ -25,13 +31,16 @@ _ONLY_READ = frozenset({"_StclearRecord"})
 
 
 _RELEASE = PcrInfoShort(PcrSelection(b"\x01\x02\x03"), 0x1F, bytes(range(20)))
+_DELEGATED = DelegatePublic(7, _RELEASE, Delegations(DelegateType.KEY, 0x40), 1, 2)
 _EXACT: dict[type[Structure], Structure] = {
+    DelegateKeyBlob: DelegateKeyBlob(_DELEGATED, bytes(20), bytes(range(20)), b"area", b"secret"),
+    DelegateOwnerBlob: DelegateOwnerBlob(_DELEGATED, bytes(20), b"area", b"secret"),
     PcrInfo: PcrInfo(_RELEASE.pcr_selection, bytes(20), bytes(range(20))),
     PcrInfoLong: PcrInfoLong(
         1, 0x1F, _RELEASE.pcr_selection, PcrSelection(), bytes(20), bytes(range(20))
     ),
     PcrInfoShort: _RELEASE,
-    DelegatePublic: DelegatePublic(7, _RELEASE, Delegations(DelegateType.KEY, 0x40), 1, 2),
+    DelegatePublic: _DELEGATED,
     NvDataPublic: NvDataPublic(
         0x10050, _RELEASE, _RELEASE, NvAttributesWord(4), False, True, False, 32
     ),
