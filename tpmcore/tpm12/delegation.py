@@ -283,8 +283,10 @@ def update_verification(
     tpm, data = ctx.tpm, request.input_data
     ctx.authorize_owner()
     if len(data) == _ROW_NUMBER_BYTES:
-        row = table.find_row(tpm, int.from_bytes(data, "big"))
-        row.public = _updated(ctx, row.public)
+        number = int.from_bytes(data, "big")
+        row = table.find_row(tpm, number)
+        updated = DelegateRow(_updated(ctx, row.public), row.auth_value)
+        tpm.permanent.delegate_rows[number] = updated
         return UpdateVerificationResponse(b"")
     blob = table.decode_either(data)
     table.check_integrity(tpm, blob)
