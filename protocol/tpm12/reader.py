@@ -105,7 +105,17 @@ class Reader:
 
     def sized(self, field: str = "sized") -> bytes:
         """Read a u32 length and that many bytes."""
-        return self.take(self.u32(field), field)
+        position = self.position
+        start = position + 4
+        if start > self.end:
+            raise self._short(4, field)
+        size = int(_U32(self.data, position)[0])
+        self.position = start
+        end = start + size
+        if end > self.end:
+            raise self._short(size, field)
+        self.position = end
+        return self.data[start:end]
 
     def rest(self) -> bytes:
         """Read everything that is left."""

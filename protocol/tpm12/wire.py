@@ -231,7 +231,7 @@ class Structure:
             cls.prefix.check(reader, cls.__name__)
         value = cls(*[wire.read(reader, name) for name, wire in cls.layout()])
         if cls.is_exact:
-            _keep_encoding(value, reader.since(start))
+            value.keep_encoding(reader.since(start))
         return value
 
     @classmethod
@@ -255,19 +255,18 @@ class Structure:
 
         Only a frozen structure has this: it cannot change, so what is kept cannot become wrong.
         """
-        try:
-            return self._encoded
-        except AttributeError:
+        encoded: bytes | None = getattr(self, "_encoded", None)
+        if encoded is None:
             if not self.is_frozen():
-                raise TypeError(f"{type(self).__name__} can change") from None
+                raise TypeError(f"{type(self).__name__} can change")
             encoded = self.encode()
-            _keep_encoding(self, encoded)
-            return encoded
+            self.keep_encoding(encoded)
+        return encoded
 
-
-def _keep_encoding(value: Structure, encoded: bytes) -> None:
-    # Past the guard of frozen dataclasses: it is no field.
-    object.__setattr__(value, "_encoded", encoded)
+    def keep_encoding(self, encoded: bytes) -> None:
+        """Keep the wire form of what is frozen, for `encode_once`."""
+        # Past the guard of frozen dataclasses: it is no field.
+        object.__setattr__(self, "_encoded", encoded)
 
 
 S = TypeVar("S", bound=Structure)

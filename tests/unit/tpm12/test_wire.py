@@ -59,6 +59,7 @@ _DELEGATED = DelegatePublic(7, _RELEASE, Delegations(DelegateType.KEY, 0x40), 1,
 _EXACT: dict[type[Structure], Structure] = {
     DelegateKeyBlob: DelegateKeyBlob(_DELEGATED, bytes(20), bytes(range(20)), b"area", b"secret"),
     DelegateOwnerBlob: DelegateOwnerBlob(_DELEGATED, bytes(20), b"area", b"secret"),
+    KeyParms: KeyParms.for_rsa(),
     PcrInfo: PcrInfo(_RELEASE.pcr_selection, bytes(20), bytes(range(20))),
     PcrInfoLong: PcrInfoLong(
         1, 0x1F, _RELEASE.pcr_selection, PcrSelection(), bytes(20), bytes(range(20))
