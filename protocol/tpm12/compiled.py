@@ -12,21 +12,21 @@ Of a tag, a locality, 20 bytes, a sized field and an inner structure of one u32 
         start = at
         if at + 27 > end:
             return again(reader, start)
-        found, v_locality, v_digest, size = unpack1(data, at)
+        found, v__locality, v__digest, size, = unpack3(data, at)
         at += 27
-        if found != prefix2 or not 1 <= v_locality <= 31:
+        if not (found == prefix2 and 1 <= v__locality <= 31):
             return again(reader, start)
         stop = at + size
         if stop > end:
             return again(reader, start)
-        v_blob = data[at:stop]
+        v__blob = data[at:stop]
         at = stop
         if at + 4 > end:
             return again(reader, start)
-        v_inner_count, = unpack3(data, at)
+        v__inner__count, = unpack4(data, at)
         at += 4
-        v_inner = make4(v_inner_count)
-        v = make5(v_locality, v_digest, v_blob, v_inner)
+        v__inner = make5(v__inner__count)
+        v = make6(v__locality, v__digest, v__blob, v__inner)
         reader.position = at
         return v
 
@@ -176,28 +176,28 @@ class _ReadCode:
     def add_structure(self, variable: str, layout: Layout) -> None:
         """Add what reads a structure into a variable."""
         if layout.keep_as:
-            self.lines.append(f"{variable}_start = at")
+            self.lines.append(f"start_{variable} = at")
         for stroke in _strokes(layout):
             self._add_stroke(variable, stroke)
             if stroke.sized:
                 self.lines += ["stop = at + size", "if stop > end:", _AGAIN]
-                self.lines += [f"{variable}_{stroke.sized.name} = data[at:stop]", "at = stop"]
+                self.lines += [f"{variable}__{stroke.sized.name} = data[at:stop]", "at = stop"]
             elif stroke.other:
-                self._add_other(f"{variable}_{stroke.other.name}", stroke.other)
+                self._add_other(f"{variable}__{stroke.other.name}", stroke.other)
         values = [
-            f"{variable}_{field.name}" + (" == 1" if field.format == BOOLEAN else "")
+            f"{variable}__{field.name}" + (" == 1" if field.format == BOOLEAN else "")
             for field in layout.fields
         ]
         self.lines.append(f"{variable} = {self._name('make', layout.make)}({', '.join(values)})")
         if layout.keep_as:
-            kept = f"data[{variable}_start:at]"
+            kept = f"data[start_{variable}:at]"
             self.lines.append(f"set_attribute({variable}, {layout.keep_as!r}, {kept})")
 
     def _add_stroke(self, variable: str, stroke: _Stroke) -> None:
         targets = ["found"] if stroke.prefix else []
         wanted = [f"found == {self._name('prefix', stroke.prefix)}"] if stroke.prefix else []
         for field in stroke.fixed:
-            targets.append(f"{variable}_{field.name}")
+            targets.append(f"{variable}__{field.name}")
             wanted += _wanted(targets[-1], (0, 1) if field.format == BOOLEAN else field.bounds)
         if stroke.sized:
             targets.append("size")
