@@ -76,6 +76,17 @@ def _placement(client_core: int, daemon_core: int, rounds: int) -> list[Row]:
     return rows
 
 
+def _engine_alone(results: Path) -> None:
+    """Measure every ordinal in this process, on one core, and write the table."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {PLACEMENT_OF_THE_ENGINE})
+    alone = engine_table(measure())
+    os.sched_setaffinity(0, allowed)
+    click.echo(f"\nthe engine alone\n\n{alone}")
+    results.mkdir(parents=True, exist_ok=True)
+    (results / "engine.md").write_text(f"{alone}\n")
+
+
 @click.command()
 @click.option("--rounds", default=15, show_default=True, help="Turns of each peer per command.")
 @click.option(
@@ -89,16 +100,25 @@ def _placement(client_core: int, daemon_core: int, rounds: int) -> list[Row]:
     "--quick", is_flag=True, help="Leave out the manager under load, start-up times and memory."
 )
 @click.option(
+    "--engine",
+    is_flag=True,
+    help="Instead: the engine alone. Written to engine.md.",
+)
+@click.option(
     "--units",
     type=click.IntRange(1),
     metavar="GUESTS",
     help="Instead: so many guests under a systemd of their own; needs root. Written to units.md.",
 )
-def main(rounds: int, results: Path, quick: bool, units: int | None) -> None:
+def main(rounds: int, results: Path, quick: bool, engine: bool, units: int | None) -> None:
     """Measure the whole chain and swtpm in one interleaved run.
 
     Needs two cores and swtpm; nothing else should run on the machine.
     """
+    if engine:
+        _engine_alone(results)
+        click.echo(f"written to {results}")
+        return
     if units is not None:
         figures = facts_table(measure_units(units))
         results.mkdir(parents=True, exist_ok=True)
@@ -111,10 +131,7 @@ def main(rounds: int, results: Path, quick: bool, units: int | None) -> None:
         placements[name] = _placement(client_core, daemon_core, rounds)
         os.sched_setaffinity(0, allowed)
         click.echo(f"\n{name}\n\n{table(placements[name])}")
-    os.sched_setaffinity(0, {PLACEMENT_OF_THE_ENGINE})
-    alone = engine_table(measure())
-    os.sched_setaffinity(0, allowed)
-    click.echo(f"\nthe engine alone\n\n{alone}")
+    _engine_alone(results)
     facts: dict[str, float] = {}
     saves = ""
     if not quick:
@@ -123,7 +140,6 @@ def main(rounds: int, results: Path, quick: bool, units: int | None) -> None:
         facts = start_times() | memory() | manager
     click.echo(f"\n{facts_table(facts)}")
     write_files(results, placements, facts)
-    (results / "engine.md").write_text(f"{alone}\n")
     if saves:
         (results / "manager.md").write_text(f"{saves}\n")
     click.echo(f"written to {results}")

@@ -9,13 +9,13 @@ alone afterwards.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 from unittest import mock
 
 from bench.ordinals.chip import TimedChip
-from bench.ordinals.routine import Power, Routine, Rsa, Work
+from bench.ordinals.routine import Behind, Power, Routine, Rsa, Work
 from tests.unit.tpm12.daa_issuer import (
     JOIN_END,
     SIGN_END,
@@ -69,11 +69,19 @@ def routines(keys: KeySource) -> Iterator[Routine]:
     # Stage 1 comes for each key of the issuer's chain, and verifies from the second one on.
     join.insert(1, _Stage(1, (public_part(chain_key(702)), b""), ", first key"))
     works, outputs = _watch(chip, tss12.daa_join, join)
-    yield Routine(chip, lambda: _run(chip, tss12.daa_join, join), works, heavy=True)
+    yield _routine(chip, tss12.daa_join, join, works)
     signing = Signing(talker, issuer(), blobs=(outputs[22], outputs[23], outputs[24]))
     sign = [_Stage(stage, signing.inputs(stage)) for stage in range(SIGN_END + 1)]
     works, _ = _watch(chip, tss12.daa_sign, sign)
-    yield Routine(chip, lambda: _run(chip, tss12.daa_sign, sign), works, heavy=True)
+    yield _routine(chip, tss12.daa_sign, sign, works)
+
+
+def _routine(
+    chip: TimedChip, command: _Command, stages: Sequence[_Stage], works: Mapping[str, Work]
+) -> Routine:
+    return Routine(
+        chip, lambda: _run(chip, command, stages), works, heavy=True, behind=Behind.POWERS
+    )
 
 
 def _run(chip: TimedChip, command: _Command, stages: Sequence[_Stage]) -> None:

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa, utils
 
 from bench.ordinals.chip import BITS, EXPONENT, SECRET, TimedChip
-from bench.ordinals.routine import Routine, Rsa, routine
+from bench.ordinals.routine import Behind, Routine, Rsa, routine
 from protocol.tpm12.constants import EncScheme, EntityType, Ordinal, ReservedHandle
 from protocol.tpm12.keys import KeyParms, PubKey
 from tpmcore import tss12
@@ -171,6 +171,7 @@ def _maintenance(keys: KeySource) -> Iterator[Routine]:
         pass_on,
         Ordinal.LOAD_MANU_MAINT_PUB,
         Ordinal.READ_MANU_MAINT_PUB,
+        behind=Behind.FIRST_USE,
         CREATE_MAINTENANCE_ARCHIVE=(Rsa.ENCRYPT_FOR_OTHERS,),
         LOAD_MAINTENANCE_ARCHIVE=(Rsa.VERIFY, Rsa.DECRYPT_WITH_NEW),
     )

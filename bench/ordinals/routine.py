@@ -35,6 +35,14 @@ class Rsa(enum.Enum):
         return self not in (Rsa.ENCRYPT, Rsa.ENCRYPT_FOR_OTHERS, Rsa.VERIFY)
 
 
+class Behind(enum.Enum):
+    """What ran before a command, and so what of it the processor's caches still hold."""
+
+    COMMAND = "another command"
+    FIRST_USE = "a millisecond of RSA, and another command"
+    POWERS = "all exponentiations of DAA, and another command"
+
+
 Power: TypeAlias = Callable[[], object]
 """A modular exponentiation of DAA with its operands."""
 
@@ -54,22 +62,29 @@ class Routine:
     Attributes:
         measures: the commands in it that it is there for, by their names in the table.
         heavy: it takes many milliseconds, so fewer repetitions must do.
+        behind: what runs before its commands.
     """
 
     chip: TimedChip
     run: Callable[[], object]
     measures: Mapping[str, Work]
     heavy: bool = False
+    behind: Behind = Behind.COMMAND
 
 
 def routine(
-    chip: TimedChip, run: Callable[[], object], *plain: Ordinal, **with_rsa: tuple[Rsa, ...]
+    chip: TimedChip,
+    run: Callable[[], object],
+    *plain: Ordinal,
+    behind: Behind = Behind.COMMAND,
+    **with_rsa: tuple[Rsa, ...],
 ) -> Routine:
     """Make a routine.
 
     Args:
         plain: ordinals without RSA in them.
+        behind: see Routine.
         with_rsa: the others by name, and the operations in them.
     """
     works = {name: Work(rsa) for name, rsa in with_rsa.items()}
-    return Routine(chip, run, {ordinal.name: Work() for ordinal in plain} | works)
+    return Routine(chip, run, {ordinal.name: Work() for ordinal in plain} | works, behind=behind)

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import struct
 from dataclasses import dataclass
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 from protocol.tpm12.constants import (
     KEY_FLAGS_MASK,
@@ -72,6 +72,7 @@ class KeyParms(Structure):
         parms: encoded TPM_RSA_KEY_PARMS or TPM_SYMMETRIC_KEY_PARMS, as given.
     """
 
+    is_exact: ClassVar[bool] = True
     algorithm_id: Annotated[int, U32]
     enc_scheme: Annotated[int, U16]
     sig_scheme: Annotated[int, U16]
@@ -87,6 +88,7 @@ class KeyParms(Structure):
             raise BadKeyProperty("algorithmID", start, f"{value.algorithm_id:#x} is unknown")
         if value.algorithm_id == Algorithm.RSA:
             _rsa_parms(value.parms)
+        value.keep_encoding(reader.since(start))
         return value
 
     def encode(self) -> bytes:

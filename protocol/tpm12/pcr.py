@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Self
 
+from protocol.tpm12.compiled import SIZED_U16
 from protocol.tpm12.constants import LOCALITY_ALL, PCR_COUNT, StructureTag
 from protocol.tpm12.wire import (
     DIGEST,
@@ -24,6 +25,25 @@ from protocol.tpm12.wire import (
 MAX_SELECT_BYTES = PCR_COUNT // 8
 
 
+class _Select:
+    """Bit map of PCRs behind its length, a u16; more than three bytes are BadPcrSelection."""
+
+    format = SIZED_U16
+    bounds = (0, MAX_SELECT_BYTES)
+
+    def read(self, reader: Reader, field: str) -> bytes:
+        """Take length and bytes."""
+        start = reader.position
+        size = reader.u16("sizeOfSelect")
+        if size > MAX_SELECT_BYTES:
+            raise BadPcrSelection("sizeOfSelect", start, f"{size}, at most {MAX_SELECT_BYTES}")
+        return reader.take(size, field)
+
+    def write(self, value: bytes) -> bytes:
+        """Give length and bytes."""
+        return len(value).to_bytes(2, "big") + value
+
+
 @dataclass(frozen=True, slots=True)
 class PcrSelection(Structure):
     """TPM_PCR_SELECTION (8.1).
@@ -32,20 +52,7 @@ class PcrSelection(Structure):
         select: 0 to 3 bytes as given; PCR n is bit n % 8 of byte n // 8.
     """
 
-    select: bytes = b""
-
-    @classmethod
-    def read(cls, reader: Reader) -> Self:
-        """Take one; more than three bytes are BadPcrSelection."""
-        start = reader.position
-        size = reader.u16("sizeOfSelect")
-        if size > MAX_SELECT_BYTES:
-            raise BadPcrSelection("sizeOfSelect", start, f"{size}, at most {MAX_SELECT_BYTES}")
-        return cls(reader.take(size, "pcrSelect"))
-
-    def encode(self) -> bytes:
-        """Return length and bytes."""
-        return len(self.select).to_bytes(2, "big") + self.select
+    select: Annotated[bytes, _Select()] = b""
 
     @classmethod
     def of(cls, indices: Iterable[int]) -> Self:
@@ -81,6 +88,9 @@ def composite_hash(selection: PcrSelection, pcrs: Sequence[bytes]) -> bytes:
 
 class _LocalityByte:
     """A locality selection, 1 to 0x1F (8.6); anything else is an invalid structure."""
+
+    format = "B"
+    bounds = (1, LOCALITY_ALL)
 
     def read(self, reader: Reader, field: str) -> int:
         """Take and check the byte."""

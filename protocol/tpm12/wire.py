@@ -4,7 +4,7 @@
 `Reader` is a cursor over immutable bytes: it checks each length before it takes anything and
 remembers where it is, so that digests are computed over exactly the bytes that were parsed.
 `Structure` is the base of every dataclass whose fields name their wire type in an annotation; it
-gives `read`, `decode` and `encode`.
+gives `read`, `decode` and `encode`, which `compiled` makes of the layout.
 
 Precompiled `struct` is used rather than construct because these run on the guest's path (one Extend
 has a budget of ten microseconds; construct alone takes that).
@@ -13,25 +13,32 @@ has a budget of ten microseconds; construct alone takes that).
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import operator
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import (
     Annotated,
     Any,
     ClassVar,
+    Final,
     Generic,
     Protocol,
     Self,
-    TypeAlias,
     TypeVar,
     get_args,
     get_origin,
     get_type_hints,
 )
 
-from protocol.errors import WireError
+from protocol.tpm12 import compiled
+from protocol.tpm12.reader import (
+    BadBool,
+    BadKeyProperty,
+    BadPcrSelection,
+    BadTag,
+    BadVersion,
+    Reader,
+    WireError,
+)
 
 __all__ = [
     "BOOL",
@@ -62,132 +69,9 @@ __all__ = [
 
 DIGEST_BYTES = 20
 
-_U16 = struct.Struct(">H").unpack_from
-_U32 = struct.Struct(">I").unpack_from
-_U64 = struct.Struct(">Q").unpack_from
 _PACK_U16 = struct.Struct(">H").pack
 _PACK_U32 = struct.Struct(">I").pack
 _PACK_U64 = struct.Struct(">Q").pack
-
-
-class Reader:
-    """A cursor over `data`; every getter raises WireError rather than run past the end.
-
-    Args:
-        data: the bytes to read.
-        start: offset of the first byte to read.
-        end: offset behind the last byte to read; the default is the end of `data`.
-    """
-
-    __slots__ = ("data", "end", "position")
-
-    def __init__(self, data: bytes, start: int = 0, end: int | None = None) -> None:
-        self.data = data
-        self.position = start
-        self.end = len(data) if end is None else end
-
-    def _short(self, size: int, field: str) -> WireError:
-        left = self.end - self.position
-        return WireError(field, self.position, f"{size} bytes wanted, {left} left")
-
-    @property
-    def remaining(self) -> int:
-        """Number of bytes not yet read."""
-        return self.end - self.position
-
-    def u8(self, field: str = "u8") -> int:
-        """Read one byte."""
-        position = self.position
-        if position + 1 > self.end:
-            raise self._short(1, field)
-        self.position = position + 1
-        return self.data[position]
-
-    def u16(self, field: str = "u16") -> int:
-        """Read two bytes, big-endian."""
-        position = self.position
-        if position + 2 > self.end:
-            raise self._short(2, field)
-        self.position = position + 2
-        return int(_U16(self.data, position)[0])
-
-    def u32(self, field: str = "u32") -> int:
-        """Read four bytes, big-endian."""
-        position = self.position
-        if position + 4 > self.end:
-            raise self._short(4, field)
-        self.position = position + 4
-        return int(_U32(self.data, position)[0])
-
-    def u64(self, field: str = "u64") -> int:
-        """Read eight bytes, big-endian."""
-        position = self.position
-        if position + 8 > self.end:
-            raise self._short(8, field)
-        self.position = position + 8
-        return int(_U64(self.data, position)[0])
-
-    def boolean(self, field: str = "bool") -> bool:
-        """Read one byte that must be 0 or 1 (else BadBool, which is TPM_BAD_PARAMETER)."""
-        value = self.u8(field)
-        if value > 1:
-            raise BadBool(field, self.position - 1, f"boolean is {value:#04x}")
-        return value == 1
-
-    def unpack(self, layout: struct.Struct, field: str) -> tuple[Any, ...]:
-        """Read several numbers or bytes of fixed size at once."""
-        position = self.position
-        if position + layout.size > self.end:
-            raise self._short(layout.size, field)
-        self.position = position + layout.size
-        return layout.unpack_from(self.data, position)
-
-    def take(self, size: int, field: str = "bytes") -> bytes:
-        """Read exactly `size` bytes."""
-        position = self.position
-        if size < 0 or position + size > self.end:
-            raise self._short(size, field)
-        self.position = position + size
-        return self.data[position : position + size]
-
-    def sized(self, field: str = "sized") -> bytes:
-        """Read a u32 length and that many bytes."""
-        return self.take(self.u32(field), field)
-
-    def rest(self) -> bytes:
-        """Read everything that is left."""
-        position = self.position
-        self.position = self.end
-        return self.data[position : self.end]
-
-    def since(self, start: int) -> bytes:
-        """Return the bytes consumed from offset `start` to here."""
-        return self.data[start : self.position]
-
-    def finish(self, field: str = "end") -> None:
-        """Check that nothing is left."""
-        if self.position != self.end:
-            raise WireError(field, self.position, f"{self.end - self.position} trailing bytes")
-
-
-class BadBool(WireError):
-    """A boolean byte other than 0 and 1 (TPM_BAD_PARAMETER)."""
-
-
-class BadTag(WireError):
-    """A structure that does not begin with its tag (TPM_INVALID_STRUCTURE)."""
-
-
-class BadVersion(WireError):
-    """A version word that is not 1.1 (TPM_BAD_VERSION)."""
-
-
-class BadPcrSelection(WireError):
-    """A PCR selection longer than three bytes (TPM_INVALID_PCR_INFO)."""
-
-
-class BadKeyProperty(WireError):
-    """An unknown algorithm or unknown flags in a key (TPM_BAD_KEY_PROPERTY)."""
 
 
 class Prefix:
@@ -233,7 +117,11 @@ T = TypeVar("T")
 
 
 class WireType(Protocol[T]):
-    """How one field is laid out."""
+    """How one field is laid out.
+
+    One that `compiled` can read and write by itself says how in the attributes `format` and
+    `bounds`, which are those of `compiled.Field`; `read` and `write` do the same.
+    """
 
     def read(self, reader: Reader, field: str) -> T:
         """Take the field from the cursor."""
@@ -245,11 +133,14 @@ class WireType(Protocol[T]):
 class _Scalar(Generic[T]):
     """A wire type made of a getter of Reader and a packer."""
 
-    __slots__ = ("read", "write")
+    __slots__ = ("format", "read", "write")
 
-    def __init__(self, read: Callable[[Reader, str], T], write: Callable[[T], bytes]) -> None:
+    def __init__(
+        self, read: Callable[[Reader, str], T], write: Callable[[T], bytes], format: str = ""
+    ) -> None:
         self.read = read
         self.write = write
+        self.format = format
 
 
 def _pack_u8(value: int) -> bytes:
@@ -267,10 +158,11 @@ def _pack_sized(value: bytes) -> bytes:
 class FixedBytes:
     """Exactly `size` bytes."""
 
-    __slots__ = ("size",)
+    __slots__ = ("format", "size")
 
     def __init__(self, size: int) -> None:
         self.size = size
+        self.format = f"{size}s"
 
     def read(self, reader: Reader, field: str) -> bytes:
         """Take `size` bytes."""
@@ -283,88 +175,14 @@ class FixedBytes:
         return value
 
 
-U8: WireType[int] = _Scalar(Reader.u8, _pack_u8)
-U16: WireType[int] = _Scalar(Reader.u16, _PACK_U16)
-U32: WireType[int] = _Scalar(Reader.u32, _PACK_U32)
-U64: WireType[int] = _Scalar(Reader.u64, _PACK_U64)
-BOOL: WireType[bool] = _Scalar(Reader.boolean, _pack_bool)
+U8: WireType[int] = _Scalar(Reader.u8, _pack_u8, "B")
+U16: WireType[int] = _Scalar(Reader.u16, _PACK_U16, "H")
+U32: WireType[int] = _Scalar(Reader.u32, _PACK_U32, "I")
+U64: WireType[int] = _Scalar(Reader.u64, _PACK_U64, "Q")
+BOOL: WireType[bool] = _Scalar(Reader.boolean, _pack_bool, compiled.BOOLEAN)
 DIGEST = FixedBytes(DIGEST_BYTES)
-SIZED: WireType[bytes] = _Scalar(Reader.sized, _pack_sized)
+SIZED: WireType[bytes] = _Scalar(Reader.sized, _pack_sized, compiled.SIZED)
 REST: WireType[bytes] = _Scalar(lambda reader, _field: reader.rest(), bytes)
-
-
-class _Stroke:
-    """Reads and writes fields of fixed size that stand beside each other, all at once.
-
-    A third of the time that the fields cost one by one; what does not fit or is no boolean is left
-    to those, who know how to name the error.
-    """
-
-    __slots__ = ("_booleans", "_fields", "_lengths", "_pack", "_size", "_unpack", "_values")
-
-    def __init__(self, fields: list[tuple[str, WireType[Any]]]) -> None:
-        packer = struct.Struct(">" + "".join([_format_of(wire) or "" for _, wire in fields]))
-        self._fields = fields
-        self._pack = packer.pack
-        self._unpack = packer.unpack_from
-        self._size = packer.size
-        self._values = operator.attrgetter(*[name for name, _ in fields])
-        sized = [(i, w.size) for i, (_, w) in enumerate(fields) if isinstance(w, FixedBytes)]
-        self._lengths = tuple(sized)
-        self._booleans = tuple([i for i, (_, wire) in enumerate(fields) if wire is BOOL])
-
-    def read(self, reader: Reader) -> tuple[Any, ...] | list[Any]:
-        """Take the values."""
-        end = reader.position + self._size
-        if end > reader.end:
-            return self._read_each(reader)
-        values = self._unpack(reader.data, reader.position)
-        if self._booleans:
-            several = list(values)
-            for i in self._booleans:
-                if several[i] > 1:
-                    return self._read_each(reader)
-                several[i] = several[i] == 1
-            values = tuple(several)
-        reader.position = end
-        return values
-
-    def _read_each(self, reader: Reader) -> list[Any]:
-        return [wire.read(reader, name) for name, wire in self._fields]
-
-    def write(self, value: Structure) -> bytes:
-        """Give the bytes of the fields."""
-        values = self._values(value)
-        for i, size in self._lengths:
-            if len(values[i]) != size:
-                raise ValueError(f"{size} bytes wanted, got {len(values[i])}")
-        return self._pack(*values)
-
-
-_Part: TypeAlias = tuple[str, "WireType[Any]", _Stroke | None]
-"""A field by name and wire type; or a stroke, with the name and type of its first field."""
-
-
-def _parts_of(fields: Iterable[tuple[str, WireType[Any]]]) -> tuple[_Part, ...]:
-    """Join neighbours of fixed size, so that they are read and written together."""
-    parts: list[_Part] = []
-    for fixed, group in itertools.groupby(fields, lambda field: bool(_format_of(field[1]))):
-        neighbours = list(group)
-        if fixed and len(neighbours) > 1:
-            parts.append((*neighbours[0], _Stroke(neighbours)))
-        else:
-            parts += [(name, wire, None) for name, wire in neighbours]
-    return tuple(parts)
-
-
-def _format_of(wire: WireType[Any]) -> str | None:
-    """Return the letter of `struct` for a wire type, or None if its size is not fixed."""
-    if isinstance(wire, FixedBytes):
-        return f"{wire.size}s"
-    for scalar, letter in ((U8, "B"), (BOOL, "B"), (U16, "H"), (U32, "I"), (U64, "Q")):
-        if wire is scalar:
-            return letter
-    return None
 
 
 class Structure:
@@ -372,7 +190,7 @@ class Structure:
 
     Each field is `Annotated[python_type, wire_type]`, or a type that is itself a Structure. Fields
     are laid out in the order of their declaration, without padding, behind `prefix` if there is
-    one.
+    one. A field that `__init__` does not take (`init=False`) is not part of the layout.
     """
 
     __slots__ = ("_encoded",)
@@ -381,7 +199,6 @@ class Structure:
     is_exact: ClassVar[bool] = False
     """Whether what is read is byte for byte what would be written: it is kept as the encoding."""
     _layouts: ClassVar[dict[type[Structure], tuple[tuple[str, WireType[Any]], ...]]] = {}
-    _parts: ClassVar[dict[type[Structure], tuple[_Part, ...]]] = {}
 
     @classmethod
     def layout(cls) -> tuple[tuple[str, WireType[Any]], ...]:
@@ -397,32 +214,24 @@ class Structure:
         return bool(cls.__dataclass_params__.frozen)  # type: ignore[attr-defined]
 
     @classmethod
-    def _compiled(cls) -> tuple[_Part, ...]:
-        try:
-            return Structure._parts[cls]
-        except KeyError:
-            parts = Structure._parts[cls] = _parts_of(cls.layout())
-            return parts
-
-    @classmethod
     def read(cls, reader: Reader) -> Self:
         """Take one structure from a cursor.
 
         Raises:
             WireError: the bytes do not form one.
         """
-        start = reader.position
+        value: Self = _READERS[cls](reader)
+        return value
+
+    @classmethod
+    def read_each(cls, reader: Reader, start: int) -> Self:
+        """Take one structure at an offset, field by field: slower, and names what is wrong."""
+        reader.position = start
         if cls.prefix is not None:
             cls.prefix.check(reader, cls.__name__)
-        values: list[Any] = []
-        for name, wire, stroke in cls._compiled():
-            if stroke is None:
-                values.append(wire.read(reader, name))
-            else:
-                values += stroke.read(reader)
-        value = cls(*values)
+        value = cls(*[wire.read(reader, name) for name, wire in cls.layout()])
         if cls.is_exact:
-            object.__setattr__(value, "_encoded", reader.since(start))
+            value.keep_encoding(reader.since(start))
         return value
 
     @classmethod
@@ -439,25 +248,25 @@ class Structure:
 
     def encode(self) -> bytes:
         """Return the wire form."""
-        written = [] if self.prefix is None else [self.prefix.value]
-        for name, wire, stroke in self._compiled():
-            written.append(
-                wire.write(getattr(self, name)) if stroke is None else stroke.write(self)
-            )
-        return b"".join(written)
+        return _WRITERS[type(self)](self)
 
     def encode_once(self) -> bytes:
         """Return the wire form, which is kept from the first call on.
 
         Only a frozen structure has this: it cannot change, so what is kept cannot become wrong.
         """
-        try:
-            return self._encoded
-        except AttributeError:
+        encoded: bytes | None = getattr(self, "_encoded", None)
+        if encoded is None:
             if not self.is_frozen():
-                raise TypeError(f"{type(self).__name__} can change") from None
-            object.__setattr__(self, "_encoded", self.encode())
-            return self._encoded
+                raise TypeError(f"{type(self).__name__} can change")
+            encoded = self.encode()
+            self.keep_encoding(encoded)
+        return encoded
+
+    def keep_encoding(self, encoded: bytes) -> None:
+        """Keep the wire form of what is frozen, for `encode_once`."""
+        # Past the guard of frozen dataclasses: it is no field.
+        object.__setattr__(self, "_encoded", encoded)
 
 
 S = TypeVar("S", bound=Structure)
@@ -467,19 +276,61 @@ class Nested(Generic[S]):
     """A structure as a field of another; if it is frozen it keeps its encoding, since the outer one
     is often encoded again with something else changed."""
 
-    __slots__ = ("_encode", "kind")
+    __slots__ = ("kind", "write")
 
     def __init__(self, kind: type[S]) -> None:
         self.kind = kind
-        self._encode = kind.encode_once if kind.is_frozen() else kind.encode
+        self.write: Callable[[S], bytes] = kind.encode_once if kind.is_frozen() else kind.encode
 
     def read(self, reader: Reader, field: str) -> S:
         """Take the structure."""
         return self.kind.read(reader)
 
-    def write(self, value: S) -> bytes:
-        """Give its bytes."""
-        return self._encode(value)
+
+class _Readers(dict[type[Structure], compiled.Read]):
+    """What reads each structure, made when it is first wanted."""
+
+    def __missing__(self, kind: type[Structure]) -> compiled.Read:
+        read = self[kind] = compiled.compile_read(_compiled_layout(kind), kind.read_each)
+        return read
+
+
+class _Writers(dict[type[Structure], compiled.Write]):
+    """What writes each structure, made when it is first wanted."""
+
+    def __missing__(self, kind: type[Structure]) -> compiled.Write:
+        write = self[kind] = compiled.compile_write(_compiled_layout(kind))
+        return write
+
+
+_READERS: Final = _Readers()
+_WRITERS: Final = _Writers()
+
+
+def _compiled_layout(kind: type[Structure]) -> compiled.Layout:
+    prefix = b"" if kind.prefix is None else kind.prefix.value
+    fields = [_compiled_field(name, wire) for name, wire in kind.layout()]
+    return compiled.Layout(kind, prefix, fields, keep_as="_encoded" if kind.is_exact else "")
+
+
+def _reads_itself(kind: type[Structure]) -> bool:
+    """Whether a structure does not leave reading to its layout."""
+    derived = kind.__mro__[: kind.__mro__.index(Structure)]
+    return any("read" in vars(base) for base in derived)
+
+
+def _compiled_field(name: str, wire: WireType[Any]) -> compiled.Field:
+    inner: compiled.Layout | None = None
+    if isinstance(wire, Nested) and not _reads_itself(wire.kind):
+        inner = _compiled_layout(wire.kind)
+    return compiled.Field(
+        name,
+        getattr(wire, "format", ""),
+        wire.read,
+        wire.write,
+        getattr(wire, "bounds", None),
+        inner,
+    )
 
 
 class SizedStruct(Generic[S]):
@@ -529,6 +380,8 @@ def _layout_of(cls: type[Structure]) -> tuple[tuple[str, WireType[Any]], ...]:
     # Structure itself is no dataclass, only everything derived from it is.
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         name, hint = field.name, hints[field.name]
+        if not field.init:
+            continue
         if get_origin(hint) is Annotated:
             layout.append((name, get_args(hint)[1]))
         elif isinstance(hint, type) and issubclass(hint, Structure):

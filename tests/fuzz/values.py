@@ -72,7 +72,7 @@ class Values:
         return dice.bytes(dice.below(700))
 
     def make(self, wire: object, old: object) -> object:
-        """Return a value for a wire type; `old` if it is of a kind that is not known here."""
+        """Return a value for a wire type; something like `old` if the type is not known here."""
         dice = self.dice
         if wire in _WIDTHS:
             return self.number(_WIDTHS[wire])
@@ -90,7 +90,7 @@ class Values:
             if isinstance(wire, SizedStruct) and dice.chance(10):
                 return None
             return self.change(old)
-        return old
+        return self.like(old)
 
     def change(self, value: Structure) -> Structure:
         """Return a structure with one or more fields made anew."""

@@ -12,8 +12,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Final
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
@@ -29,7 +29,7 @@ from protocol.tpm12.constants import (
 )
 from protocol.tpm12.delegation import DelegatePublic, DelegateType
 from protocol.tpm12.pcr import PcrInfoShort, composite_hash
-from protocol.tpm12.wire import DIGEST_BYTES
+from protocol.tpm12.wire import BOOL, DIGEST, DIGEST_BYTES, U32, Structure
 from tpmcore.errors import EngineFault, TpmError
 from tpmcore.tpm12.state import EntityKind, KeyBody, LoadedKey, Session, TransportSession
 
@@ -44,11 +44,12 @@ ANY_SESSION = OIAP_ONLY | OSAP_ONLY
 
 
 @dataclass(slots=True, repr=False)
-class AuthBlock:
-    """One authorization block of a request, 45 bytes (Part 3, 1.1).
+class AuthBlock(Structure):
+    """One authorization block of a request, 45 bytes (Part 3, 1.1), and what became of it.
 
     Attributes:
         continue_session: as asked; a handler that must end the session sets it to False.
+        continue_byte: as it came, for the HMAC.
         session: the session once it is verified, else None.
         hmac_key: the secret that verified the request; the response is keyed with it too.
         delegation: once it is verified: what it was limited to, or None.
@@ -56,15 +57,18 @@ class AuthBlock:
             choose.
     """
 
-    handle: int
-    nonce_odd: bytes
-    continue_session: bool
-    auth: bytes
-    continue_byte: bytes
-    session: Session | TransportSession | None = None
-    hmac_key: bytes = b""
-    delegation: DelegatePublic | None = None
-    nonce_even: bytes = b""
+    handle: Annotated[int, U32]
+    nonce_odd: Annotated[bytes, DIGEST]
+    continue_session: Annotated[bool, BOOL]
+    auth: Annotated[bytes, DIGEST]
+    continue_byte: bytes = field(init=False)
+    session: Session | TransportSession | None = field(default=None, init=False)
+    hmac_key: bytes = field(default=b"", init=False)
+    delegation: DelegatePublic | None = field(default=None, init=False)
+    nonce_even: bytes = field(default=b"", init=False)
+
+    def __post_init__(self) -> None:
+        self.continue_byte = b"\x01" if self.continue_session else b"\x00"
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Final
 
 from protocol.tpm12.constants import (
@@ -18,7 +18,7 @@ from protocol.tpm12.wire import DIGEST, U32, FixedBytes, Structure
 from tpmcore.errors import TpmError
 from tpmcore.tpm12.command import AUTH1, NO_AUTH, NOTHING, Command, Gate, Nothing
 from tpmcore.tpm12.context import OSAP_ONLY, Context, Entity
-from tpmcore.tpm12.state import ZERO_DIGEST, Counter, EntityKind
+from tpmcore.tpm12.state import Counter, EntityKind
 from tpmcore.tpm12.tpm import Tpm
 
 MAX_VALUE: Final = 0xFFFFFFFF
@@ -95,7 +95,8 @@ def increment_counter(ctx: Context, request: CounterRequest) -> CounterResponse:
         # A counter never goes back: one that is at its end can only be released.
         raise TpmError(ReturnCode.BAD_COUNTER)
     stclear.count_id = request.count_id
-    counter.value += 1
+    counter = replace(counter, value=counter.value + 1)
+    ctx.tpm.permanent.counters[request.count_id] = counter
     return CounterResponse(_value(counter))
 
 
@@ -123,11 +124,9 @@ def release_counter_owner(ctx: Context, request: CounterRequest) -> Nothing:
 
 
 def _release(tpm: Tpm, count_id: int, counter: Counter) -> None:
-    """Free a slot; its value stays, so that later counters begin above it (4.12)."""
+    """Free a slot (4.12)."""
     tpm.end_entity_sessions(EntityKind.COUNTER, counter.entity_digest)
-    counter.valid = False
-    counter.auth = ZERO_DIGEST
-    counter.entity_digest = ZERO_DIGEST
+    tpm.permanent.counters[count_id] = counter.released()
     if tpm.stclear.count_id == count_id:
         tpm.stclear.count_id = COUNT_ID_ILLEGAL
 

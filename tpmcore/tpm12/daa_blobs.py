@@ -9,7 +9,6 @@ out, with blobIntegrity zeroed.
 from __future__ import annotations
 
 import hmac
-from dataclasses import replace
 from typing import Final
 
 from protocol.tpm12.constants import ResourceType, ReturnCode
@@ -21,6 +20,8 @@ from tpmcore.tpm12.tpm import Tpm
 
 _LABEL: Final = bytes(16)
 _COUNTER_BYTES: Final = 16
+_INTEGRITY_AT: Final = 2 + 4 + len(_LABEL)
+"""Offset of blobIntegrity: behind tag, resourceType and label."""
 
 
 def secrets_of(tpm: Tpm) -> DaaSecrets:
@@ -33,12 +34,18 @@ def seal(tpm: Tpm, resource_type: ResourceType, data: bytes) -> bytes:
     secrets = secrets_of(tpm)
     counter = tpm.random(_COUNTER_BYTES)
     encrypted = tpm.blob_cipher.crypt(secrets.blob_key, counter, DaaSensitive(data).encode())
-    blob = DaaBlob(resource_type, _LABEL, bytes(DIGEST_BYTES), counter, encrypted)
-    return replace(blob, blob_integrity=_integrity(secrets, blob)).encode()
+    blob = DaaBlob(resource_type, _LABEL, bytes(DIGEST_BYTES), counter, encrypted).encode()
+    return _with_integrity(blob, _integrity(secrets, blob))
 
 
-def _integrity(secrets: DaaSecrets, blob: DaaBlob) -> bytes:
-    return hmac.digest(secrets.proof, blob.encode(), "sha1")
+def _integrity(secrets: DaaSecrets, blob: bytes) -> bytes:
+    zeroed = _with_integrity(blob, bytes(DIGEST_BYTES))
+    return hmac.digest(secrets.proof, zeroed, "sha1")
+
+
+def _with_integrity(blob: bytes, integrity: bytes) -> bytes:
+    """Return an encoded blob with another blobIntegrity."""
+    return blob[:_INTEGRITY_AT] + integrity + blob[_INTEGRITY_AT + DIGEST_BYTES :]
 
 
 def unseal(tpm: Tpm, resource_type: ResourceType, data: bytes) -> bytes:
@@ -54,8 +61,7 @@ def unseal(tpm: Tpm, resource_type: ResourceType, data: bytes) -> bytes:
         blob = DaaBlob.decode(data)
     except WireError:
         raise TpmError(ReturnCode.DAA_INPUT_DATA0) from None
-    expected = _integrity(secrets, replace(blob, blob_integrity=bytes(DIGEST_BYTES)))
-    if not hmac.compare_digest(expected, blob.blob_integrity):
+    if not hmac.compare_digest(_integrity(secrets, data), blob.blob_integrity):
         raise TpmError(ReturnCode.DAA_INPUT_DATA0)
     if blob.resource_type != resource_type:
         raise TpmError(ReturnCode.DAA_INPUT_DATA0)

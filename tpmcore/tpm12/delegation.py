@@ -146,10 +146,15 @@ def create_key_delegation(ctx: Context, request: CreateKeyDelegationRequest) -> 
     key = ctx.find_key(request.key_handle)
     ctx.authorize_key(0, key, OSAP_ONLY)
     family = _check_new(ctx, public, DelegateType.KEY)
-    public = replace(public, verification_count=family.verification_count)
     ctx.end_session(0)
-    blob = DelegateKeyBlob(public, ZERO_DIGEST, table.pub_key_digest(key), b"", b"")
-    return BlobResponse(table.seal(tpm, blob, ctx.decrypt_secret(0, request.del_auth)).encode())
+    public = public.at_count(family.verification_count)
+    blob = DelegateKeyBlob(
+        public,
+        ZERO_DIGEST,
+        table.pub_key_digest(key),
+        *table.encrypt_secret(tpm, ctx.decrypt_secret(0, request.del_auth)),
+    )
+    return BlobResponse(table.authenticate(tpm, public, blob.encode()))
 
 
 def _check_new(ctx: Context, public: DelegatePublic, kind: DelegateType) -> FamilyTableEntry:
@@ -190,9 +195,9 @@ def create_owner_delegation(ctx: Context, request: CreateOwnerDelegationRequest)
         table.store_family(tpm, family)
         table.tables_changed(ctx)
     ctx.end_session(0)
-    public = replace(request.public_info, verification_count=family.verification_count)
-    blob = DelegateOwnerBlob(public, ZERO_DIGEST, b"", b"")
-    return BlobResponse(table.seal(tpm, blob, auth_value).encode())
+    public = request.public_info.at_count(family.verification_count)
+    blob = DelegateOwnerBlob(public, ZERO_DIGEST, *table.encrypt_secret(tpm, auth_value))
+    return BlobResponse(table.authenticate(tpm, public, blob.encode()))
 
 
 class _SizedOwnerBlob:
@@ -278,20 +283,14 @@ def update_verification(
     tpm, data = ctx.tpm, request.input_data
     ctx.authorize_owner()
     if len(data) == _ROW_NUMBER_BYTES:
-        row = table.find_row(tpm, int.from_bytes(data, "big"))
-        row.public = _updated(ctx, row.public)
+        number = int.from_bytes(data, "big")
+        row = table.find_row(tpm, number)
+        updated = DelegateRow(_updated(ctx, row.public), row.auth_value)
+        tpm.permanent.delegate_rows[number] = updated
         return UpdateVerificationResponse(b"")
     blob = table.decode_either(data)
     table.check_integrity(tpm, blob)
-    public = _updated(ctx, blob.public)
-    # One call for each type: a blob comes out as what it went in.
-    if isinstance(blob, DelegateOwnerBlob):
-        return UpdateVerificationResponse(
-            table.authenticate(tpm, replace(blob, public=public)).encode()
-        )
-    return UpdateVerificationResponse(
-        table.authenticate(tpm, replace(blob, public=public)).encode()
-    )
+    return UpdateVerificationResponse(table.with_public(tpm, blob, _updated(ctx, blob.public)))
 
 
 def _updated(ctx: Context, public: DelegatePublic) -> DelegatePublic:
@@ -299,7 +298,7 @@ def _updated(ctx: Context, public: DelegatePublic) -> DelegatePublic:
     _check_same_family(ctx, family.family_id)
     if ctx.auths[0].delegation is not None:
         table.find_enabled_family(ctx.tpm, family.family_id)
-    return replace(public, verification_count=family.verification_count)
+    return public.at_count(family.verification_count)
 
 
 @dataclass(frozen=True, slots=True)

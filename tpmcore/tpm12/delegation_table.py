@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import replace
-from typing import Final, TypeVar
+from typing import Final, TypeAlias
 
 from protocol.tpm12.constants import ReservedHandle, ReturnCode, StructureTag
 from protocol.tpm12.delegation import (
@@ -22,18 +21,19 @@ from protocol.tpm12.delegation import (
     FamilyFlags,
     FamilyTableEntry,
 )
-from protocol.tpm12.wire import SIZED, WireError
+from protocol.tpm12.wire import DIGEST_BYTES, SIZED, WireError
 from tpmcore.errors import TpmError
 from tpmcore.tpm12.context import Context
 from tpmcore.tpm12.parsing import parse_code
 from tpmcore.tpm12.state import ZERO_DIGEST, DelegateRow, KeyBody
 from tpmcore.tpm12.tpm import Tpm
 
-Blob = TypeVar("Blob", DelegateOwnerBlob, DelegateKeyBlob)
+Blob: TypeAlias = DelegateOwnerBlob | DelegateKeyBlob
 
 _COUNTER_BYTES: Final = 16
 _OWNER_TAG: Final = StructureTag.DELEGATE_OWNER_BLOB.to_bytes(2, "big")
 _KEY_TAG: Final = StructureTag.DELEGATE_KEY_BLOB.to_bytes(2, "big")
+_TAG_BYTES: Final = 2
 
 
 def find_family(tpm: Tpm, family_id: int) -> FamilyTableEntry:
@@ -106,36 +106,53 @@ def tables_changed(ctx: Context) -> None:
             ctx.end_session(index)
 
 
-def seal(tpm: Tpm, blob: Blob, auth_value: bytes) -> Blob:
-    """Return a blob with its sensitive area and integrity digest filled in."""
+def encrypt_secret(tpm: Tpm, auth_value: bytes) -> tuple[bytes, bytes]:
+    """Return additionalArea and sensitiveArea of a new blob for the holder of a secret."""
     counter = tpm.random(_COUNTER_BYTES)
     plain = DelegateSensitive(auth_value).encode()
-    area = tpm.blob_cipher.crypt(tpm.permanent.delegate_key, counter, plain)
-    return authenticate(tpm, replace(blob, additional_area=counter, sensitive_area=area))
+    return counter, tpm.blob_cipher.crypt(tpm.permanent.delegate_key, counter, plain)
 
 
-def authenticate(tpm: Tpm, blob: Blob) -> Blob:
-    """Return a blob with the integrity digest that fits the rest of it."""
-    return replace(blob, integrity_digest=_integrity(tpm, blob))
+def authenticate(tpm: Tpm, public: DelegatePublic, encoded: bytes) -> bytes:
+    """Return the bytes of a blob with the integrity digest that fits the rest of it.
+
+    Args:
+        public: its public part, which the digest stands behind.
+        encoded: its bytes, with any digest.
+    """
+    return _with_digest(public, encoded, _integrity(tpm, public, encoded))
 
 
-def _integrity(tpm: Tpm, blob: DelegateOwnerBlob | DelegateKeyBlob) -> bytes:
-    if blob.integrity_digest != ZERO_DIGEST:
-        blob = replace(blob, integrity_digest=ZERO_DIGEST)
-    return hmac.digest(tpm.permanent.tpm_proof, blob.encode(), "sha1")
-
-
-def check_integrity(tpm: Tpm, blob: DelegateOwnerBlob | DelegateKeyBlob) -> None:
+def check_integrity(tpm: Tpm, blob: Blob) -> None:
     """Require that this TPM made a blob, in this owner period.
 
     Raises:
         TpmError: AUTHFAIL.
     """
-    if not hmac.compare_digest(_integrity(tpm, blob), blob.integrity_digest):
+    expected = _integrity(tpm, blob.public, blob.encode_once())
+    if not hmac.compare_digest(expected, blob.integrity_digest):
         raise TpmError(ReturnCode.AUTHFAIL)
 
 
-def unseal(tpm: Tpm, blob: DelegateOwnerBlob | DelegateKeyBlob, failure: ReturnCode) -> bytes:
+def with_public(tpm: Tpm, blob: Blob, public: DelegatePublic) -> bytes:
+    """Return the bytes of a blob with another public part, authenticated."""
+    encoded = blob.encode_once()
+    end = _TAG_BYTES + len(blob.public.encode_once())
+    changed = encoded[:_TAG_BYTES] + public.encode_once() + encoded[end:]
+    return authenticate(tpm, public, changed)
+
+
+def _integrity(tpm: Tpm, public: DelegatePublic, encoded: bytes) -> bytes:
+    zeroed = _with_digest(public, encoded, ZERO_DIGEST)
+    return hmac.digest(tpm.permanent.tpm_proof, zeroed, "sha1")
+
+
+def _with_digest(public: DelegatePublic, encoded: bytes, digest: bytes) -> bytes:
+    start = _TAG_BYTES + len(public.encode_once())
+    return encoded[:start] + digest + encoded[start + DIGEST_BYTES :]
+
+
+def unseal(tpm: Tpm, blob: Blob, failure: ReturnCode) -> bytes:
     """Return the secret in a blob whose integrity was checked.
 
     Raises:
@@ -151,14 +168,14 @@ def unseal(tpm: Tpm, blob: DelegateOwnerBlob | DelegateKeyBlob, failure: ReturnC
         raise TpmError(failure) from None
 
 
-def decode_either(data: bytes) -> DelegateOwnerBlob | DelegateKeyBlob:
+def decode_either(data: bytes) -> Blob:
     """Parse a blob of either kind.
 
     Raises:
         TpmError: BAD_PARAM_SIZE if there is no room for a tag, BAD_PARAMETER if it is neither, else
             the code of what is wrong.
     """
-    if len(data) < len(_OWNER_TAG):
+    if len(data) < _TAG_BYTES:
         raise TpmError(ReturnCode.BAD_PARAM_SIZE)
     try:
         if data.startswith(_OWNER_TAG):

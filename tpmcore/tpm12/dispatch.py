@@ -245,7 +245,7 @@ class Dispatcher:
             auth_count = _AUTH_COUNT.get(tag)
             if auth_count is None or auth_count not in row.auth_blocks:
                 return error_response(ReturnCode.BADTAG)
-            auths = [_read_auth(reader) for _ in range(auth_count)]
+            auths = [AuthBlock.read(reader) for _ in range(auth_count)]
             reader.finish()
         except WireError as error:
             return error_response(parse_code(error))
@@ -367,20 +367,6 @@ def _audit(context: Context) -> None:
         event_in, event_out = context.in_param_digest, context.out_param_digest
     audit_trail.record_input(tpm, event_in)
     audit_trail.record_output(tpm, event_out)
-
-
-def _read_auth(reader: Reader) -> AuthBlock:
-    """Read authHandle, nonceOdd, continueAuthSession, auth: 45 bytes."""
-    handle = reader.u32()
-    nonce_odd = reader.take(20)
-    continue_session = reader.boolean()
-    return AuthBlock(
-        handle,
-        nonce_odd,
-        continue_session,
-        reader.take(20),
-        b"\x01" if continue_session else b"\x00",
-    )
 
 
 def build_table(families: tuple[tuple[Command, ...], ...]) -> dict[int, Command]:

@@ -5,10 +5,17 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Final
 
-from protocol.tpm12.constants import EncScheme, Ordinal, ReservedHandle, ReturnCode, SigScheme
+from protocol.tpm12.constants import (
+    Algorithm,
+    EncScheme,
+    Ordinal,
+    ReservedHandle,
+    ReturnCode,
+    SigScheme,
+)
 from protocol.tpm12.keys import KeyParms, PubKey
 from protocol.tpm12.wire import BOOL, DIGEST, U32, Structure
 from tpmcore.engine import Duration
@@ -46,7 +53,8 @@ def _make_ek(tpm: Tpm, key_info: KeyParms) -> PubKey:
         raise TpmError(ReturnCode.BAD_KEY_PROPERTY)
     private = PrivateKey.generate(tpm.world.keys, EK_BITS, rsa.exponent_value)
     # The exponent stays as it was written, also if it was left out; the key never signs.
-    ek = EndorsementKey(private, replace(key_info, sig_scheme=SigScheme.NONE))
+    parms = KeyParms(Algorithm.RSA, key_info.enc_scheme, SigScheme.NONE, key_info.parms)
+    ek = EndorsementKey(private, parms)
     permanent.ek = ek
     permanent.ek_reset = ZERO_DIGEST
     tpm.fresh_ek = ek.fingerprint()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Final
 
 from protocol.tpm12.constants import (
@@ -83,7 +83,7 @@ def create_maintenance_archive(
     inner = encode_inner(store, PayloadType.MAINT, owner_auth)
     random = tpm.random(len(inner)) if request.generate_random else b""
     masked = xor(inner, random or mgf1(owner_auth, len(inner)))
-    archive = replace(srk.public, enc_data=foreignkeys.encrypt(manufacturer, masked))
+    archive = srk.public.with_private(foreignkeys.encrypt(manufacturer, masked))
     permanent.flags.maintenance_done = True
     return CreateMaintenanceArchiveResponse(random, archive.encode())
 

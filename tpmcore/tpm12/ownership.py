@@ -194,10 +194,7 @@ def clear(tpm: Tpm, *, d_bit_areas: bool = False) -> None:
     flags.ownership = True
     flags.operator = False
     flags.maintenance_done = False
-    for counter in permanent.counters:
-        # The value stays, so that the next counter starts above it and never goes back.
-        counter.valid = False
-        counter.auth = counter.entity_digest = ZERO_DIGEST
+    permanent.counters = [counter.released() for counter in permanent.counters]
     for index, area in list(permanent.nv.items()):
         if index == NvIndex.GPIO_FIRST or _dies_with_owner(index, area, d_bit_areas=d_bit_areas):
             del permanent.nv[index]

@@ -245,7 +245,7 @@ class NvArea:
         )
 
 
-@dataclass(slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False)
 class Counter:
     """A monotonic counter slot; the value outlives the release of the counter."""
 
@@ -255,8 +255,12 @@ class Counter:
     auth: bytes = ZERO_DIGEST
     entity_digest: bytes = ZERO_DIGEST
 
+    def released(self) -> Counter:
+        """Return the slot without its counter: the next one begins above every value there was."""
+        return Counter(False, self.label, self.value)
 
-@dataclass(slots=True, repr=False)
+
+@dataclass(frozen=True, slots=True, repr=False)
 class DelegateRow:
     """A row of the delegate table (Part 2, 20.9): who holds auth_value may do what public says."""
 
@@ -283,6 +287,7 @@ class PermanentState:
         last_family_id: of the family created last; ids are never used again.
         families: family table by row number.
         delegate_rows: delegate table by row number.
+        kept_sections: sections of the wire form by number, and what they were made of.
     """
 
     flags: PermanentFlags
@@ -308,6 +313,7 @@ class PermanentState:
     last_family_id: int = 0
     families: dict[int, FamilyTableEntry] = field(default_factory=dict)
     delegate_rows: dict[int, DelegateRow] = field(default_factory=dict)
+    kept_sections: dict[int, tuple[object, bytes]] = field(default_factory=dict, compare=False)
 
     def family(self, family_id: int) -> FamilyTableEntry | None:
         """Return the family with an id, or None."""

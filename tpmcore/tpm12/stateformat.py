@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Final
@@ -70,8 +71,8 @@ VOLATILE_MAGIC: Final = b"VTPM12VS"
 MAJOR: Final = 1
 MINOR: Final = 2
 
-_SECTION = struct.Struct(">HI")
-_VERSION = struct.Struct(">HH")
+_PACK_SECTION = struct.Struct(">HI").pack
+_VERSION_BYTES = struct.pack(">HH", MAJOR, MINOR)
 _SESSION = struct.Struct(">IBB20s20s20sB")
 # The same bytes as _StclearRecord, _StanyRecord and _ClockRecord, which read them: these three are
 # written at every Extend, and the declared layouts cost ten times as much.
@@ -315,8 +316,8 @@ _V_FRESH_EK, _V_DEPRECATED = 13, 14  # since 1.2
 
 
 def _assemble(magic: bytes, sections: list[tuple[int, bytes]]) -> bytes:
-    head = magic + _VERSION.pack(MAJOR, MINOR)
-    return head + b"".join([_SECTION.pack(number, len(data)) + data for number, data in sections])
+    head = magic + _VERSION_BYTES
+    return head + b"".join([_PACK_SECTION(number, len(data)) + data for number, data in sections])
 
 
 def _sections(magic: bytes, data: bytes, known: frozenset[int]) -> tuple[int, dict[int, bytes]]:
@@ -519,7 +520,7 @@ def encode_permanent(state: PermanentState) -> bytes:
     )
     sections += (
         (_P_DATA, data),
-        (_P_COUNTERS, _list_bytes([_counter_bytes(c) for c in state.counters])),
+        (_P_COUNTERS, _kept(state, _P_COUNTERS, tuple(state.counters), _counters_bytes)),
         (_P_NV, _list_bytes([_area_bytes(area) for area in state.nv.values()])),
     )
     if state.owner_evict_keys:
@@ -530,7 +531,16 @@ def encode_permanent(state: PermanentState) -> bytes:
         sections.append((_P_DAA, state.daa.encode_once()))
     if state.manu_maint_pub is not None:
         sections.append((_P_MAINTENANCE, state.manu_maint_pub.encode_once()))
-    sections += ((_P_AUDIT, _audit_bytes(state)), (_P_DELEGATION, _delegation_bytes(state)))
+    audit = (state.audit_counter, tuple(state.audit_status.items()))
+    delegation = (
+        state.last_family_id,
+        tuple(state.families.items()),
+        tuple(state.delegate_rows.items()),
+    )
+    sections += (
+        (_P_AUDIT, _kept(state, _P_AUDIT, audit, _audit_bytes)),
+        (_P_DELEGATION, _kept(state, _P_DELEGATION, delegation, _delegation_bytes)),
+    )
     return _assemble(PERMANENT_MAGIC, sections)
 
 
@@ -538,14 +548,31 @@ def encode_permanent(state: PermanentState) -> bytes:
 # parts that never change while they are there are encoded once.
 
 
+def _kept(
+    state: PermanentState,
+    number: int,
+    content: object,
+    encode: Callable[[PermanentState], bytes],
+) -> bytes:
+    """Return a section, encoded anew only if it changed: comparing costs a third of encoding.
+
+    Args:
+        content: all that the section is made of, and nothing in it can change.
+    """
+    kept = state.kept_sections.get(number)
+    if kept is None or kept[0] != content:
+        kept = state.kept_sections[number] = (content, encode(state))
+    return kept[1]
+
+
 def _list_bytes(elements: list[bytes]) -> bytes:
     return U16.write(len(elements)) + b"".join(elements)
 
 
-def _counter_bytes(counter: Counter) -> bytes:
-    """Return a _CounterRecord."""
-    return _PACK_COUNTER(
-        counter.valid, counter.label, counter.value, counter.auth, counter.entity_digest
+def _counters_bytes(state: PermanentState) -> bytes:
+    """Return _CounterRecords."""
+    return _list_bytes(
+        [_PACK_COUNTER(c.valid, c.label, c.value, c.auth, c.entity_digest) for c in state.counters]
     )
 
 
