@@ -33,7 +33,7 @@ from protocol.tpm12 import ReturnCode, error_response
 from protocol.tpmif.page import capacity_bytes
 from protocol.tpmif.unix import PeerCredentials, peer_credentials
 from protocol.tpmif.unix.waiting import QuickWait
-from protocol.vtpm.control import is_request
+from protocol.vtpm.control import REQUEST_PREFIX
 
 MAX_CLIENTS: Final = 900
 MAX_CLIENTS_PER_UID: Final = 256
@@ -257,7 +257,7 @@ class Clients:
             if slot is not None:
                 slot.busy()
             client.command = command
-            if is_request(command):
+            if command.startswith(REQUEST_PREFIX):
                 response = _NO_SUCH_TAG
             else:
                 response = await self._link.transact(command, client.locality, client)
