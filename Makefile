@@ -52,12 +52,12 @@ lint: setup
 unit: setup packages
 	$(BIN)/pytest -q -n 2 tests/unit $(wildcard tests/conformance)
 
-# Two workers; tests/integration/conftest.py says what goes together and why that is enough. What the
-# daemons have logged in both is searched when both have ended.
+# Two workers, of which each takes whole files in the order that tests/integration/conftest.py gives them,
+# and says why no more need be kept apart. What the daemons log in both is searched when both have ended.
 WHOLE_LOG := tests/integration/test_whole_log.py
 integration: setup packages
 	logs=$$(mktemp -d) && trap 'rm -r "$$logs"' EXIT && failed=0 && \
-	{ $(BIN)/pytest -q -n 2 --dist loadgroup --no-loadscope-reorder --logs "$$logs" \
+	{ $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder --logs "$$logs" \
 	    tests/integration --ignore $(WHOLE_LOG) || failed=1; } && \
 	$(BIN)/pytest -q --logs "$$logs" $(WHOLE_LOG) && exit $$failed
 

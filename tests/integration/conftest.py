@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What integration tests share: the installed suite, who goes together, who comes last.
+"""What integration tests share: the installed suite, who comes first and who last.
 
 Two pytest workers run them (`make integration`). Nothing of one test is in another's way: each has
-folders of its own, a tcsd its own port and store, a machine its own namespaces. What does belong
-together is what uses something made once for a module. All that is made so is in `module_dir`, so
-its users are one group, which xdist gives to one worker; every other test may go to either.
+folders of its own, a tcsd its own port and store, a machine its own namespaces. The tests of a file
+stay on one worker, since some share what is made once for a module (`--dist loadfile`).
 """
 
 from __future__ import annotations
@@ -74,38 +73,18 @@ def installed(pytestconfig: pytest.Config) -> Path:
 
 @pytest.fixture(scope="module")
 def module_dir() -> Iterator[Path]:
-    """As `run_dir`, for all tests of a module; whatever is made for a module is made here."""
+    """As `run_dir`, for all tests of a module."""
     path = Path(tempfile.mkdtemp(prefix="v", dir="/tmp"))
     yield path
     SEARCH.collect(path)
     shutil.rmtree(path)
 
 
-def pytest_fixture_setup(
-    fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest
-) -> None:
-    assert fixturedef.scope != "module" or "module_dir" in request.fixturenames, (
-        f"{fixturedef.argname}: what is made for a module is made in module_dir"
-    )
-
-
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group what shares a module's folder, and begin with the long ones.
+    """Begin with the files that have a long test.
 
     At the end of the run no worker is then left with minutes of work while the other has none. What
     looks at the logs of all tests runs after them.
     """
-    for item in items:
-        if _is_in_group(item):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-    items.sort(key=lambda item: (item.path.stem == LAST, not _is_long(item)))
-
-
-def _is_in_group(item: pytest.Item) -> bool:
-    return isinstance(item, pytest.Function) and "module_dir" in item.fixturenames
-
-
-def _is_long(item: pytest.Item) -> bool:
-    """Whether it is long or in a group."""
-    return _is_in_group(item) or item.get_closest_marker("timeout") is not None
+    long = {item.path for item in items if item.get_closest_marker("timeout") is not None}
+    items.sort(key=lambda item: (item.path.stem == LAST, item.path not in long))

@@ -61,6 +61,10 @@ def wait_kept(stack: Stack, clients: int) -> None:
 def replace(stack: Stack, number: signal.Signals) -> None:
     """End the front by a signal and wait for the next one."""
     pid = stack.pid(FRONT)
+    if number == signal.SIGKILL:
+        # A client has its answer a moment before the front has noted that. When it answers this
+        # here, it has; else the command would count as under way.
+        assert stack.daemon(FRONT)["pid"] == pid
     os.kill(pid, number)
     wait_gone(pid)
     stack.wait_daemon_replaced(FRONT, pid)

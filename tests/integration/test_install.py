@@ -205,6 +205,7 @@ def test_the_wheel_has_the_three_packages_and_the_licence(wheel: Path) -> None:
     assert not [name for name in names if "__pycache__" in name]
 
 
+@pytest.mark.timeout(300)
 def test_the_wheel_works_in_an_environment_of_its_own(
     wheel: Path, installed: Path, module_dir: Path
 ) -> None:
