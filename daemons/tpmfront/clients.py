@@ -38,7 +38,7 @@ from protocol.tpm12 import ReturnCode, error_response
 from protocol.tpmif.page import capacity_bytes
 from protocol.tpmif.unix import PeerCredentials
 from protocol.tpmif.unix.waiting import QuickWait
-from protocol.vtpm.control import is_request
+from protocol.vtpm.control import REQUEST_PREFIX
 
 RECEIVE_BYTES: Final = 4096
 STALLED_READER_S: Final = 60.0
@@ -300,7 +300,7 @@ class Clients:
             if slot is not None:
                 slot.busy()
             client.command = command
-            if is_request(command):
+            if command.startswith(REQUEST_PREFIX):
                 response = _NO_SUCH_TAG
             else:
                 response = await self._link.transact(command, client.locality, client)

@@ -101,9 +101,10 @@ class _Connection:
             if self.slot is not None:
                 self.slot.rest(b"")
             self.is_idle = True
-            await trio.lowlevel.wait_readable(self.raw)
-            if self.is_stopping:
-                return None
+            if not self.is_stopping:
+                await trio.lowlevel.wait_readable(self.raw)
+        if self.is_stopping:
+            return None
         self.is_idle = False
         self.pending = b""
         if self.slot is not None:
@@ -130,7 +131,7 @@ class _Connection:
     def leave(self) -> None:
         """Write down what the next process has to know."""
         if self.slot is not None:
-            self.slot.rest(b"" if self.is_idle else self.request or b"")
+            self.slot.rest(self.pending if self.is_idle else self.request or b"")
 
     async def more(self, limit_bytes: int) -> bytes:
         """As `Source.more`."""
@@ -251,8 +252,9 @@ class ControlChannel:
     async def _serve_one(self, connection: _Connection) -> None:
         peer = connection.peer
         connection.raw.setblocking(False)
-        connection.is_stopping = self._is_stopping
         self._connection = connection
+        if self._is_stopping:  # it came at the last moment
+            self.stop()
         self.on_change()
         self._log.debug("control client connected", pid=peer.pid, uid=peer.uid)
         is_shut_down = is_left_alone = False
