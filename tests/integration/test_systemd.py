@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.control_channel import Control
 from tests.integration.suite_machine import (
     BINDIR,
     SHARED,
@@ -111,6 +112,22 @@ def test_who_connects_while_a_daemon_is_away_waits_for_it(suite: SuiteMachine) -
     assert answer == SUCCESS_WITH_DIGEST + value
     assert [suite.pid(unit) for unit in (vtpm, front)] != killed
     assert suite.tpm_socket("g1").stat().st_ino == socket_before
+
+
+def test_a_machine_keeps_its_control_channel_when_its_front_is_killed(suite: SuiteMachine) -> None:
+    """In the sandbox: descriptors come along, systemd keeps both connections."""
+    value = pcr(suite, "g1")
+    front = pair("g1")[1]
+    with Control(suite.tpm_socket("g1").with_name("ctrl.sock")) as qemu:
+        data = qemu.open_data()
+        assert qemu.ask("00000005 03") == "00000000"
+        assert transact(data, PCR_READ) == SUCCESS_WITH_DIGEST + value
+        while int(suite.show(front, "NFileDescriptorStore")) < 3:  # and the memory
+            assert suite.pid(front)
+        for _ in range(2):
+            suite.kill(front)
+            assert transact(data, PCR_READ) == SUCCESS_WITH_DIGEST + value
+            assert qemu.ask("0000000f", 8) == "0000000000000003"
 
 
 def test_the_status_line_says_what_a_daemon_is_doing(suite: SuiteMachine) -> None:

@@ -15,6 +15,7 @@ import trio
 
 from protocol.vtpm import control
 from protocol.vtpm.control import ControlOrdinal
+from tests.unit.tpm12.world import SeededRandom
 from tests.unit.tpmfront.control_world import (
     LIMIT_S,
     QUICK,
@@ -467,3 +468,54 @@ async def test_what_a_shutdown_ended_does_not_go_on_with_the_next_process(run_di
         other = await front.connect()
         data = await other.open_data()
         assert await data.ask(QUICK, 10) == FAIL
+
+
+async def test_processes_that_end_as_soon_as_they_are_there_lose_nothing(run_dir: Path) -> None:
+    async with front_at(run_dir) as (front, nursery):
+        client = await front.connect()
+        data = await client.open_data()
+        await client.ask("00000005 03")
+        for is_asked in (False, True, False, True):
+            await front.stop()
+            if is_asked:
+                await client.send("0000000f")
+                await data.send(QUICK)
+            await nursery.start(front.run)
+            await front.stop()
+            await nursery.start(front.run)
+            if is_asked:
+                assert (await client.receive(8)).hex() == "0000000000000003"
+                assert await data.receive(11) == quick_response(3)
+        assert await client.ask("0000000f", 8) == "0000000000000003"
+        assert await data.ask(QUICK, 11) == quick_response(3).hex()
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_requests_in_pieces_are_answered_as_whole_ones(
+    front: Front, client: Client, seed: int
+) -> None:
+    """Whatever pieces a stream comes in, but for the padding of a locality, of which swtpm and we
+    take what is there."""
+    source = SeededRandom(f"pieces {seed}")
+    blob = source.random(1 + 450 * seed)
+    await client.ask("0000000e")
+    for request, answer in (
+        (bytes.fromhex("00000002 00000000"), OK),
+        (bytes.fromhex("00000007") + len(blob).to_bytes(4, "big") + blob, OK),
+        (bytes.fromhex("00000012 0000000000000001 00000100 00000000"), "00000003"),
+        (bytes.fromhex("00000005 07"), "0000003d"),
+        (bytes.fromhex("0000000e"), OK),
+        (bytes.fromhex("0000000d 00000002 00000001") + len(blob).to_bytes(4, "big") + blob, OK),
+    ):
+        left = request
+        while left:
+            chosen, pauses = source.random(2)
+            size = (1, 2, 3, 7, 500, 5000)[chosen % 6]
+            await client.send(left[:size])
+            left = left[size:]
+            for _ in range(pauses % 4):
+                await trio.lowlevel.checkpoint()
+        assert (await client.receive(4)).hex() == answer
+    hashed = [body for ordinal, body, _ in front.vtpm.requests if ordinal.name == "HASH_DATA"]
+    assert b"".join(hashed) == blob
+    assert front.vtpm.blobs == {1: blob}
