@@ -33,15 +33,6 @@ class Submission(Protocol):
     is_submitted: bool
 
 
-class OwnSubmission:
-    """Of who has no object to keep it in."""
-
-    __slots__ = ("is_submitted",)
-
-    def __init__(self) -> None:
-        self.is_submitted = False
-
-
 class VtpmLink:
     """One device of the split driver, shared by all clients; one command at a time.
 
