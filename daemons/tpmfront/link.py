@@ -33,15 +33,6 @@ class Submission(Protocol):
     is_submitted: bool
 
 
-class OwnSubmission:
-    """Of who has no object to keep it in."""
-
-    __slots__ = ("is_submitted",)
-
-    def __init__(self) -> None:
-        self.is_submitted = False
-
-
 class VtpmLink:
     """One device of the split driver, shared by all clients; one command at a time.
 
@@ -140,7 +131,7 @@ class VtpmLink:
         try:
             self._turn.acquire_nowait()
         except trio.WouldBlock:
-            if not await self._wait(submission, self._turn.acquire):
+            if not await self._wait_turn(submission):
                 return error_response(ReturnCode.FAIL)
         try:
             with trio.move_on_after(COMMAND_DEADLINE_S):
@@ -174,6 +165,18 @@ class VtpmLink:
             return True
         return False
 
+    async def _wait_turn(self, submission: Submission) -> bool:
+        """Wait for the turn; False if the command was cancelled before."""
+        if not await self._wait(submission, self._turn.acquire):
+            return False
+        try:
+            # Who is cancelled at the moment at which its turn comes must not submit any more.
+            await trio.lowlevel.checkpoint_if_cancelled()
+        except BaseException:
+            self._turn.release()
+            raise
+        return True
+
     async def _wait_connected(self) -> None:
         with trio.move_on_after(RECONNECT_WAIT_S):
             await self._connected.wait()
@@ -185,6 +188,7 @@ class VtpmLink:
             if device is None:
                 if not await self._wait(submission, self._wait_connected):
                     return error_response(ReturnCode.FAIL)
+                await trio.lowlevel.checkpoint_if_cancelled()  # as for the turn
                 device = self._device
                 if device is None:
                     return error_response(ReturnCode.RETRY)

@@ -314,7 +314,9 @@ class Machine:
             with trio.move_on_after(KEY_WAIT_S):
                 return await ask()
         except ManagerRefused as error:
-            raise RequestRefused(error.code, str(error)) from error
+            # BAD_ORDINAL means here that the TPM is not in a state to be asked.
+            code = ReturnCode.FAIL if error.code == ReturnCode.BAD_ORDINAL else error.code
+            raise RequestRefused(code, str(error)) from error
         except ManagerLost as error:
             raise RequestRefused(ReturnCode.IOERROR, str(error)) from error
         raise RequestRefused(ReturnCode.IOERROR, f"no key from the manager within {KEY_WAIT_S:g} s")

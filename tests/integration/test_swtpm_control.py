@@ -5,10 +5,8 @@ daemons, with peers that misbehave, and command for command beside swtpm."""
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,11 +36,9 @@ INIT, INIT_DELETING = "00000002 00000000", "00000002 00000001"
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[Stack]:
-    path = Path(tempfile.mkdtemp(prefix="v", dir="/tmp"))
-    with running_stack(path) as running:
+def shared(module_dir: Path) -> Iterator[Stack]:
+    with running_stack(module_dir) as running:
         yield running
-    shutil.rmtree(path)
 
 
 @pytest.fixture

@@ -475,7 +475,7 @@ async def test_processes_that_end_as_soon_as_they_are_there_lose_nothing(run_dir
         client = await front.connect()
         data = await client.open_data()
         await client.ask("00000005 03")
-        for is_asked in (False, True, False, True):
+        for is_asked in (False, True) * 6:
             await front.stop()
             if is_asked:
                 await client.send("0000000f")

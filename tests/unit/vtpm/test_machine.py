@@ -433,6 +433,7 @@ async def test_a_blob_of_another_manager_is_refused() -> None:
     ("error", "code"),
     [
         (ManagerRefused(ManagerCode.DISABLED), ManagerCode.DISABLED),
+        (ManagerRefused(ManagerCode.BAD_ORDINAL), ReturnCode.FAIL),
         (ManagerLost("gone", submitted=True), ReturnCode.IOERROR),
     ],
 )
