@@ -92,6 +92,7 @@ class _Floor:
         """Take a batch of samples of every operation, and a few of every exponentiation."""
         for kind, behind in self._kinds:
             operation, before = self._operations[kind], self._before(behind)
+            # All exponentiations together take a tenth of a second.
             count = 1 if behind is Behind.POWERS else _BATCH
             self._samples[kind, behind] += _samples_us(operation, count, before)
 
