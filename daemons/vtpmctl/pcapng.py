@@ -31,9 +31,8 @@ _OPT_END: Final = 0
 _OPT_COMMENT: Final = 1
 _SHB_USERAPPL: Final = 4
 _IF_NAME: Final = 2
-_IF_TSRESOL: Final = 9
-_NANOSECONDS: Final = bytes([9])
-_NS_PER_S: Final = 10**9
+_US_PER_S: Final = 10**6
+"""Of timestamps, where nothing else is said."""
 
 _TPM_ADDRESS: Final = bytes([127, 0, 0, 1])
 _CLIENT_NETWORK: Final = bytes([127, 1])
@@ -85,7 +84,7 @@ class CaptureFile:
         self._block(
             _INTERFACE_DESCRIPTION,
             struct.pack("<HHI", _LINKTYPE_IPV4, 0, _NO_LIMIT),
-            [(_IF_NAME, interface.encode()), (_IF_TSRESOL, _NANOSECONDS)],
+            [(_IF_NAME, interface.encode())],
         )
         self._out.flush()
 
@@ -116,9 +115,9 @@ class CaptureFile:
         self._out.flush()
 
     def _packet(self, packet: bytes, unix_time: float, comment: str) -> None:
-        time_ns = round(unix_time * _NS_PER_S)
+        time_us = round(unix_time * _US_PER_S)
         head = struct.pack(
-            "<IIIII", 0, time_ns >> 32, time_ns & 0xFFFFFFFF, len(packet), len(packet)
+            "<IIIII", 0, time_us >> 32, time_us & 0xFFFFFFFF, len(packet), len(packet)
         )
         text = comment.encode()[:_COMMENT_LIMIT_BYTES]
         # A character that is cut in two is none.

@@ -119,6 +119,21 @@ async def test_the_end_of_the_daemon_is_told_from_an_error(run_dir: Path) -> Non
             await _read_to_the_end(watched)
 
 
+async def test_who_may_not_ask_is_told_so_instead_of_waiting_for_ever(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refused(path: Path) -> trio.SocketStream:
+        await trio.lowlevel.checkpoint()
+        raise PermissionError(13, "Permission denied", str(path))
+
+    # Root is never refused by the system, and tests run as root.
+    monkeypatch.setattr(trio, "open_unix_socket", refused)
+    with pytest.raises(DaemonError, match="only root and the daemon's own user") as raised:
+        async with open_control_stream(run_dir / "c", "count"):
+            pass
+    assert not isinstance(raised.value, NobodyAnswers)
+
+
 @pytest.mark.parametrize("line", [b"{]\n", b"[]\n", b'"x"\n'])
 async def test_what_is_no_line_of_this_protocol_is_an_error(run_dir: Path, line: bytes) -> None:
     path = run_dir / "c"
