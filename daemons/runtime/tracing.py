@@ -128,7 +128,7 @@ class TracedCommand:
                     duration_us,
                 )
             case _:
-                raise DaemonError(_NOT_UNDERSTOOD)
+                raise _other_version()
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,10 +187,11 @@ class ClientSpan:
             }:
                 return cls(ClientIdentity(pid, uid, connection), after_ns, until_ns)
             case _:
-                raise DaemonError(_NOT_UNDERSTOOD)
+                raise _other_version()
 
 
-_NOT_UNDERSTOOD: Final = "the daemon is of another version: its trace is not understood"
+def _other_version() -> DaemonError:
+    return DaemonError("the daemon is of another version: its trace is not understood")
 
 
 def field_object(fields: Sequence[Field]) -> dict[str, Json]:
@@ -215,7 +216,7 @@ def _fields_of(fields: Fields) -> tuple[Field, ...]:
             case dict():
                 made.append(Field(name, _fields_of(value)))
             case _:
-                raise DaemonError(_NOT_UNDERSTOOD)
+                raise _other_version()
     return tuple(made)
 
 
@@ -226,7 +227,7 @@ def _sessions_of(sessions: Sequence[Json]) -> tuple[SessionUse, ...]:
             case {"handle": str(handle), "continues": bool(continues)}:
                 made.append(SessionUse(handle, continues))
             case _:
-                raise DaemonError(_NOT_UNDERSTOOD)
+                raise _other_version()
     return tuple(made)
 
 
@@ -234,7 +235,7 @@ def _bytes_of(text: str) -> bytes:
     try:
         return bytes.fromhex(text)
     except ValueError as error:
-        raise DaemonError(_NOT_UNDERSTOOD) from error
+        raise _other_version() from error
 
 
 def _front_of(front: Json) -> FrontIdentity | None:
@@ -244,4 +245,4 @@ def _front_of(front: Json) -> FrontIdentity | None:
         case {"pid": int(pid), "uid": int(uid), "label": str(label), "device": int(device)}:
             return FrontIdentity(pid, uid, label, device)
         case _:
-            raise DaemonError(_NOT_UNDERSTOOD)
+            raise _other_version()

@@ -56,7 +56,7 @@ _MODE: Final = 0o600
     "--command",
     "commands",
     multiple=True,
-    metavar="NAME",
+    metavar="COMMAND",
     help="Only this command: PCR_READ, PcrRead or TPM_ORD_PcrRead. May be repeated.",
 )
 @dir_option
