@@ -27,7 +27,7 @@ from typing import Protocol
 
 import trio
 
-from daemons.runtime.errors import DaemonError
+from daemons.runtime.errors import DaemonError, place
 from daemons.runtime.log import Log
 from daemons.runtime.sockets import Listeners
 from protocol.tpmif.unix import peer_credentials
@@ -118,7 +118,7 @@ async def _serve_one(
                 return
             with closing(opened):
                 await _reply(stream, reply)
-                await _send_on(stream, opened)
+                await _send_on(stream, opened, log)
     except (OSError, trio.BrokenResourceError, trio.TooSlowError, DaemonError) as error:
         log.debug("control connection lost", reason=str(error) or type(error).__name__)
 
@@ -150,16 +150,20 @@ async def _reply(stream: trio.SocketStream, reply: Fields) -> None:
         await stream.send_all(_line(reply))
 
 
-async def _send_on(stream: trio.SocketStream, opened: Stream) -> None:
+async def _send_on(stream: trio.SocketStream, opened: Stream, log: Log) -> None:
     """Send what a stream has until the peer hangs up; one that does not read is waited for."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_cancel_at_hang_up, stream, nursery.cancel_scope)
-        while True:
-            lines = [_line(fields) for fields in await opened.next()]
-            try:
+        try:
+            while True:
+                lines = [_line(fields) for fields in await opened.next()]
                 await stream.send_all(b"".join(lines))
-            except trio.BrokenResourceError:
-                nursery.cancel_scope.cancel()
+        except trio.BrokenResourceError:
+            pass
+        except Exception as error:
+            # As in `_answer`. Its message may quote what the stream must not tell.
+            log.error("control stream failed", fault=place(error))
+        nursery.cancel_scope.cancel()
 
 
 async def _cancel_at_hang_up(stream: trio.SocketStream, scope: trio.CancelScope) -> None:

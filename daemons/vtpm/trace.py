@@ -4,7 +4,8 @@
 While nobody watches, nothing of this is on a command's way: `EngineHost.observer` and
 `GuestService.observer` are None. While somebody does, a command and its response are kept as they
 are until the watcher takes them; only then are they described, and only the description leaves this
-process. So who watches costs a command next to nothing, and who is slow costs it nothing more.
+process. So who watches costs a command next to nothing, and who is slow costs it nothing more. The
+price is that what is secret in a command stays in this process's memory until then.
 """
 
 from __future__ import annotations

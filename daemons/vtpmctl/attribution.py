@@ -12,8 +12,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from daemons.runtime.tracing import ClientIdentity, ClientSpan, TracedCommand
+
+SPANS_LIMIT: Final = 4096
+"""More than either daemon keeps for a watcher."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,8 @@ class Attribution:
     def __init__(self) -> None:
         self._front_pid: int | None = None
         self._waiting: deque[TracedCommand] = deque()
-        self._spans: deque[ClientSpan] = deque()
+        # The last ones; a front that is asked for other things than commands tells of those too.
+        self._spans: deque[ClientSpan] = deque(maxlen=SPANS_LIMIT)
         # End of the last span: the front has told of everything before.
         self._told_until_ns = 0
 

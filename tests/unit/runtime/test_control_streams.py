@@ -50,7 +50,9 @@ class Counting:
 
 
 @asynccontextmanager
-async def serving(path: Path, stream: Counting) -> AsyncIterator[trio.CancelScope]:
+async def serving(
+    path: Path, stream: Counting, log: Log = QUIET
+) -> AsyncIterator[trio.CancelScope]:
     """Serve a stream at a socket."""
 
     def opened(args: Fields) -> Counting:
@@ -63,7 +65,7 @@ async def serving(path: Path, stream: Counting) -> AsyncIterator[trio.CancelScop
 
     async with trio.open_nursery() as nursery:
         await nursery.start(
-            partial(serve_control, path, {"status": status}, log=QUIET, streams={"count": opened})
+            partial(serve_control, path, {"status": status}, log=log, streams={"count": opened})
         )
         yield nursery.cancel_scope
         nursery.cancel_scope.cancel()
@@ -117,6 +119,26 @@ async def test_the_end_of_the_daemon_is_told_from_an_error(run_dir: Path) -> Non
         scope.cancel()
         with trio.CancelScope(shield=True), pytest.raises(NobodyAnswers):
             await _read_to_the_end(watched)
+
+
+async def test_a_fault_of_a_stream_ends_the_stream_and_not_the_daemon(run_dir: Path) -> None:
+    class Faulty(Counting):
+        async def next(self) -> Sequence[Fields]:
+            if self.may_go_on.value == 0:
+                raise ZeroDivisionError("a secret that was divided")
+            return await super().next()
+
+    path, stream, lines = run_dir / "c", Faulty(), list[str]()
+    async with serving(path, stream, Log("test", sink=lines.append)):
+        async with open_control_stream(path, "count") as watched:
+            with pytest.raises(NobodyAnswers):
+                await _read_to_the_end(watched)
+        assert stream.closed.is_set()
+        assert await control_request(path, "status") == {"state": "serving"}
+    (line,) = lines
+    assert "control stream failed" in line
+    assert "ZeroDivisionError" in line
+    assert "secret" not in line
 
 
 async def test_who_may_not_ask_is_told_so_instead_of_waiting_for_ever(
