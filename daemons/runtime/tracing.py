@@ -136,13 +136,42 @@ class ClientIdentity:
     """A client of a front.
 
     Attributes:
-        pid, uid: of the process that connected.
         connection: number of its connection.
+        pid, uid: of the process that connected; None over TCP, which does not tell.
+        address: and port, of a client over TCP; else None.
     """
 
-    pid: int
-    uid: int
     connection: int
+    pid: int | None
+    uid: int | None
+    address: str | None
+
+    def fields(self) -> dict[str, Json]:
+        """Return it as a JSON object."""
+        return {
+            "connection": self.connection,
+            "pid": self.pid,
+            "uid": self.uid,
+            "address": self.address,
+        }
+
+    @classmethod
+    def parse(cls, fields: Json) -> ClientIdentity:
+        """Take one.
+
+        Raises:
+            DaemonError: it is none.
+        """
+        match fields:
+            case {
+                "connection": int(connection),
+                "pid": int() | None as pid,
+                "uid": int() | None as uid,
+                "address": str() | None as address,
+            }:
+                return cls(connection, pid, uid, address)
+            case _:
+                raise _other_version()
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +192,7 @@ class ClientSpan:
         """Return its line."""
         client = self.client
         return {
-            "client": None
-            if client is None
-            else {"pid": client.pid, "uid": client.uid, "connection": client.connection},
+            "client": None if client is None else client.fields(),
             "after_ns": self.after_ns,
             "until_ns": self.until_ns,
         }
@@ -178,14 +205,9 @@ class ClientSpan:
             DaemonError: it is none.
         """
         match fields:
-            case {"client": None, "after_ns": int(after_ns), "until_ns": int(until_ns)}:
-                return cls(None, after_ns, until_ns)
-            case {
-                "client": {"pid": int(pid), "uid": int(uid), "connection": int(connection)},
-                "after_ns": int(after_ns),
-                "until_ns": int(until_ns),
-            }:
-                return cls(ClientIdentity(pid, uid, connection), after_ns, until_ns)
+            case {"client": client, "after_ns": int(after_ns), "until_ns": int(until_ns)}:
+                identity = None if client is None else ClientIdentity.parse(client)
+                return cls(identity, after_ns, until_ns)
             case _:
                 raise _other_version()
 

@@ -128,6 +128,8 @@ async def _hear_vtpm(
 
 
 async def _hear_front(path: Path, send: trio.MemorySendChannel[_Heard], asked: trio.Event) -> None:
+    """Hear a front as long as it tells. Who does not is no front that knows clients, such as the
+    one of a kernel's device; then nobody is named."""
     delay_s = RETRY_FIRST_S
     while True:
         is_connected = False
@@ -143,7 +145,7 @@ async def _hear_front(path: Path, send: trio.MemorySendChannel[_Heard], asked: t
                     line = await stream.receive()
                     if _dropped(line) is None:
                         await send.send(ClientSpan.parse(line))
-        except NobodyAnswers:
+        except DaemonError:
             if is_connected:
                 await send.send(_FrontEnds())
         asked.set()

@@ -29,6 +29,8 @@ class ProcessNames:
         """Return the name of a client's process, "?" if nobody knows."""
         known = self._known.get(client)
         if known is None:
+            if client.pid is None:
+                return "?"
             try:
                 found = (self._proc / str(client.pid) / "comm").read_text(errors="replace")
             except OSError:
@@ -38,8 +40,11 @@ class ProcessNames:
 
 
 def who(one: Attributed, names: ProcessNames) -> str:
-    """Say whose a command was: "tcsd[4711]#3", by process and connection, or the front's."""
+    """Say whose a command was: "tcsd[4711]#3", by process and connection; by address, or the
+    front's, where that is all that is known."""
     client, front = one.client, one.traced.front
+    if client is not None and client.address is not None:
+        return f"{client.address}#{client.connection}"
     if client is not None:
         return f"{names.name(client)}[{client.pid}]#{client.connection}"
     return _ITSELF if front is None else f"front[{front.pid}]"
@@ -76,10 +81,8 @@ def json_object(one: Attributed, names: ProcessNames, guest: str) -> dict[str, J
         "client": None
         if client is None
         else {
-            "pid": client.pid,
-            "uid": client.uid,
-            "connection": client.connection,
-            "process": names.name(client),
+            **client.fields(),
+            "process": None if client.pid is None else names.name(client),
         },
         "front": None
         if front is None

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 from uuid import UUID
 
@@ -20,9 +21,10 @@ from daemons.runtime.log import Log
 from daemons.runtime.notify import Notifier
 from daemons.runtime.sockets import listen_unix
 from daemons.runtime.tracing import ClientIdentity, ClientSpan
-from daemons.tpmfront.clients import Clients
+from daemons.tpmfront.clients import Clients, identity_of
 from daemons.tpmfront.handover import Handover
 from daemons.tpmfront.link import VtpmLink
+from daemons.tpmfront.peers import TcpPeer
 from daemons.tpmfront.trace import FrontTrace
 from protocol.tpmif.unix import BackendDevice, PeerCredentials, serve_backend
 
@@ -96,9 +98,9 @@ async def test_each_command_is_told_with_its_client_and_its_moments(run_dir: Pat
         spans = [ClientSpan.parse(line) for line in lines]
         me = (os.getpid(), os.getuid())
         assert [span.client for span in spans] == [
-            ClientIdentity(*me, 1),
-            ClientIdentity(*me, 2),
-            ClientIdentity(*me, 1),
+            ClientIdentity(1, *me, None),
+            ClientIdentity(2, *me, None),
+            ClientIdentity(1, *me, None),
         ]
         # Without a hole between them: a moment is in one span only.
         assert [span.after_ns for span in spans[1:]] == [span.until_ns for span in spans[:-1]]
@@ -121,3 +123,8 @@ async def test_arguments_are_refused(run_dir: Path) -> None:
     async with front(run_dir) as (trace, _, _path):
         with pytest.raises(DaemonError, match="unknown arguments: fast"):
             trace.open({"fast": True})
+
+
+def test_of_a_client_over_tcp_only_the_address_is_known() -> None:
+    peer = TcpPeer(ip_address("127.0.0.1"), 5000)
+    assert identity_of(peer, 3) == ClientIdentity(3, None, None, "127.0.0.1:5000")

@@ -30,8 +30,8 @@ from tests.unit.vtpmctl.packets import read_capture
 from tpmcore.engine import Description, Field, SessionUse
 
 FRONT = FrontIdentity(pid=50, uid=1000, label="uid:1000", device=1)
-ANN = ClientIdentity(pid=101, uid=0, connection=1)
-BOB = ClientIdentity(pid=102, uid=1000, connection=2)
+ANN = ClientIdentity(connection=1, pid=101, uid=0, address=None)
+BOB = ClientIdentity(connection=2, pid=102, uid=1000, address=None)
 COMMAND = bytes.fromhex("00c1 0000000e 00000015 0000000a")
 RESPONSE = bytes.fromhex("00c4 0000001e 00000000") + b"\xc3" * 20
 QUIET = Log("test", sink=lambda _line: None)
@@ -150,7 +150,8 @@ def test_a_structure_is_in_braces(names: ProcessNames) -> None:
     ("one", "who"),
     [
         (Attributed(READ, BOB), "?[102]#2"),
-        (Attributed(READ, ClientIdentity(103, 0, 7)), "a?[2Jb[103]#7"),
+        (Attributed(READ, ClientIdentity(7, 103, 0, None)), "a?[2Jb[103]#7"),
+        (Attributed(READ, ClientIdentity(8, None, None, "127.0.0.1:5000")), "127.0.0.1:5000#8"),
         (Attributed(READ, None), "front[50]"),
         (Attributed(replace(READ, front=None), None), "vtpm"),
     ],
@@ -187,7 +188,13 @@ def test_an_object_has_everything(names: ProcessNames, capsys: pytest.CaptureFix
         "response": {"outDigest": "c3" * 20},
         "duration_us": 12.5,
         "locality": 2,
-        "client": {"pid": 101, "uid": 0, "connection": 1, "process": "tcsd"},
+        "client": {
+            "connection": 1,
+            "pid": 101,
+            "uid": 0,
+            "address": None,
+            "process": "tcsd",
+        },
         "front": {"pid": 50, "uid": 1000, "label": "uid:1000", "device": 1},
     }
 
@@ -323,6 +330,19 @@ async def test_without_a_front_nobody_knows_the_client(run_dir: Path) -> None:
         assert await entries.receive() == Attributed(READ, None)
 
 
+@pytest.mark.parametrize("told", [[], [{"client": 3, "after_ns": 1, "until_ns": 2}]])
+async def test_a_front_that_cannot_tell_is_no_reason_to_see_nothing(
+    run_dir: Path, told: Sequence[Fields]
+) -> None:
+    async with (
+        telling(run_dir / "front", told, {"pid": "x"} if not told else {"pid": FRONT.pid}),
+        telling(run_dir / "vtpm", [READ.fields()]),
+        following(run_dir) as entries,
+    ):
+        assert await entries.receive() == Connected()
+        assert await entries.receive() == Attributed(READ, None)
+
+
 async def test_a_front_that_says_nothing_delays_a_command_and_does_not_hide_it(
     run_dir: Path,
 ) -> None:
@@ -369,7 +389,8 @@ def _leaf(error: BaseException) -> BaseException:
 def test_lines_are_read_as_they_were_written() -> None:
     for traced in (READ, replace(READ, front=None)):
         assert TracedCommand.parse(json.loads(json.dumps(traced.fields()))) == traced
-    for span in (ClientSpan(ANN, 1, 2), ClientSpan(None, 1, 2)):
+    over_tcp = ClientIdentity(3, None, None, "[::1]:5000")
+    for span in (ClientSpan(ANN, 1, 2), ClientSpan(over_tcp, 1, 2), ClientSpan(None, 1, 2)):
         assert ClientSpan.parse(json.loads(json.dumps(span.fields()))) == span
 
 
