@@ -249,6 +249,8 @@ def test_a_front_that_is_killed_is_picked_up_again(stack: Stack) -> None:
         trace.wait_objects(2)
         before = stack.pid("tpmfront-g1")
         os.kill(before, signal.SIGKILL)
+        while stack.daemon("tpmfront-g1")["pid"] == before:
+            pass  # its supervisor has not noticed yet
         stack.wait_daemon_ready("tpmfront-g1")
         deadline = time.monotonic() + LIMIT_S
         known = None
