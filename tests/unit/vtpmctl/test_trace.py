@@ -24,7 +24,7 @@ from daemons.vtpmctl.cli import main
 from daemons.vtpmctl.pcapng import CaptureFile
 from daemons.vtpmctl.trace import Connected, Dropped, Entry, Lost, follow
 from daemons.vtpmctl.trace_cli import View, plain_name
-from daemons.vtpmctl.tracetext import ProcessNames, line
+from daemons.vtpmctl.tracetext import ProcessNames, json_object, line
 from protocol.tpm12.constants import Ordinal
 from tests.unit.vtpmctl.packets import read_capture
 from tpmcore.engine import Description, Field, SessionUse
@@ -197,6 +197,15 @@ def test_an_object_has_everything(names: ProcessNames, capsys: pytest.CaptureFix
         },
         "front": {"pid": 50, "uid": 1000, "label": "uid:1000", "device": 1},
     }
+
+
+def test_every_member_of_an_object_is_documented(names: ProcessNames) -> None:
+    page = (Path(__file__).parents[3] / "docs/operating.md").read_text()
+    table = page.partition("\n## Watching a guest's TPM")[2].partition("\n## ")[0]
+    rows = table.partition("| member |")[2]
+    told = json_object(Attributed(READ, ANN), names, "g1")
+    inner = [key for one in (told["client"], told["front"]) if isinstance(one, dict) for key in one]
+    assert {key for key in (*told, *inner) if f"`{key}`" not in rows} == set()
 
 
 def test_a_capture_has_the_redacted_bytes_and_the_words(
