@@ -15,7 +15,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # What the tests and the benchmarks start, as Debian package = command.
 TEST_PACKAGES := trousers=tcsd tpm-tools=tpm_version tpm-quote-tools=tpm_mkuuid \
-    systemd=systemd-analyze util-linux=unshare swtpm=swtpm swtpm-tools=swtpm_ioctl zsh=zsh fish=fish
+    systemd=systemd-analyze util-linux=unshare swtpm=swtpm swtpm-tools=swtpm_ioctl zsh=zsh fish=fish \
+    tshark=tshark
 BENCH_PACKAGES := swtpm=swtpm util-linux=taskset
 
 .PHONY: setup up test lint unit integration soak bench fuzz corpus install uninstall man completions conformance-doc lock packages

@@ -11,7 +11,7 @@ _vtpmctl_guests() {
 
 _vtpmctl() {
     local -A commands=(
-        ["vtpmctl"]="aik attest ca config doctor group guest hwtpm manager prove-ek reload saa status up verify vtpm"
+        ["vtpmctl"]="aik attest ca config doctor group guest hwtpm manager prove-ek reload saa status trace up verify vtpm"
         ["vtpmctl aik"]="activate new"
         ["vtpmctl ca"]="certify-aik certify-ek init open"
         ["vtpmctl config"]="check"
@@ -81,6 +81,7 @@ _vtpmctl() {
         ["vtpmctl saa show"]="--agent-pub --json --help"
         ["vtpmctl saa sign-config"]="--key --passphrase --group --sequence --config --pcrs-file --label --kernel --out --json --help"
         ["vtpmctl status"]="--dir --system --json --watch --interval --help"
+        ["vtpmctl trace"]="--guest --pcap --json --count --command --dir --system --help"
         ["vtpmctl up"]="--dir --guest --hwinitpcr --ek --owner-auth --srk-auth --watchdog --loglevel --help"
         ["vtpmctl verify"]="--nonce --ca-cert --aik-pub --agent-pub --expect-hw-pcr --expect-pcr --uuid --label --min-sequence --freshness --xen-lists --require --without --at --json --help"
         ["vtpmctl vtpm"]="--help"
@@ -300,6 +301,11 @@ _vtpmctl() {
         ["vtpmctl saa sign-config --out"]="@files"
         ["vtpmctl status --dir"]="@folders"
         ["vtpmctl status --interval"]="@nothing"
+        ["vtpmctl trace --guest"]="@guests"
+        ["vtpmctl trace --pcap"]="@files"
+        ["vtpmctl trace --count"]="@nothing"
+        ["vtpmctl trace --command"]="@nothing"
+        ["vtpmctl trace --dir"]="@folders"
         ["vtpmctl up --dir"]="@folders"
         ["vtpmctl up --guest"]="@guests"
         ["vtpmctl up --hwinitpcr"]="@nothing"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 
 class Duration(enum.Enum):
@@ -187,6 +187,68 @@ class Exchange:
     refused: bool
 
 
+HEADER_BYTES: Final = 10
+"""Of every command and response: u16 tag, u32 size of the whole, u32 ordinal or return code."""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A parameter of a command or response, for people to read.
+
+    Attributes:
+        name: that of the specification.
+        value: what it is if it may be shown, else only how long it is ("<256 bytes>"); or the
+            fields of a structure.
+    """
+
+    name: str
+    value: str | tuple[Field, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionUse:
+    """An authorization session that a command names.
+
+    Attributes:
+        handle: as it is written.
+        continues: whether the session is to go on after the command.
+    """
+
+    handle: str
+    continues: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A command and its response, for those who watch. Nothing in it is secret.
+
+    Attributes:
+        command: name of the command, or its number.
+        code: name of the return code, or its number.
+        parameters: of the command; none of what does not parse.
+        results: parameters of the response; none if it is an error.
+        sessions: in the order of the command.
+        shown_command: the command, as long as it was, with zeros for all that `parameters` does not
+            show the value of.
+        shown_response: the response, likewise.
+    """
+
+    command: str
+    code: str
+    parameters: tuple[Field, ...]
+    results: tuple[Field, ...]
+    sessions: tuple[SessionUse, ...]
+    shown_command: bytes
+    shown_response: bytes
+
+
+def header_only(message: bytes) -> bytes:
+    """Return a message of any bytes with zeros for everything that is no header."""
+    if len(message) < HEADER_BYTES:
+        return bytes(len(message))
+    return message[:HEADER_BYTES] + bytes(len(message) - HEADER_BYTES)
+
+
 Event = (
     PowerOn
     | HashStart
@@ -278,6 +340,13 @@ class Engine(Protocol):
 
     def exchange(self, command: bytes, response: bytes) -> Exchange:
         """Name a command and its response; any bytes are accepted, the TPM takes no notice."""
+
+    def describe(self, command: bytes, response: bytes) -> Description:
+        """Say what a command and its response are, without their secrets.
+
+        Any bytes are accepted, and the TPM takes no notice: it depends on nothing but these bytes.
+        May be called at any time, also while a step is pending or another thread executes.
+        """
 
     @property
     def fault(self) -> Exception | None:

@@ -22,6 +22,7 @@ from daemons.runtime.latency import Latencies
 from daemons.runtime.log import Level, Log
 from daemons.runtime.volatile import VolatileMemory
 from tpmcore.engine import (
+    Description,
     Done,
     Duration,
     EffectResult,
@@ -64,6 +65,11 @@ ParentQuoter = Callable[[ParentQuote], Awaitable[EffectResult]]
 It is cancelled when nobody wants the quote any more."""
 
 
+Observer = Callable[[bytes, int, bytes, int], None]
+"""Is told of each command that was executed: the command, its locality, its response, and how long
+it took in nanoseconds. It must not raise, and not take long."""
+
+
 class EngineBroken(DaemonError):
     """The engine or a save failed in a way that leaves its state unknown; only a restart of the
     daemon helps."""
@@ -99,6 +105,8 @@ class EngineHost:
         self._volatile = volatile
         self._log = log
         self._effect_deadline_s = effect_deadline_s
+        self.observer: Observer | None = None
+        """Whoever wants to know; None, which costs the least: nobody."""
         # Of commands, from when one is taken to when its response may leave.
         self._latencies = Latencies()
         # Last fault of the engine that was logged; None if it is well.
@@ -166,6 +174,8 @@ class EngineHost:
             or self._log.level <= _DEBUG
         ):
             self._note(command, locality, step, elapsed_ns)
+        if self.observer is not None:
+            self.observer(command, locality, step, elapsed_ns)
         return step
 
     async def handle(self, event: Event) -> EventDone:
@@ -231,6 +241,11 @@ class EngineHost:
     def snapshot(self) -> Snapshot:
         """Return how the TPM is; may be called while a command is under way."""
         return self._engine.snapshot()
+
+    def describe(self, command: bytes, response: bytes) -> Description:
+        """Say what a command and its response are, without their secrets; may be called while
+        another command is under way."""
+        return self._engine.describe(command, response)
 
     @contextlib.contextmanager
     def indivisible(self) -> Iterator[None]:

@@ -29,9 +29,10 @@ from trio.socket import SocketType
 
 from daemons.runtime.log import Log
 from daemons.runtime.sockets import accept
+from daemons.runtime.tracing import ClientIdentity
 from daemons.tpmfront.framing import CommandStream
 from daemons.tpmfront.handover import Handover, Kept, Role, Slot, end
-from daemons.tpmfront.link import VtpmLink
+from daemons.tpmfront.link import Submission, VtpmLink
 from daemons.tpmfront.peers import Peer, Places, TcpPeer, peer_of, prepare
 from protocol.errors import WireError
 from protocol.tpm12 import ReturnCode, error_response
@@ -57,10 +58,12 @@ class Client:
         locality: of its commands from now on.
         slot: what the next process will know of it; None: it ends with this one.
         command: what is being answered; None: nothing.
+        identity: for those who watch; None: it is not served yet.
     """
 
     __slots__ = (
         "command",
+        "identity",
         "idle_since",
         "is_dismissed",
         "is_idle",
@@ -78,6 +81,7 @@ class Client:
     ) -> None:
         self.raw = raw
         self.locality = locality
+        self.identity: ClientIdentity | None = None
         self.slot = slot
         self.stream = CommandStream(capacity_bytes(0))
         self.stream.feed(data)
@@ -123,6 +127,7 @@ class Clients:
         # How often a client began to wait.
         self._waits = 0
         self._commands = 0
+        self._connections = 0
         self._clients: dict[Client, Peer] = {}
         self._is_stopping = False
         self.on_change: Callable[[], None] = lambda: None
@@ -137,6 +142,10 @@ class Clients:
     def commands(self) -> int:
         """Commands answered so far."""
         return self._commands
+
+    def identity_of(self, submission: Submission) -> ClientIdentity | None:
+        """Return whose command it is; None: of no client."""
+        return submission.identity if isinstance(submission, Client) else None
 
     async def serve(self, listener: SocketType, locality: int) -> None:
         """Accept clients of one socket until cancelled; their commands have this locality.
@@ -225,6 +234,8 @@ class Clients:
     async def serve_client(self, client: Client, peer: Peer) -> None:
         """Answer a client until it goes, or `stop` has it left alone."""
         self._places.take(peer)
+        self._connections += 1
+        client.identity = identity_of(peer, self._connections)
         self._clients[client] = peer
         self._choose_spinner()
         self.on_change()
@@ -330,6 +341,13 @@ class Clients:
                 return client.raw.recv(RECEIVE_BYTES, _DONTWAIT)
             except BlockingIOError:
                 continue
+
+
+def identity_of(peer: Peer, connection: int) -> ClientIdentity:
+    """Return who a client is, for those who watch."""
+    if isinstance(peer, TcpPeer):
+        return ClientIdentity(connection, None, None, peer.place)
+    return ClientIdentity(connection, peer.pid, peer.uid, None)
 
 
 def client_of(kept: Kept) -> Client:

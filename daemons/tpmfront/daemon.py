@@ -16,6 +16,7 @@ from daemons.runtime.log import Log
 from daemons.runtime.notify import Notifier, StatusLine
 from daemons.runtime.reload import Reloads, changed_fields
 from daemons.runtime.sockets import Listeners
+from daemons.runtime.tracing import TRACE
 from daemons.tpmfront.clients import Clients
 from daemons.tpmfront.controlchannel import BACKLOG as CTRL_BACKLOG
 from daemons.tpmfront.controlchannel import ControlChannel
@@ -25,6 +26,7 @@ from daemons.tpmfront.handover import Handover, Role, end
 from daemons.tpmfront.link import VtpmLink
 from daemons.tpmfront.options import Config, CtrlSocket
 from daemons.tpmfront.tcp import LISTENER, listen_tcp
+from daemons.tpmfront.trace import FrontTrace
 
 CTRL: Final = "ctrl"
 """Name of the inherited listener of the control channel."""
@@ -123,7 +125,14 @@ async def serve(
                     serving.start_soon(handover.run)
                     serving.start_soon(line.run)
                     await serving.start(
-                        partial(serve_control, config.control, verbs, log=log, listeners=listeners)
+                        partial(
+                            serve_control,
+                            config.control,
+                            verbs,
+                            log=log,
+                            listeners=listeners,
+                            streams={TRACE: FrontTrace(link, clients).open},
+                        )
                     )
                     for one in kept:
                         if one.role is Role.STREAM:

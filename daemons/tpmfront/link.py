@@ -61,6 +61,9 @@ class VtpmLink:
         self._connections = 0
         self.on_change: Callable[[], None] = lambda: None
         """Called when `is_connected` changes."""
+        self.observer: Callable[[Submission], None] | None = None
+        """Is told of each command that has its response, or is given up, before the next begins;
+        None: nobody wants to know."""
 
     @property
     def is_connected(self) -> bool:
@@ -141,6 +144,8 @@ class VtpmLink:
                 self._drop(self._device)
             return error_response(ReturnCode.IOERROR)
         finally:
+            if self.observer is not None:
+                self.observer(submission)
             self._turn.release()
 
     def cancel(self, submission: Submission) -> None:

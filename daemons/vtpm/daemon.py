@@ -33,6 +33,7 @@ from daemons.runtime.observation import observe
 from daemons.runtime.random import SeededRandom
 from daemons.runtime.reload import Reloads, changed_fields
 from daemons.runtime.sockets import Listeners
+from daemons.runtime.tracing import TRACE
 from daemons.runtime.volatile import VolatileMemory
 from daemons.vtpm.control import ControlService
 from daemons.vtpm.factory import Tpm12Maker
@@ -50,6 +51,7 @@ from daemons.vtpm.startup import (
     wake,
 )
 from daemons.vtpm.store import ImageStore
+from daemons.vtpm.trace import Trace
 from daemons.vtpm.volatility import take_memory
 from protocol.tpmif.unix import open_frontend, serve_backend
 
@@ -156,6 +158,7 @@ class VtpmDaemon:
         self._service: GuestService | None = None
         self._host: EngineHost | None = None
         self._machine: Machine | None = None
+        self._trace = Trace()
         self._store: ImageStore | None = None
         self._origin = ""
 
@@ -206,6 +209,7 @@ class VtpmDaemon:
                     verbs,
                     log=self._log,
                     listeners=self._listeners,
+                    streams={TRACE: self._trace.open},
                 )
             )
             await nursery.start(self._keys.run)
@@ -222,6 +226,7 @@ class VtpmDaemon:
                 parent=ParentQuotes(self._link, self._manager, self._log).quote,
                 effect_deadline_s=math.inf,  # a save waits as long as its outcome is not certain
             )
+            self._trace.attach_host(host)
             nursery.start_soon(host.wait_broken)
             nursery.start_soon(_end_quotes, host)
             pcrs = await self._hardware_pcrs()
@@ -253,6 +258,7 @@ class VtpmDaemon:
             self._log,
             self._condition.fronts_changed,
         )
+        self._trace.attach_service(service)
         admit = Admission(config.front_uid, config.uuid, self._log).admit
         # Other users have to reach the socket if the front is one; `admit` decides.
         mode = 0o600 if config.front_uid == os.geteuid() else 0o666

@@ -24,6 +24,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import perf_counter_ns
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -32,6 +33,7 @@ import trio
 from daemons.runtime.config.values import LocalityRule, allowed_localities
 from daemons.runtime.host import EngineBroken, EngineHost
 from daemons.runtime.log import Log
+from daemons.runtime.tracing import FrontIdentity
 from daemons.vtpm.manager_client import CONNECT_WAIT_S, ManagerLink
 from daemons.vtpm.store import ManagerLost
 from protocol.manager.constants import HEADER_BYTES, MAX_MESSAGE_BYTES, ManagerTag
@@ -143,15 +145,23 @@ class _Stage(enum.Enum):
 class _Front:
     """What is known of one connected device."""
 
-    __slots__ = ("label", "localities", "stage", "waiting")
+    __slots__ = ("identity", "label", "localities", "stage", "waiting")
 
-    def __init__(self, label: str, localities: frozenset[int] | None) -> None:
+    def __init__(
+        self, identity: FrontIdentity, label: str, localities: frozenset[int] | None
+    ) -> None:
+        self.identity = identity
         self.label = label
         # None: any. Decided once for a set of rules, as the label belongs to the connection.
         self.localities = localities
         self.stage = _Stage.NONE
         # Ends the wait of a request that is QUEUED or FORWARDED.
         self.waiting: trio.CancelScope | None = None
+
+
+Observer = Callable[[bytes, int, bytes, int, FrontIdentity], None]
+"""Is told of each request that was answered without this guest's TPM: the request, its locality,
+the response, how long it took in nanoseconds, and whose it was."""
 
 
 class GuestService:
@@ -184,6 +194,8 @@ class GuestService:
         self._log = log
         self._fronts_changed = fronts_changed
         self._fronts: dict[int, _Front] = {}
+        self.observer: Observer | None = None
+        """Whoever wants to know; `EngineHost.observer` is told of the others."""
         # Whoever holds it has the engine. Fair: waiters get it in the order in which they came.
         self._engine = trio.Lock()
 
@@ -197,6 +209,13 @@ class GuestService:
         """What to hold for using the engine beside the guest's commands."""
         return self._engine
 
+    def front_at_work(self) -> FrontIdentity | None:
+        """Return whose command the TPM executes; None: none of a front."""
+        for front in self._fronts.values():
+            if front.stage is _Stage.RUNNING:
+                return front.identity
+        return None
+
     def set_locality_rules(self, rules: tuple[LocalityRule, ...]) -> None:
         """Have other locality masks count, for fronts that are connected as well, from their next
         request on."""
@@ -207,7 +226,11 @@ class GuestService:
     async def opened(self, device: Device) -> None:
         """A front connected."""
         label = client_label(device.peer)
-        self._fronts[device.serial] = _Front(label, allowed_localities(self._rules, label))
+        peer = device.peer
+        identity = FrontIdentity(peer.pid, peer.uid, label, device.serial)
+        self._fronts[device.serial] = _Front(
+            identity, label, allowed_localities(self._rules, label)
+        )
         self._fronts_changed(len(self._fronts))
         self._log.info("front connected", device=device.serial, pid=device.peer.pid, label=label)
 
@@ -239,11 +262,12 @@ class GuestService:
             and tag != _CONTROL
         ):
             self._log.warning("locality refused", device=device.serial, locality=locality)
-            return error_response(ReturnCode.FAIL)
+            return self._refuse(front, request, locality)
         if tag == _REQ2:
-            return await self._forward(front, request)
+            return await self._pass_on(front, request, request, locality)
         if tag == _REQ:
-            return await self._forward(front, _RQU_COMMAND + request[2:])
+            passed = _RQU_COMMAND + request[2:]
+            return await self._pass_on(front, request, passed, locality)
         try:
             self._engine.acquire_nowait()
         except trio.WouldBlock:
@@ -254,7 +278,7 @@ class GuestService:
             if tag == _CONTROL:
                 return await self._control.answer(request, locality, front.localities)
             if not self._machine.is_running:
-                return error_response(ReturnCode.FAIL)
+                return self._refuse(front, request, locality)
             response = await self._host.execute(request, locality)
             if self._machine.awaits_startup:
                 await self._machine.started_up(request, response)
@@ -267,6 +291,13 @@ class GuestService:
             front.stage = _Stage.NONE
             self._engine.release()
 
+    def _refuse(self, front: _Front, request: bytes, locality: int) -> bytes:
+        """Answer TPM_FAIL in the place of the TPM, and tell who watches."""
+        refusal = error_response(ReturnCode.FAIL)
+        if self.observer is not None:
+            self.observer(request, locality, refusal, 0, front.identity)
+        return refusal
+
     async def _wait_engine(self, front: _Front) -> bool:
         """Take the engine when it is our turn; False if the request was given up meanwhile."""
         front.stage = _Stage.QUEUED
@@ -276,6 +307,22 @@ class GuestService:
         front.waiting = None
         front.stage = _Stage.NONE
         return not given_up
+
+    async def _pass_on(
+        self, front: _Front, request: bytes, passed: bytes, locality: int
+    ) -> bytes | None:
+        """Have the manager answer a request, and tell who watches.
+
+        Args:
+            request: as the guest sent it.
+            passed: as the manager gets it.
+        """
+        started_ns = perf_counter_ns()
+        response = await self._forward(front, passed)
+        if self.observer is not None and response is not None:
+            elapsed_ns = perf_counter_ns() - started_ns
+            self.observer(request, locality, response, elapsed_ns, front.identity)
+        return response
 
     async def _forward(self, front: _Front, request: bytes) -> bytes | None:
         """Have the manager answer a request."""

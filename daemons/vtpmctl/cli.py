@@ -34,6 +34,7 @@ from daemons.vtpmctl.plan import MODULES, UpConfig
 from daemons.vtpmctl.process import ForkServer
 from daemons.vtpmctl.saa_cli import saa_group
 from daemons.vtpmctl.status_cli import status_command
+from daemons.vtpmctl.trace_cli import trace_command
 from daemons.vtpmctl.up import up
 from daemons.vtpmctl.verify_cli import verify_command
 from daemons.vtpmctl.vtpm_cli import vtpm_group
@@ -152,6 +153,7 @@ def up_command(
 
 main.add_command(status_command)
 main.add_command(doctor_command)
+main.add_command(trace_command)
 
 
 @main.group("hwtpm", epilog=HWTPM_EXAMPLE)

@@ -76,6 +76,9 @@ class Host(Protocol):
     def control_socket(self, name: str) -> Path:
         """Return where the guest's vtpm answers."""
 
+    def front_control_socket(self, name: str) -> Path:
+        """Return where the guest's tpmfront answers."""
+
     async def make_user(self, name: str) -> bool:
         """Make sure that the guest's user exists; whether it was made just now."""
 

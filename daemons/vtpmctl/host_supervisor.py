@@ -82,6 +82,10 @@ class SupervisorHost:
         """See `Host`."""
         return self._layout.guest(name).control_socket
 
+    def front_control_socket(self, name: str) -> Path:
+        """See `Host`."""
+        return self._layout.guest(name).front_control_socket
+
     async def make_user(self, name: str) -> bool:
         """See `Host`: there are no users."""
         del name

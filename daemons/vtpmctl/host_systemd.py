@@ -129,6 +129,10 @@ class SystemdHost:
         """See `Host`."""
         return self._places.run / "vtpms" / name / "control.sock"
 
+    def front_control_socket(self, name: str) -> Path:
+        """See `Host`."""
+        return self._places.run / "guests" / name / "control.sock"
+
     async def make_user(self, name: str) -> bool:
         """See `Host`."""
         user = f"{USER_PREFIX}{name}"

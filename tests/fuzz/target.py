@@ -4,7 +4,8 @@
 Promised of each command, whatever its bytes: no exception and no failure mode by a fault; a
 response with the right size and tag that its own structure reads to the end; at most 100 ms beyond
 key generation; no permanent change without Persist and no volatile one without a new version (the
-flags of the row); states that stay small and read back as they were written.
+flags of the row); states that stay small and read back as they were written; a description that has
+the shape of the messages, and no byte that they do not have.
 """
 
 from __future__ import annotations
@@ -183,6 +184,9 @@ class Target:
         self._check_fault()
         _check_response(command, step, self.profile)
         self._check_states(version)
+        description = self.engine.describe(command, step)
+        _check_shown(command, description.shown_command)
+        _check_shown(step, description.shown_response)
         return step
 
     def _event(self, event: Event) -> None:
@@ -228,6 +232,16 @@ class Target:
             raise Broken("a state changes by being written and read")
         if adopt:
             self.engine = engine
+
+
+def _check_shown(message: bytes, shown: bytes) -> None:
+    """Check what may be shown of a message: its length, its header, and nothing of others."""
+    if len(shown) != len(message):
+        raise Broken(f"{len(shown)} bytes are shown of {len(message)}")
+    if len(message) >= HEADER_BYTES and shown[:HEADER_BYTES] != message[:HEADER_BYTES]:
+        raise Broken("another header is shown")
+    if int.from_bytes(shown, "big") & ~int.from_bytes(message, "big"):
+        raise Broken("something else is shown")
 
 
 def _check_response(command: bytes, response: bytes, profile: Profile) -> None:

@@ -14,6 +14,7 @@ import pytest
 from tests.integration.suite_machine import SuiteMachine, guest_target, pair, suite_machine
 
 GUESTS = ("g1", "g2")
+PCR_READ_10 = bytes.fromhex("00c1 0000000e 00000015 0000000a")
 LIMIT_S = 60.0
 
 
@@ -66,6 +67,36 @@ def test_status_shows_the_units_and_their_guests(suite: SuiteMachine) -> None:
         status = json.loads(suite.run("vtpmctl", "status", "--system", "--json", check=False))
         assert not status["serving"]
         states = {one["state"] for one in status["guests"]}
+
+
+def test_trace_finds_the_daemons_of_the_units_and_tells_whose_a_command_was(
+    suite: SuiteMachine,
+) -> None:
+    out = suite.path("/var/lib/trace.json")
+    suite.run(
+        *(
+            "systemd-run",
+            "--quiet",
+            "--unit=watch",
+            "-p",
+            f"StandardOutput=file:/var/lib/{out.name}",
+        ),
+        *("vtpmctl", "trace", "--guest", "g1", "--json", "--count", "1"),
+    )
+    deadline = time.monotonic() + LIMIT_S
+    while not (out.exists() and "connected" in out.read_text()):
+        assert time.monotonic() < deadline
+        suite.run("systemctl", "is-active", "watch.service")
+    suite.exchange("g2", PCR_READ_10)
+    suite.exchange("g1", PCR_READ_10)
+    while "PCR_READ" not in out.read_text():
+        assert time.monotonic() < deadline
+        suite.run("systemctl", "is-active", "watch.service", check=False)
+    _, told = [json.loads(line) for line in out.read_text().splitlines()]
+    assert (told["guest"], told["parameters"]) == ("g1", {"pcrIndex": "10"})
+    assert told["front"]["pid"] == int(suite.pid("tpmfront@g1.service"))
+    # This process is outside of the machine's namespaces, so it has no number there.
+    assert told["client"]["connection"] == 1
 
 
 def test_the_doctor_finds_nothing_wrong_with_an_install_and_what_is_broken_in_one(

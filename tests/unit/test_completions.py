@@ -22,7 +22,7 @@ FILES = [
 
 SUBCOMMANDS = [
     *("aik", "attest", "ca", "config", "doctor", "group", "guest", "hwtpm", "manager"),
-    *("prove-ek", "reload", "saa", "status", "up", "verify", "vtpm"),
+    *("prove-ek", "reload", "saa", "status", "trace", "up", "verify", "vtpm"),
 ]
 SHELL = {"bash": ("bash", "--norc", "-n"), "zsh": ("zsh", "-f", "-n"), "fish": ("fish", "-n")}
 
@@ -133,6 +133,7 @@ def test_fish_completes_subcommands_options_values_and_guests(stack: Path) -> No
     by_default = fish("vtpmctl guest reset ", stack, XDG_STATE_HOME=str(stack.parent))
     assert by_default == ["g1", "web-2"]
     assert fish(f"vtpmctl guest reset --dir {stack} w", stack) == ["web-2"]
+    assert fish(f"vtpmctl trace --dir {stack} --guest w", stack) == ["web-2"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -394,6 +394,7 @@ def test_every_command_below_vtpmctl_has_a_section() -> None:
         "vtpmctl saa show FILE",
         "vtpmctl saa sign-config",
         "vtpmctl status",
+        "vtpmctl trace",
         "vtpmctl up",
         "vtpmctl verify FILE",
         "vtpmctl vtpm abandon UUID|GUEST",

@@ -38,6 +38,7 @@ PASSED_ON: Final = {
     "daemons/vtpmctl/guests.py: DaemonError(str(error))",
     "daemons/vtpmctl/guestverbs.py: DaemonError(str(error))",
     "daemons/vtpmctl/options.py: click.ClickException(str(error))",
+    "daemons/vtpmctl/trace_cli.py: click.ClickException(str(error))",
     "daemons/vtpmctl/up.py: RefusedToStart(describe_refusals(outcome))",
     "daemons/vtpmmgr/binding.py: DaemonError(str(error))",
     "daemons/vtpmmgr/startup.py: DaemonError(str(error))",

@@ -12,6 +12,7 @@ from protocol.tpm12.constants import PCR_COUNT, Ordinal, ReturnCode, Tag
 from protocol.tpm12.framing import HEADER_BYTES, error_response, parse_header
 from tpmcore.engine import (
     CapPcrs,
+    Description,
     Done,
     Duration,
     EffectResult,
@@ -34,6 +35,8 @@ from tpmcore.engine import (
 )
 from tpmcore.errors import EngineFault, TpmError
 from tpmcore.tpm12 import endorsement, optin, pcrs, startup
+from tpmcore.tpm12.description import code_of, describe
+from tpmcore.tpm12.disclosure import code_name, ordinal_name
 from tpmcore.tpm12.dispatch import Dispatcher, Suspended
 from tpmcore.tpm12.state import ZERO_DIGEST, Counter, PermanentFlags, PermanentState, SelfTest
 from tpmcore.tpm12.stateformat import (
@@ -86,7 +89,8 @@ class Tpm12Engine:
 
     def __init__(self, tpm: Tpm, durable: bytes) -> None:
         self._tpm = tpm
-        self._dispatcher = Dispatcher(tpm, table_for(tpm.profile))
+        self._table = table_for(tpm.profile)
+        self._dispatcher = Dispatcher(tpm, self._table)
         self._durable = durable
         self._pending: _Pending | Suspended | None = None
         self._volatile_version = 0
@@ -232,8 +236,12 @@ class Tpm12Engine:
 
     def exchange(self, command: bytes, response: bytes) -> Exchange:
         """Name a command and its response; see `tpmcore.engine.Engine.exchange`."""
-        ordinal, code = (int.from_bytes(part[6:10], "big") for part in (command, response))
-        return Exchange(_name(Ordinal, ordinal), _name(ReturnCode, code), code in _REFUSALS)
+        ordinal, code = code_of(command), code_of(response)
+        return Exchange(ordinal_name(ordinal), code_name(code), code in _REFUSALS)
+
+    def describe(self, command: bytes, response: bytes) -> Description:
+        """Describe a command and its response; see `tpmcore.engine.Engine.describe`."""
+        return describe(self._table, command, response)
 
     @property
     def volatile_version(self) -> int:
@@ -339,13 +347,6 @@ def _flags(tpm: Tpm) -> Iterator[str]:
         yield "established"
     if tpm.stany.transport_exclusive:
         yield "exclusive transport"
-
-
-def _name(names: type[Ordinal | ReturnCode], number: int) -> str:
-    try:
-        return names(number).name
-    except ValueError:
-        return f"{number:#x}"
 
 
 def _adopt(tpm: Tpm, state: VolatileState) -> None:

@@ -22,6 +22,7 @@ from daemons.runtime.host import (
 from daemons.runtime.log import Level, Log
 from daemons.runtime.volatile import VolatileMemory
 from tpmcore.engine import (
+    Description,
     Done,
     Duration,
     EffectResult,
@@ -121,6 +122,9 @@ class ToyEngine:
 
     def snapshot(self) -> Snapshot:
         return Snapshot(False, (), (f"count {self.count}",))
+
+    def describe(self, command: bytes, response: bytes) -> Description:
+        return Description(command.hex(), response.hex(), (), (), (), command, response)
 
     def exchange(self, command: bytes, response: bytes) -> Exchange:
         return Exchange(command.decode(), f"code {response[-1]}", b"r" in command)

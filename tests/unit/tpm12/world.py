@@ -19,6 +19,7 @@ import gmpy2  # type: ignore[import-untyped]
 
 from protocol.tpm12.constants import PhysicalPresenceFlags, ReturnCode, StartupType
 from tests.unit.tpm12.plain_state import plain_permanent
+from tests.unit.tpm12.shown import check_description
 from tpmcore import tss12
 from tpmcore.engine import (
     Done,
@@ -141,7 +142,8 @@ class Chip:
         """Execute one command at `locality` and perform its effects.
 
         Every command of every test is held against what the engine promises of its two states: no
-        permanent change without a Persist, no volatile one without a new version.
+        permanent change without a Persist, no volatile one without a new version, and no secret in
+        its description.
         """
         version, volatile = self.engine.volatile_version, self.engine.volatile_state()
         step = self.engine.execute(command, self.locality)
@@ -155,6 +157,7 @@ class Chip:
         assert plain_permanent(self.engine._tpm.permanent) == self.durable
         if self.engine.volatile_version == version:
             assert self.engine.volatile_state() == volatile
+        check_description(self.engine.describe(command, step), command, step)
         self.log.append((command, step))
         return step
 

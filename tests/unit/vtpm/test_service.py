@@ -23,6 +23,7 @@ from protocol.tpmif.unix import PeerCredentials
 from tests.unit.vtpm.fakes import GUEST, OTHER_GUEST, Lines
 from tests.unit.vtpm.test_manager_client import FakeManager
 from tpmcore.engine import (
+    Description,
     Done,
     Duration,
     EffectResult,
@@ -81,6 +82,9 @@ class FakeEngine:
 
     def snapshot(self) -> Snapshot:
         return Snapshot(False, (), ())
+
+    def describe(self, command: bytes, response: bytes) -> Description:
+        return Description(command.hex(), response.hex(), (), (), (), command, response)
 
     def exchange(self, command: bytes, response: bytes) -> Exchange:
         return Exchange(command.hex(), response.hex(), False)

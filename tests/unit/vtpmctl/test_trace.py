@@ -1,0 +1,433 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vtpmctl trace`: whose a command was, how it is shown, and what comes of daemons that go."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+from click.testing import CliRunner
+
+from daemons.runtime.control import Fields, serve_control
+from daemons.runtime.errors import DaemonError
+from daemons.runtime.log import Log
+from daemons.runtime.tracing import ClientIdentity, ClientSpan, FrontIdentity, TracedCommand
+from daemons.vtpmctl.attribution import Attributed, Attribution
+from daemons.vtpmctl.cli import main
+from daemons.vtpmctl.pcapng import CaptureFile
+from daemons.vtpmctl.trace import Connected, Dropped, Entry, Lost, follow
+from daemons.vtpmctl.trace_cli import View, plain_name
+from daemons.vtpmctl.tracetext import ProcessNames, json_object, line
+from protocol.tpm12.constants import Ordinal
+from tests.unit.vtpmctl.packets import read_capture
+from tpmcore.engine import Description, Field, SessionUse
+
+FRONT = FrontIdentity(pid=50, uid=1000, label="uid:1000", device=1)
+ANN = ClientIdentity(connection=1, pid=101, uid=0, address=None)
+BOB = ClientIdentity(connection=2, pid=102, uid=1000, address=None)
+COMMAND = bytes.fromhex("00c1 0000000e 00000015 0000000a")
+RESPONSE = bytes.fromhex("00c4 0000001e 00000000") + b"\xc3" * 20
+QUIET = Log("test", sink=lambda _line: None)
+
+READ = TracedCommand(
+    Description(
+        command="PCR_READ",
+        code="SUCCESS",
+        parameters=(Field("pcrIndex", "10"),),
+        results=(Field("outDigest", "c3" * 20),),
+        sessions=(SessionUse("0x01020304", True), SessionUse("0x05060708", False)),
+        shown_command=COMMAND,
+        shown_response=RESPONSE,
+    ),
+    locality=2,
+    front=FRONT,
+    unix_time=1_764_000_000.5,
+    ended_ns=1000,
+    duration_us=12.5,
+)
+
+
+def _at(ended_ns: int) -> TracedCommand:
+    return replace(READ, ended_ns=ended_ns)
+
+
+def _clients(*attributed: Attributed) -> list[ClientIdentity | None]:
+    return [one.client for one in attributed]
+
+
+# --- whose a command was --------------------------------------------------------------------------
+
+
+def test_a_command_is_of_the_client_in_whose_span_it_ended() -> None:
+    attribution = Attribution()
+    attribution.front_begins(FRONT.pid)
+    assert list(attribution.add_command(_at(15))) == []
+    assert _clients(*attribution.add_span(ClientSpan(ANN, 10, 20))) == [ANN]
+    assert list(attribution.add_span(ClientSpan(BOB, 20, 30))) == []
+    assert _clients(*attribution.add_command(_at(25))) == [BOB]
+
+
+def test_a_command_whose_span_is_missing_is_of_nobody_and_takes_nobody_elses() -> None:
+    attribution = Attribution()
+    attribution.front_begins(FRONT.pid)
+    told = [
+        *attribution.add_command(_at(5)),
+        *attribution.add_command(_at(25)),
+        *attribution.add_span(ClientSpan(ANN, 10, 20)),
+        *attribution.add_span(ClientSpan(BOB, 30, 40)),
+        *attribution.add_command(_at(35)),
+    ]
+    assert _clients(*told) == [None, None, BOB]
+
+
+def test_spans_without_a_command_disturb_nobody() -> None:
+    attribution = Attribution()
+    attribution.front_begins(FRONT.pid)
+    for start in range(0, 100, 10):
+        assert list(attribution.add_span(ClientSpan(ANN, start, start + 10))) == []
+    assert list(attribution.add_span(ClientSpan(BOB, 100, 110))) == []
+    assert _clients(*attribution.add_command(_at(105))) == [BOB]
+
+
+def test_nobody_waits_for_a_front_that_does_not_tell() -> None:
+    attribution = Attribution()
+    assert _clients(*attribution.add_command(_at(5))) == [None]
+    attribution.front_begins(FRONT.pid + 1)
+    assert _clients(*attribution.add_command(_at(6))) == [None]
+    assert _clients(*attribution.add_command(replace(READ, front=None))) == [None]
+    attribution.front_begins(FRONT.pid)
+    assert list(attribution.add_command(_at(7))) == []
+    assert attribution.is_waiting
+    assert _clients(*attribution.front_ends()) == [None]
+    assert not attribution.is_waiting
+
+
+def test_commands_stay_in_order_while_one_waits() -> None:
+    attribution = Attribution()
+    attribution.front_begins(FRONT.pid)
+    waiting, itself = _at(15), replace(READ, front=None, ended_ns=16)
+    assert [*attribution.add_command(waiting), *attribution.add_command(itself)] == []
+    told = list(attribution.add_span(ClientSpan(ANN, 10, 20)))
+    assert [one.traced for one in told] == [waiting, itself]
+    assert _clients(*told) == [ANN, None]
+
+
+# --- how it is shown ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def names(tmp_path: Path) -> ProcessNames:
+    (tmp_path / str(ANN.pid)).mkdir()
+    (tmp_path / str(ANN.pid) / "comm").write_text("tcsd\n")
+    (tmp_path / "103").mkdir()
+    (tmp_path / "103" / "comm").write_text("a\x1b[2Jb\n")
+    return ProcessNames(tmp_path)
+
+
+def test_a_line_has_who_what_and_how_it_went(names: ProcessNames) -> None:
+    assert line(Attributed(READ, ANN), names).partition(" ")[2] == (
+        "tcsd[101]#1 locality 2: PCR_READ pcrIndex=10 session=0x01020304+ session=0x05060708 -> "
+        f"SUCCESS outDigest={'c3' * 20}, 12.5us"
+    )
+
+
+def test_a_structure_is_in_braces(names: ProcessNames) -> None:
+    nested = (Field("key", (Field("usage", "SIGNING"), Field("encData", "<256 bytes>"))),)
+    traced = replace(READ, description=replace(READ.description, parameters=nested, sessions=()))
+    assert "PCR_READ key={usage=SIGNING encData=<256 bytes>} -> " in line(
+        Attributed(traced, None), names
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "who"),
+    [
+        (Attributed(READ, BOB), "?[102]#2"),
+        (Attributed(READ, ClientIdentity(7, 103, 0, None)), "a?[2Jb[103]#7"),
+        (Attributed(READ, ClientIdentity(8, None, None, "127.0.0.1:5000")), "127.0.0.1:5000#8"),
+        (Attributed(READ, None), "front[50]"),
+        (Attributed(replace(READ, front=None), None), "vtpm"),
+    ],
+)
+def test_whoever_is_not_known_has_a_name_all_the_same(
+    one: Attributed, who: str, names: ProcessNames
+) -> None:
+    assert line(one, names).split(" ")[1] == who
+
+
+@pytest.mark.parametrize(
+    ("duration_us", "words"),
+    [(12.345, "12.3us"), (4321.0, "4.3ms"), (3_210_000.0, "3.21s")],
+)
+def test_durations_have_the_unit_that_people_use(
+    duration_us: float, words: str, names: ProcessNames
+) -> None:
+    traced = replace(READ, duration_us=duration_us)
+    assert line(Attributed(traced, None), names).endswith(f", {words}")
+
+
+def test_an_object_has_everything(names: ProcessNames, capsys: pytest.CaptureFixture[str]) -> None:
+    View("g1", as_json=True, names=names).show(Attributed(READ, ANN))
+    assert json.loads(capsys.readouterr().out) == {
+        "guest": "g1",
+        "unix_time": 1764000000.5,
+        "command": "PCR_READ",
+        "parameters": {"pcrIndex": "10"},
+        "sessions": [
+            {"handle": "0x01020304", "continues": True},
+            {"handle": "0x05060708", "continues": False},
+        ],
+        "result": "SUCCESS",
+        "response": {"outDigest": "c3" * 20},
+        "duration_us": 12.5,
+        "locality": 2,
+        "client": {
+            "connection": 1,
+            "pid": 101,
+            "uid": 0,
+            "address": None,
+            "process": "tcsd",
+        },
+        "front": {"pid": 50, "uid": 1000, "label": "uid:1000", "device": 1},
+    }
+
+
+def test_every_member_of_an_object_is_documented(names: ProcessNames) -> None:
+    page = (Path(__file__).parents[3] / "docs/operating.md").read_text()
+    table = page.partition("\n## Watching a guest's TPM")[2].partition("\n## ")[0]
+    rows = table.partition("| member |")[2]
+    told = json_object(Attributed(READ, ANN), names, "g1")
+    inner = [key for one in (told["client"], told["front"]) if isinstance(one, dict) for key in one]
+    assert {key for key in (*told, *inner) if f"`{key}`" not in rows} == set()
+
+
+def test_a_capture_has_the_redacted_bytes_and_the_words(
+    names: ProcessNames, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = io.BytesIO()
+    view = View("g1", as_json=False, names=names, capture=CaptureFile(out, "g1"), is_silent=True)
+    for client in (ANN, BOB, ANN, None):
+        view.show(Attributed(READ, client))
+    assert capsys.readouterr().out == ""
+    _, packets = read_capture(out.getvalue())
+    assert [one.payload for one in packets] == [COMMAND, RESPONSE] * 4
+    assert packets[0].comment.startswith("tcsd[101]#1 locality 2: PCR_READ pcrIndex=10")
+    assert packets[1].comment == f"SUCCESS outDigest={'c3' * 20}, 12.5us"
+    assert packets[1].time_us - packets[0].time_us in (12, 13)
+    assert len({one.source for one in packets[::2]}) == 3
+
+
+def test_only_what_is_asked_for_is_shown_and_counted(
+    names: ProcessNames, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = replace(READ, description=replace(READ.description, command="EXTEND"))
+    out = io.BytesIO()
+    view = View(
+        "g1",
+        as_json=False,
+        names=names,
+        commands=["TPM_ORD_PcrRead"],
+        count=2,
+        capture=CaptureFile(out, "g1"),
+    )
+    shown = [view.show(Attributed(traced, None)) for traced in (READ, other, READ)]
+    assert shown == [True, True, False]
+    assert capsys.readouterr().out.count("\n") == 2
+    assert len(read_capture(out.getvalue())[1]) == 4
+
+
+def test_gaps_are_told_beside_the_lines_and_among_the_objects(
+    names: ProcessNames, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entries: list[Entry] = [Connected(), Dropped(7), Lost(), Connected()]
+    text, objects = View("g1", as_json=False), View("g1", as_json=True)
+    for entry in entries:
+        assert text.show(entry)
+    written = capsys.readouterr()
+    assert written.out == ""
+    assert written.err.splitlines() == [
+        "watching guest g1",
+        "7 commands are missing here",
+        "the vtpm of guest g1 is gone; waiting for it",
+        "watching guest g1 again",
+    ]
+    for entry in entries:
+        assert objects.show(entry)
+    assert [json.loads(one) for one in capsys.readouterr().out.splitlines()] == [
+        {"guest": "g1", "event": "connected"},
+        {"guest": "g1", "dropped": 7},
+        {"guest": "g1", "event": "lost"},
+        {"guest": "g1", "event": "connected"},
+    ]
+
+
+def test_no_two_commands_have_the_same_plain_name() -> None:
+    assert len({plain_name(one.name) for one in Ordinal}) == len(Ordinal)
+    spellings = ("PCR_READ", "pcr_read", "PcrRead", "TPM_PCRRead", "TPM_ORD_PcrRead")
+    assert {plain_name(one) for one in spellings} == {"pcrread"}
+
+
+# --- daemons that come and go ---------------------------------------------------------------------
+
+
+class Script:
+    """A stream of lines, which then waits."""
+
+    def __init__(self, result: Fields, lines: Sequence[Fields]) -> None:
+        self.result = result
+        self._lines = list(lines)
+
+    async def next(self) -> Sequence[Fields]:
+        if not self._lines:
+            await trio.sleep_forever()
+        return [self._lines.pop(0)]
+
+    def close(self) -> None:
+        pass
+
+
+@asynccontextmanager
+async def telling(
+    path: Path, lines: Sequence[Fields], result: Fields | None = None
+) -> AsyncIterator[None]:
+    """Have a daemon tell these lines to each who asks."""
+
+    def opened(_args: Fields) -> Script:
+        return Script(result or {}, lines)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(serve_control, path, {}, log=QUIET, streams={"trace": opened}))
+        yield
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def following(folder: Path) -> AsyncIterator[trio.MemoryReceiveChannel[Entry]]:
+    """Follow the daemons of a folder."""
+    send, entries = trio.open_memory_channel[Entry](0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(follow, folder / "vtpm", folder / "front", send)
+        with trio.fail_after(10):
+            yield entries
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_streams_of_both_daemons_become_one(run_dir: Path) -> None:
+    spans = [ClientSpan(ANN, 900, 1100).fields(), {"dropped": 2}]
+    async with (
+        telling(run_dir / "front", spans, {"pid": FRONT.pid}),
+        telling(run_dir / "vtpm", [READ.fields(), {"dropped": 3}]),
+        following(run_dir) as entries,
+    ):
+        assert [await entries.receive() for _ in range(3)] == [
+            Connected(),
+            Attributed(READ, ANN),
+            Dropped(3),
+        ]
+
+
+async def test_without_a_front_nobody_knows_the_client(run_dir: Path) -> None:
+    async with telling(run_dir / "vtpm", [READ.fields()]), following(run_dir) as entries:
+        assert await entries.receive() == Connected()
+        assert await entries.receive() == Attributed(READ, None)
+
+
+@pytest.mark.parametrize("told", [[], [{"client": 3, "after_ns": 1, "until_ns": 2}]])
+async def test_a_front_that_cannot_tell_is_no_reason_to_see_nothing(
+    run_dir: Path, told: Sequence[Fields]
+) -> None:
+    async with (
+        telling(run_dir / "front", told, {"pid": "x"} if not told else {"pid": FRONT.pid}),
+        telling(run_dir / "vtpm", [READ.fields()]),
+        following(run_dir) as entries,
+    ):
+        assert await entries.receive() == Connected()
+        assert await entries.receive() == Attributed(READ, None)
+
+
+async def test_a_front_that_says_nothing_delays_a_command_and_does_not_hide_it(
+    run_dir: Path,
+) -> None:
+    async with (
+        telling(run_dir / "front", [], {"pid": FRONT.pid}),
+        telling(run_dir / "vtpm", [READ.fields()]),
+        following(run_dir) as entries,
+    ):
+        assert await entries.receive() == Connected()
+        assert await entries.receive() == Attributed(READ, None)
+
+
+async def test_a_vtpm_that_goes_and_comes_back_is_picked_up_again(run_dir: Path) -> None:
+    async with following(run_dir) as entries:
+        for _ in range(2):
+            async with telling(run_dir / "vtpm", [READ.fields()]):
+                assert await entries.receive() == Connected()
+                assert await entries.receive() == Attributed(READ, None)
+            assert await entries.receive() == Lost()
+
+
+@pytest.mark.parametrize(
+    "told",
+    [{"command": 1}, {**READ.fields(), "front": 3}, {**READ.fields(), "parameters": {"a": 1}}],
+)
+async def test_a_daemon_that_tells_something_else_is_of_another_version(
+    run_dir: Path, told: Fields
+) -> None:
+    async def look() -> None:
+        async with telling(run_dir / "vtpm", [told]), following(run_dir) as entries:
+            await entries.receive()
+            await entries.receive()
+
+    with pytest.raises(ExceptionGroup) as raised:
+        await look()
+    assert raised.value.split(DaemonError)[1] is None
+    assert "is of another version" in str(_leaf(raised.value))
+
+
+def _leaf(error: BaseException) -> BaseException:
+    return _leaf(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
+
+
+def test_lines_are_read_as_they_were_written() -> None:
+    for traced in (READ, replace(READ, front=None)):
+        assert TracedCommand.parse(json.loads(json.dumps(traced.fields()))) == traced
+    over_tcp = ClientIdentity(3, None, None, "[::1]:5000")
+    for span in (ClientSpan(ANN, 1, 2), ClientSpan(over_tcp, 1, 2), ClientSpan(None, 1, 2)):
+        assert ClientSpan.parse(json.loads(json.dumps(span.fields()))) == span
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def _trace(root: Path, *words: str) -> tuple[int, str]:
+    done = CliRunner().invoke(main, ["trace", "--dir", str(root), *words])
+    return done.exit_code, done.output
+
+
+def _stack(root: Path) -> None:
+    guests = root / "state" / "etc" / "guests.d"
+    guests.mkdir(parents=True)
+    (guests / "g1.toml").write_text('uuid = "3ad736c9-7ca8-4222-8026-089a19910d4d"\n')
+
+
+def test_a_guest_that_is_not_there_is_an_error(run_dir: Path) -> None:
+    code, output = _trace(run_dir, "--guest", "other")
+    assert code == 1
+    assert "there is no guest other" in output
+
+
+def test_no_file_is_replaced_by_a_capture(run_dir: Path) -> None:
+    _stack(run_dir)
+    path = run_dir / "g1.pcapng"
+    path.write_text("precious")
+    code, output = _trace(run_dir, "--guest", "g1", "--pcap", str(path))
+    assert code == 1
+    assert f"{path} is there already; nothing was written" in output
+    assert path.read_text() == "precious"
