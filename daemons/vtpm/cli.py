@@ -120,6 +120,13 @@ Example:
     show_default=EndorsementKey.CREATE.value,
     help="Whether a new TPM gets its endorsement key at once.",
 )
+@click.option(
+    "--nvlock",
+    type=click.Choice(["0", "1"]),
+    show_default="1",
+    help="Whether a new TPM comes with its NV memory locked, so that permissions of areas count. "
+    "With 0 it is open for what a maker stores there, see vtpmctl manufacture.",
+)
 @loglevel_option
 @click.version_option(package_name="vtpm-suite")
 def main(
@@ -137,6 +144,7 @@ def main(
     maintcmds: str | None,
     locality: tuple[str, ...],
     ek: str | None,
+    nvlock: str | None,
     loglevel: str | None,
 ) -> None:
     """Run the virtual TPM of one guest.
@@ -168,6 +176,7 @@ def main(
             maintenance_commands=configured.maintcmds if maintcmds is None else maintcmds == "1",
             locality_rules=rules if locality else configured.localities,
             ek=configured.ek if ek is None else EndorsementKey(ek),
+            locks_nv=configured.nvlock if nvlock is None else nvlock == "1",
             level=level_of(loglevel, configured.loglevel),
         )
 

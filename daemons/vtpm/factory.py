@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Final
 
@@ -31,15 +31,14 @@ from tpmcore.tpm12 import Profile, Tpm12Engine, World
 from tpmcore.tss12 import Conversation
 
 
-def _factory_settings() -> tuple[Conversation[None], ...]:
-    """Return what is done to a TPM before anybody has it, as to Xen's."""
-    return (
-        tss12.startup(),
-        # A TPM comes with no way to assert physical presence switched on; the platform chooses.
-        tss12.tsc_physical_presence(PhysicalPresenceFlags.CMD_ENABLE),
-        # Until nvLocked is set no permission of any NV area counts.
-        tss12.nv_lock(),
-    )
+def _factory_settings(*, locks_nv: bool) -> Iterator[Conversation[None]]:
+    """Give what is done to a TPM before anybody has it, as to Xen's."""
+    yield tss12.startup()
+    # A TPM comes with no way to assert physical presence switched on; the platform chooses.
+    yield tss12.tsc_physical_presence(PhysicalPresenceFlags.CMD_ENABLE)
+    # Until nvLocked is set no permission of any NV area counts.
+    if locks_nv:
+        yield tss12.nv_lock()
 
 
 MIN_BUFFER_BYTES: Final = 3072
@@ -61,6 +60,7 @@ class Tpm12Maker:
         random: the TPM's generator.
         keys: where its RSA keys come from.
         """
+        self._locks_nv = config.locks_nv
         self._world = World(random, MonotonicTicks(), keys)
         self._profile = Profile(
             input_buffer_bytes=capacity_bytes(0),
@@ -92,7 +92,7 @@ class Tpm12Maker:
         """
         engine = Tpm12Engine.manufacture(self._world, self._profile)
         try:
-            for setting in _factory_settings():
+            for setting in _factory_settings(locks_nv=self._locks_nv):
                 tss12.run_sync(partial(_send, engine), setting)
         except TpmError as error:
             raise DaemonError(f"a new TPM does not take what a factory sets: {error}") from error

@@ -28,6 +28,7 @@ class Config:
         maintenance_commands: whether ordinals 44-48 answer.
         locality_rules: empty means that every locality is open to every client.
         ek: whether a new TPM gets its endorsement key at once.
+        locks_nv: whether permissions of NV areas count in a new TPM.
         level: of the log.
     """
 
@@ -43,4 +44,5 @@ class Config:
     maintenance_commands: bool = False
     locality_rules: tuple[LocalityRule, ...] = ()
     ek: EndorsementKey = EndorsementKey.CREATE
+    locks_nv: bool = True
     level: Level = Level.INFO

@@ -108,7 +108,7 @@ def _machine_text() -> str:
     return toml_text(
         "See vtpm.toml(5); what is not said here has its default.",
         {},
-        {"manager": {"shared_uid": True}},
+        {"compat": {"uids": [os.geteuid()]}, "manager": {"shared_uid": True}},
     )
 
 

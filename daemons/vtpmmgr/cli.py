@@ -218,7 +218,7 @@ def main(
             xen_lists=xen_lists or configured.xen_lists,
             level=level_of(loglevel, configured.loglevel),
         )
-        return Loaded(config, ClientTable.of_guests(configuration.guests.values()))
+        return Loaded(config, ClientTable.of_configuration(configuration))
 
     log = Log.of_process("vtpmmgr")
     try:

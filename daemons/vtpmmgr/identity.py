@@ -3,18 +3,19 @@
 kernel.
 
 A connection is admitted if the uid that the kernel reports for it is that of the guest whose uuid
-it claims.
+it claims; or if [compat] lists the uid, and the uuid is one of those that carry it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Self
 from uuid import UUID
 
-from daemons.runtime.config.options import Guest
+from daemons.runtime.config.options import Configuration
+from protocol.manager.compat import uid_of
 from protocol.manager.labels import approved_form, label_hash
 from protocol.manager.management import ConfigList
 from protocol.tpmif.errors import Refused
@@ -44,24 +45,30 @@ class ClientTable:
 
     Args:
         clients: no uuid twice.
+        compat_uids: users that may have vTPMs beside those, of uuids that carry their uid
+            (`protocol.manager.compat`).
     """
 
-    def __init__(self, clients: Iterable[Client]) -> None:
+    def __init__(self, clients: Iterable[Client], compat_uids: Collection[int] = ()) -> None:
         self._clients = {client.uuid: client for client in clients}
+        self._compat_uids = frozenset(compat_uids)
 
     @classmethod
-    def of_guests(cls, guests: Iterable[Guest]) -> Self:
-        """Return the table of a configuration's guests."""
+    def of_configuration(cls, configuration: Configuration) -> Self:
+        """Return the table of a configuration."""
         return cls(
-            Client(
-                uuid=guest.identity.uuid,
-                uid=guest.identity.uid,
-                label=guest.label,
-                group=guest.identity.group,
-                admin=guest.identity.admin,
-            )
-            for guest in guests
-            if guest.identity.uid is not None
+            (
+                Client(
+                    uuid=guest.identity.uuid,
+                    uid=guest.identity.uid,
+                    label=guest.label,
+                    group=guest.identity.group,
+                    admin=guest.identity.admin,
+                )
+                for guest in configuration.guests.values()
+                if guest.identity.uid is not None
+            ),
+            configuration.machine.compat.uids,
         )
 
     def __len__(self) -> int:
@@ -80,9 +87,17 @@ class ClientTable:
                 else's or nobody's.
         """
         client = self._clients.get(uuid)
+        if client is None and uid in self._compat_uids and uid_of(uuid) == uid:
+            # Group 0: nobody has said yet what it is, and there a first save makes it.
+            return Client(uuid, uid, compat_label(uid), group=0, admin=False)
         if client is None or client.uid != uid:
             raise Refused(f"uid {uid} may not be vTPM {uuid}")
         return client
+
+
+def compat_label(uid: int) -> str:
+    """Return what stands in for the label of a user's vTPMs that are not in the configuration."""
+    return f"compat-uid-{uid}"
 
 
 def effective_label(peer_label: str | None, client: Client) -> str:

@@ -25,6 +25,7 @@ from daemons.runtime.config.endpoints import check_endpoints
 from daemons.runtime.config.findings import BadConfig, Finding, Findings
 from daemons.runtime.config.options import (
     MACHINE_TABLES,
+    CompatOptions,
     Configuration,
     FrontOptions,
     Guest,
@@ -175,6 +176,8 @@ def examine(folder: Path, find_uid: FindUid = find_uid) -> Examination:
         if guest is not None:
             guests[name] = _with_uid(guest, find_uid, findings)
     _check_unique(guests, of_guest, shared_uid=machine.manager.shared_uid)
+    if not machine.manager.shared_uid:
+        _check_compat(guests, of_guest, machine.compat)
     excluded = {
         name for name, findings in of_guest.items() if findings.found and is_guest_name(name)
     }
@@ -196,7 +199,9 @@ def _read_machine(folder: Path, findings: Findings) -> Machine:
     manager = findings.table(content, "manager")
     vtpm = findings.table(content, "vtpm")
     front = findings.table(content, "front")
-    for name, table in (("hwtpm", hwtpm), ("manager", manager), ("vtpm", vtpm), ("front", front)):
+    compat = findings.table(content, "compat")
+    tables = {"hwtpm": hwtpm, "manager": manager, "vtpm": vtpm, "front": front, "compat": compat}
+    for name, table in tables.items():
         findings.check_known(table, names_of(MACHINE_TABLES[name]), f"{name}.")
     front_options = read_keys(FrontOptions, front, findings, prefix="front.") or FrontOptions()
     _check_tcp(front_options, findings)
@@ -205,6 +210,7 @@ def _read_machine(folder: Path, findings: Findings) -> Machine:
         read_keys(ManagerOptions, manager, findings, prefix="manager.") or ManagerOptions(),
         read_keys(VtpmOptions, vtpm, findings, prefix="vtpm.") or VtpmOptions(),
         front_options,
+        read_keys(CompatOptions, compat, findings, prefix="compat.") or CompatOptions(),
     )
 
 
@@ -265,6 +271,17 @@ def _check_unique(
     if not shared_uid:
         check("uid", uid, "; nothing else separates them")
     check("front.tcp", lambda guest: [endpoint.place for endpoint in guest.front.tcp], "")
+
+
+def _check_compat(
+    guests: Mapping[str, Guest], of_guest: Mapping[str, Findings], compat: CompatOptions
+) -> None:
+    """Find guests whose user [compat] lists: what it starts could be the guest's daemons."""
+    for name, guest in guests.items():
+        if guest.identity.uid in compat.uids:
+            of_guest[name].add(
+                "uid", f"{guest.identity.uid} is also in compat.uids; nothing else separates them"
+            )
 
 
 def _guest_names(folder: Path, findings: Findings) -> list[str]:

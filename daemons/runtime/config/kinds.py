@@ -6,6 +6,7 @@ from __future__ import annotations
 import enum
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final, TypeVar
 from uuid import UUID
 
@@ -25,6 +26,8 @@ from daemons.runtime.secret import WELL_KNOWN
 
 E = TypeVar("E", bound=enum.Enum)
 T = TypeVar("T")
+
+UIDS_LIMIT: Final = 64
 
 LABEL_LIMIT: Final = 127
 """Characters; Xen's manager cuts longer labels there, so two could become one. Here they are
@@ -229,3 +232,32 @@ ENDPOINTS: Final[Kind[tuple[TcpEndpoint, ...]]] = Kind(
     _read_endpoints,
     _show_endpoints,
 )
+
+
+def _read_uids(value: object) -> frozenset[int]:
+    if (
+        not isinstance(value, list)
+        or len(value) > UIDS_LIMIT
+        or not all(type(uid) is int and 0 <= uid <= ID_LAST for uid in value)
+    ):
+        raise _refusal(UIDS.form, value)
+    return frozenset(value)
+
+
+def _show_uids(uids: frozenset[int]) -> str:
+    return json.dumps(sorted(uids))
+
+
+UIDS: Final[Kind[frozenset[int]]] = Kind(
+    f"a list of at most {UIDS_LIMIT} user numbers", _read_uids, _show_uids
+)
+
+
+def _parse_path(text: str) -> Path:
+    path = Path(text)
+    if not path.is_absolute() or "\0" in text:
+        raise _refusal(PATH.form, text)
+    return path
+
+
+PATH: Final = _text("an absolute path", _parse_path, str)

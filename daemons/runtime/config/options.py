@@ -25,7 +25,9 @@ from daemons.runtime.config.kinds import (
     LOCALITIES,
     MODE,
     NV_INDEX,
+    PATH,
     PCRS,
+    UIDS,
     UUID_TEXT,
     choice,
     integer,
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 MAX_KEY_POOL: Final = 64
+DEFAULT_MANAGER: Final = Path("/run/vtpm/vtpmmgr/vtpmmgr.sock")
+"""Where the manager's unit listens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +153,13 @@ class VtpmOptions:
         default=EndorsementKey.CREATE,
         help="Whether a new TPM gets its endorsement key at once.",
     )
+    nvlock: bool = key(
+        BOOL,
+        default=True,
+        help="Whether a new TPM comes with its NV memory locked, so that permissions of areas "
+        "count. With false it is open for what a maker stores there: vtpmctl manufacture, which "
+        "locks it by --lock-nvram.",
+    )
     loglevel: Level = key(LEVEL, default=Level.INFO, live=True, help="What vtpm and tpmfront log.")
 
 
@@ -224,11 +235,32 @@ class Identity:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class CompatOptions:
+    """[compat]: processes that are started with swtpm's command line."""
+
+    uids: frozenset[int] = key(
+        UIDS,
+        default=frozenset(),
+        live=True,
+        help="Users that may make vTPMs of their own, in group 0, without a file in guests.d: "
+        "those whose programs start tpmfront swtpm-compat, such as QEMU's. Each may use only what "
+        "it has made itself. None of them may be a guest's, without shared_uid.",
+    )
+    manager: Path = key(
+        PATH,
+        default=DEFAULT_MANAGER,
+        help="Socket of vtpmmgr for tpmfront swtpm-compat; VTPM_MANAGER in the environment counts "
+        "before it.",
+    )
+
+
 MACHINE_TABLES: Final[Mapping[str, type[DataclassInstance]]] = {
     "hwtpm": HwtpmOptions,
     "manager": ManagerOptions,
     "vtpm": VtpmOptions,
     "front": FrontOptions,
+    "compat": CompatOptions,
 }
 """Tables of `vtpm.toml`; there are no keys outside of them."""
 
@@ -244,6 +276,7 @@ class Machine:
     manager: ManagerOptions = ManagerOptions()
     vtpm: VtpmOptions = VtpmOptions()
     front: FrontOptions = FrontOptions()
+    compat: CompatOptions = CompatOptions()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from daemons.runtime.files import WriteFailed
 
-TomlValue = bool | int | str | Sequence[str]
+TomlValue = bool | int | str | Sequence[str] | Sequence[int]
 TomlTable = Mapping[str, TomlValue]
 
 

@@ -20,6 +20,7 @@ from daemons.runtime.config.folder import (
     load_without_bad_guests,
 )
 from daemons.runtime.config.options import (
+    CompatOptions,
     FrontOptions,
     Machine,
     ManagerOptions,
@@ -55,6 +56,10 @@ localities = ["dom0=0,1,2", "*:vm_t=0"]
 
 [front]
 stream_mode = "0660"
+
+[compat]
+uids = [64055, 0]
+manager = "/run/elsewhere.sock"
 """
 
 
@@ -112,6 +117,7 @@ def test_every_key_of_the_machine_counts(folder: Path) -> None:
         ),
     )
     assert machine.front == FrontOptions(stream_mode=0o660)
+    assert machine.compat == CompatOptions(frozenset({0, 64055}), Path("/run/elsewhere.sock"))
 
 
 def test_a_guest_has_what_its_file_says_and_else_what_the_machine_says(folder: Path) -> None:
@@ -188,6 +194,11 @@ def test_a_guests_daemon_reads_its_own_file_and_needs_no_user_and_no_neighbour(
         ("[vtpm]\nlocalities = ['a']", "vtpm.localities: 'a' is not <label>=<n>[,<n>...]"),
         ("[vtpm]\nlocalities = ['a=256']", "vtpm.localities: locality 256: the last one is 255"),
         ("[vtpm]\nek = true", 'vtpm.ek: must be "create" or "none", not true'),
+        ("[compat]\nuids = 5", "compat.uids: must be a list of at most 64 user numbers, not 5"),
+        ("[compat]\nuids = ['tss']", "compat.uids: must be a list of at most 64 user numbers"),
+        ("[compat]\nuids = [true]", "compat.uids: must be a list of at most 64 user numbers"),
+        ("[compat]\nuids = [4294967295]", "compat.uids: must be a list of at most 64 user numb"),
+        ("[compat]\nmanager = 'x'", "compat.manager: must be an absolute path, not 'x'"),
         ("[front]\nstream_mode = 660", "front.stream_mode: must be permissions in octal, such as"),
         ("[front]\nstream_mode = '888'", "front.stream_mode: '888' is no file mode"),
         ("[front]\ntcp = 6545", "front.tcp: must be a list of ports or strings"),
@@ -204,6 +215,15 @@ def test_a_mistake_in_the_machines_file_is_named(folder: Path, text: str, findin
     with pytest.raises(BadConfig) as caught:
         load_machine(folder)
     assert caught.value.exit_code == 3
+
+
+def test_a_guests_user_must_not_be_one_of_compat(folder: Path) -> None:
+    write_guest(folder, "g1", f'uuid = "{U1}"\nuid = 1000')
+    write(folder / "vtpm.toml", "[compat]\nuids = [1000]")
+    (only,) = found(folder)
+    assert only.startswith("guests.d/g1.toml: uid: 1000 is also in compat.uids")
+    write(folder / "vtpm.toml", "[compat]\nuids = [1000]\n[manager]\nshared_uid = true")
+    assert found(folder) == []
 
 
 def test_a_secret_in_a_file_that_everybody_reads_is_refused_and_not_repeated(folder: Path) -> None:
