@@ -66,6 +66,7 @@ class Client:
         "identity",
         "idle_since",
         "is_dismissed",
+        "is_for_one_command",
         "is_idle",
         "is_submitted",
         "locality",
@@ -90,6 +91,8 @@ class Client:
         self.is_idle = True
         # Since which of all the times that a client began to wait.
         self.idle_since = 0
+        # It ends with the first response.
+        self.is_for_one_command = False
         self.command: bytes | None = None
         # The vTPM may have it: a stop waits for the answer. Set by the link.
         self.is_submitted = False
@@ -130,8 +133,12 @@ class Clients:
         self._connections = 0
         self._clients: dict[Client, Peer] = {}
         self._is_stopping = False
+        # Of all clients, whatever their socket's is; None: there is none.
+        self._common_locality: int | None = None
         self.on_change: Callable[[], None] = lambda: None
         """Called when `count` changes."""
+        self.answer_here: Callable[[bytes], bytes | None] | None = None
+        """Gives the response to a command that is not for the vTPM, None for any other."""
 
     @property
     def count(self) -> int:
@@ -147,25 +154,46 @@ class Clients:
         """Return whose command it is; None: of no client."""
         return submission.identity if isinstance(submission, Client) else None
 
-    async def serve(self, listener: SocketType, locality: int) -> None:
+    def set_common_locality(self, locality: int) -> None:
+        """Have every later command of any client come from this locality."""
+        self._common_locality = locality
+        for client in self._clients:
+            client.set_locality(locality)
+
+    async def serve(
+        self, listener: SocketType, locality: int, *, one_command: bool = False
+    ) -> None:
         """Accept clients of one socket until cancelled; their commands have this locality.
 
         Then it goes on until `stop` has ended those that there are.
+
+        Args:
+            listener: the socket.
+            locality: of commands.
+            one_command: whether a connection ends after one response.
         """
         async with trio.open_nursery() as nursery:
             while True:
                 connection = await accept(listener, self._log)
                 # trio's wrapper makes a scheduler round of every call; the raw socket does not.
                 raw = socket.socket(fileno=connection.detach())
-                nursery.start_soon(self._serve_new, raw, locality)
+                nursery.start_soon(self.serve_connection, raw, locality, one_command)
 
-    async def _serve_new(self, raw: socket.socket, locality: int) -> None:
+    async def serve_connection(
+        self, raw: socket.socket, locality: int, one_command: bool = False
+    ) -> None:
+        """Serve a client that is connected, until it goes or `stop` ends it; the socket is closed
+        then."""
         peer = peer_of(raw)
         if self._is_full(peer):
             raw.close()
             return
         prepare(raw)
-        await self.serve_client(Client(raw, locality, self._handover.take(raw, locality)), peer)
+        if self._common_locality is not None:
+            locality = self._common_locality
+        client = Client(raw, locality, self._handover.take(raw, locality))
+        client.is_for_one_command = one_command
+        await self.serve_client(client, peer)
 
     def _is_full(self, peer: Peer) -> bool:
         """Whether there is no place for one more of a peer, nor can be made."""
@@ -313,6 +341,8 @@ class Clients:
             client.command = command
             if command.startswith(REQUEST_PREFIX):
                 response = _NO_SUCH_TAG
+            elif self.answer_here is not None and (answer := self.answer_here(command)):
+                response = answer
             else:
                 response = await self._link.transact(command, client.locality, client)
             client.is_submitted = True  # answered, which is as good
@@ -320,6 +350,8 @@ class Clients:
             await send_all(raw, response)
             client.command = None
             client.is_submitted = False
+            if client.is_for_one_command:
+                return False
 
     async def _receive(self, client: Client) -> bytes | None:
         """Return what is there, waiting for the first byte; b"" at the end of the stream, None if

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import trio
@@ -216,10 +217,7 @@ class ControlChannel:
             kept: connections of the last process, of the roles DATA and CONTROL.
         """
         async with trio.open_nursery() as nursery:
-
-            def open_data(fd: int, peer: PeerCredentials) -> ReturnCode:
-                return self._data.open(fd, peer, nursery)
-
+            open_data = partial(self._open_data, nursery)
             ours = {one.role: one for one in kept}
             client, passed = ours.get(Role.CONTROL), ours.get(Role.DATA)
             peer = None if client is None else peer_credentials(client.connection)
@@ -236,6 +234,16 @@ class ControlChannel:
                 raw = socket.socket(fileno=accepted.detach())
                 slot = self._handover.take(raw, self._data.locality, Role.CONTROL)
                 await self._serve_one(_Connection(raw, slot, peer_credentials(raw), open_data))
+
+    async def serve_connection(self, raw: socket.socket) -> None:
+        """Serve the one client that there is, until it goes; the socket is closed then."""
+        async with trio.open_nursery() as nursery:
+            slot = self._handover.take(raw, self._data.locality, Role.CONTROL)
+            open_data = partial(self._open_data, nursery)
+            await self._serve_one(_Connection(raw, slot, peer_credentials(raw), open_data))
+
+    def _open_data(self, nursery: trio.Nursery, fd: int, peer: PeerCredentials) -> ReturnCode:
+        return self._data.open(fd, peer, nursery)
 
     def stop(self) -> None:
         """Have the client left alone as soon as no request of it is under way."""

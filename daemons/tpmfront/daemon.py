@@ -121,7 +121,8 @@ async def serve(
             going = await nursery.start(link.run_shielded)
             try:
                 async with trio.open_nursery() as serving:
-                    serving.start_soon(_stop_when_cancelled, clients, ctrl)
+                    stops = [clients.stop] if ctrl is None else [ctrl.channel.stop, clients.stop]
+                    serving.start_soon(stop_when_cancelled, stops)
                     serving.start_soon(handover.run)
                     serving.start_soon(line.run)
                     await serving.start(
@@ -160,13 +161,13 @@ async def serve(
                 going.cancel()
 
 
-async def _stop_when_cancelled(clients: Clients, ctrl: Ctrl | None) -> None:
+async def stop_when_cancelled(stops: Sequence[Callable[[], None]]) -> None:
+    """Have a stop finish what is under way, and no more, by calling these."""
     try:
         await trio.sleep_forever()
     finally:
-        if ctrl is not None:
-            ctrl.channel.stop()
-        clients.stop()
+        for stop in stops:
+            stop()
 
 
 class Ctrl:

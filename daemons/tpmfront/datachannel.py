@@ -45,6 +45,8 @@ class DataChannel:
         self._locality = 0
         self.on_change: Callable[[], None] = lambda: None
         """Called when `is_open` changes."""
+        self.on_locality: Callable[[int], None] = lambda _locality: None
+        """Called with a locality that was set."""
 
     @property
     def is_open(self) -> bool:
@@ -61,6 +63,7 @@ class DataChannel:
         self._locality = locality
         if self._client is not None:
             self._client.set_locality(locality)
+        self.on_locality(locality)
 
     def open(self, fd: int, peer: PeerCredentials, nursery: trio.Nursery) -> ReturnCode:
         """Serve a connection that a peer passed.

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`tpmfront swtpm-compat`, which a link named swtpm to tpmfront is as well.
+
+The commands take their words as they are: swtpm's rules are others than click's. What click is told
+of the options is for the help, the manual and the completions.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import click
+
+from daemons.runtime.errors import ExitCode
+from daemons.tpmfront.compat.capabilities import version
+from daemons.tpmfront.compat.grammar import Option, options_of
+from daemons.tpmfront.compat.options import Interface
+from daemons.tpmfront.compat.process import run
+
+NAME: Final = "swtpm-compat"
+LINK: Final = "swtpm"
+
+_EXAMPLES: Final = {
+    Interface.SOCKET: """\b
+Example:
+  tpmfront swtpm-compat socket --tpmstate dir=state --daemon \\
+           --server type=unixio,path=tpm.sock --flags not-need-init,startup-clear
+""",
+    Interface.CHARDEV: """\b
+Example:
+  tpmfront swtpm-compat chardev --tpmstate dir=state --fd 3
+""",
+}
+
+
+def words_of_link(argv: Sequence[str]) -> list[str] | None:
+    """Return the words for `tpmfront` if it was called by a link named swtpm; None if not."""
+    return [NAME, *argv[1:]] if Path(argv[0]).name == LINK else None
+
+
+class _Words(click.Command):
+    """A command that reads its words itself."""
+
+    def __init__(self, interface: Interface) -> None:
+        self.interface = interface
+        super().__init__(
+            interface.value,
+            params=[_parameter(one) for one in options_of(interface)],
+            help=_HELPS[interface],
+            epilog=_EXAMPLES[interface],
+            add_help_option=False,
+        )
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.args = list(args)
+        return []
+
+    def invoke(self, ctx: click.Context) -> object:
+        run(self.interface, ctx.args, ctx.get_help(), os.environ, click.echo)
+
+
+class _Interfaces(click.Group):
+    """swtpm's own words before the interface's: -h, -v; and its exit code 1 for what is none."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] in {"-v", "--version"}:
+            click.echo(version())
+            ctx.exit(ExitCode.OK)
+        if args and args[0] in {"-h", "--help"}:
+            click.echo(ctx.get_help())
+            ctx.exit(ExitCode.OK)
+        if not args:
+            self._refuse(ctx, "Missing TPM interface type.")
+        if args[0] not in self.commands:
+            self._refuse(ctx, f"Unsupported TPM interface type '{args[0]}'.")
+        return super().parse_args(ctx, args)
+
+    def _refuse(self, ctx: click.Context, reason: str) -> None:
+        click.echo(f"swtpm: {reason}\n\n{ctx.get_help()}", err=True)
+        sys.exit(ExitCode.FAILED)
+
+
+_HELPS: Final = {
+    Interface.SOCKET: "Serve a TPM at sockets, with the options of swtpm socket.",
+    Interface.CHARDEV: "Serve a TPM at a character device, with the options of swtpm chardev.",
+}
+
+
+def _parameter(option: Option) -> click.Option:
+    names = [f"--{option.name}", *([f"-{option.letter}"] if option.letter else [])]
+    return click.Option(
+        names,
+        help=option.help,
+        metavar=option.form,
+        is_flag=option.form is None,
+        expose_value=False,
+    )
+
+
+@click.group(
+    NAME,
+    cls=_Interfaces,
+    epilog=_EXAMPLES[Interface.SOCKET],
+    context_settings={"max_content_width": 100},
+)
+def compat_group() -> None:
+    """Run a TPM by swtpm's command line, for programs that start swtpm.
+
+    A link named swtpm to tpmfront is this command. The TPM is a TPM 1.2 of this suite: a vtpm of
+    its own in the folder of --tpmstate, whose keys the manager has. The manager must admit the
+    user, see [compat] in vtpm.toml(5); where it is says VTPM_MANAGER in the environment, else
+    [compat] of /etc/vtpm/vtpm.toml, or of the folder VTPM_CONFIG. Differences from swtpm are in the
+    suite's manual.
+    """
+
+
+for _interface in Interface:
+    compat_group.add_command(_Words(_interface))

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What must be there before the TPM is started: the folder for itself, and a manager that lets us
+be its vTPM."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+import trio
+
+from daemons.runtime.config.folder import load_machine
+from daemons.runtime.config.options import DEFAULT_MANAGER
+from daemons.tpmfront.compat.capabilities import STATE_NAME
+from daemons.tpmfront.compat.errors import Refusal
+from daemons.tpmfront.compat.identity import candidates, read_identity, write_identity
+from protocol.tpmif.errors import BackendRefused, TpmifError
+from protocol.tpmif.unix import open_frontend
+
+MANAGER_VARIABLE: Final = "VTPM_MANAGER"
+LOCK_NAME: Final = ".vtpm.lock"
+_IMAGE_LOCK: Final = ".lock"
+_RUN_PREFIX: Final = "vtpm-swtpm-"
+_PATH_LIMIT_BYTES: Final = 4096
+_PREDECESSOR_S: Final = 3.0
+"""How long a process that was told to end may take: swtpm is gone when SHUTDOWN is answered."""
+_ORPHAN_S: Final = 15.0
+"""How long the vtpm of a process that was killed may take to end."""
+_POLL_S: Final = 0.05
+_MANAGER_S: Final = 30.0
+
+
+def find_manager(config: Path, environ: Mapping[str, str]) -> Path:
+    """Return the manager's socket.
+
+    Args:
+        config: folder of vtpm.toml, which need not exist.
+        environ: VTPM_MANAGER counts first.
+
+    Raises:
+        BadConfig: the configuration has a mistake.
+    """
+    named = environ.get(MANAGER_VARIABLE, "")
+    if named:
+        return Path(named)
+    if not config.is_dir():
+        return DEFAULT_MANAGER
+    return load_machine(config).compat.manager
+
+
+async def lock_folder(folder: Path) -> int:
+    """Keep other processes away from a folder of --tpmstate; return the descriptor whose closing
+    ends that.
+
+    Waits a little for one that is about to end, and for the vtpm of one that was killed.
+
+    Raises:
+        Refusal: it is no folder of ours, or another process has it.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        fd = os.open(folder / LOCK_NAME, flags, 0o600)
+    except OSError as error:
+        raise Refusal(f"Could not lock access to {folder}: {error.strerror}") from None
+    try:
+        if not await _lock(fd, _PREDECESSOR_S):
+            raise Refusal(f"{folder} is in use by another process")
+        await _wait_image_free(folder / STATE_NAME)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def make_run_folder(lock: int) -> Path:
+    """Make a private folder for sockets, and remove that of a process that was killed.
+
+    Args:
+        lock: of `lock_folder`; the file says where the folder is.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    left = Path(os.fsdecode(os.pread(lock, _PATH_LIMIT_BYTES, 0)))
+    if left.parent == Path(tempfile.gettempdir()) and left.name.startswith(_RUN_PREFIX):
+        # Does not follow links, and cannot remove what is another user's.
+        shutil.rmtree(left, ignore_errors=True)
+    made = tempfile.mkdtemp(prefix=_RUN_PREFIX)
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, os.fsencode(made), 0)
+    return Path(made)
+
+
+async def _wait_image_free(state: Path) -> None:
+    """Wait until no vtpm has its state folder."""
+    try:
+        fd = os.open(state / _IMAGE_LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return  # none was ever there
+    try:
+        if not await _lock(fd, _ORPHAN_S):
+            raise Refusal(f"{state} is in use by another vtpm")
+    finally:
+        os.close(fd)
+
+
+async def _lock(fd: int, limit_s: float) -> bool:
+    """Lock a file within a time; whether it is locked."""
+    with trio.move_on_after(limit_s):
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except BlockingIOError:
+                await trio.sleep(_POLL_S)
+    return False
+
+
+async def find_identity(folder: Path, manager: Path) -> UUID:
+    """Return the vTPM of a folder, which the manager admits; what was found is written down.
+
+    Args:
+        folder: of --tpmstate; ours alone.
+        manager: its socket.
+
+    Raises:
+        Refusal: there is no manager, or it admits none.
+    """
+    known = read_identity(folder)
+    uid = os.geteuid()
+    for uuid in [known] if known is not None else candidates(folder, uid):
+        if await _is_admitted(manager, uuid):
+            if known is None:
+                write_identity(folder, uuid)
+            return uuid
+    what = f"uid {uid} may not be vTPM {known}" if known is not None else f"uid {uid} has no vTPM"
+    raise Refusal(
+        f"the manager at {manager} refuses: {what}. Put {uid} into uids of [compat] in its "
+        "vtpm.toml and run vtpmctl reload; or give a guest of guests.d this uid, and its uuid to "
+        f"{folder / 'vtpm.uuid'}"
+    )
+
+
+async def _is_admitted(manager: Path, uuid: UUID) -> bool:
+    try:
+        with trio.fail_after(_MANAGER_S):
+            async with open_frontend(manager, uuid=uuid, linger=False):
+                return True
+    except BackendRefused:
+        return False
+    except (OSError, TpmifError, trio.TooSlowError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error) or "no answer"
+        raise Refusal(
+            f"no manager at {manager} ({reason}): start it (systemctl start vtpmmgr, or vtpmctl "
+            f"up), or say where it is by {MANAGER_VARIABLE} in the environment"
+        ) from None

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A link named swtpm to tpmfront, as somebody has it who replaced swtpm by this suite.
+
+link = make_link(folder / "bin", manager_socket)
+with link.daemon("socket", "--tpmstate", "dir=D", ..., pid=folder / "pid") as pid:
+    ask(path, command)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.integration.stack import ANSWER_LIMIT_S, transact
+
+LIMIT_S = 60.0
+
+
+@dataclass
+class Link:
+    """The link, and what the programs behind it find in their environment.
+
+    Attributes:
+        path: of the link, in a folder of its own.
+        manager: socket of the manager.
+        environ: more of the environment.
+    """
+
+    path: Path
+    manager: Path
+    environ: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The whole environment: the link comes before swtpm itself."""
+        path = f"{self.path.parent}:{os.environ['PATH']}"
+        return {**os.environ, "PATH": path, "VTPM_MANAGER": str(self.manager), **self.environ}
+
+    def run(
+        self, *words: str, fails: bool = False, pass_fds: Sequence[int] = ()
+    ) -> subprocess.CompletedProcess[str]:
+        """Run it to its end, as a command found by its name."""
+        done = subprocess.run(
+            ["swtpm", *words],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            pass_fds=tuple(pass_fds),
+            timeout=LIMIT_S,
+        )
+        assert done.returncode == int(fails), f"swtpm {words}: {done}"
+        return done
+
+    def start(self, *words: str, pass_fds: Sequence[int] = ()) -> subprocess.Popen[bytes]:
+        """Start it and return the process; what it says goes to standard error."""
+        return subprocess.Popen(
+            ["swtpm", *words],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=sys.stderr.fileno() if _has_fd(sys.stderr) else None,
+            pass_fds=tuple(pass_fds),
+        )
+
+    @contextlib.contextmanager
+    def daemon(self, *words: str, pid: Path) -> Iterator[int]:
+        """Give the process id of one that was started with --daemon; it is ended in order."""
+        self.run(*words, "--daemon", "--pid", f"file={pid}")
+        number = int(pid.read_text())
+        try:
+            yield number
+        finally:
+            end(number)
+
+
+def _has_fd(stream: object) -> bool:
+    try:
+        stream.fileno()  # type: ignore[attr-defined]
+    except (AttributeError, OSError):
+        return False
+    return True
+
+
+def make_link(folder: Path, manager: Path) -> Link:
+    """Make the link in a folder."""
+    folder.mkdir()
+    path = folder / "swtpm"
+    path.symlink_to(Path(sys.executable).with_name("tpmfront"))
+    return Link(path, manager)
+
+
+def end(pid: int, number: signal.Signals = signal.SIGTERM) -> None:
+    """End a process that is no child of ours, and wait until it is gone."""
+    with contextlib.suppress(ProcessLookupError):
+        pidfd = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(pidfd, number)
+            wait_gone(pidfd)
+        finally:
+            os.close(pidfd)
+
+
+def wait_gone(pidfd: int) -> None:
+    """Wait until a process has ended."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    assert poll.poll(LIMIT_S * 1000), "the process does not end"
+
+
+def connect(path: Path) -> socket.socket:
+    """Return a connection to a Unix socket."""
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    client.settimeout(ANSWER_LIMIT_S)
+    client.connect(os.fspath(path))
+    return client
+
+
+def ask(path: Path, command: bytes) -> bytes:
+    """Send one command over a connection of its own and return the response."""
+    with connect(path) as client:
+        return transact(client, command)
+
+
+def wait_for(path: Path) -> None:
+    """Wait until a file is there."""
+    deadline = time.monotonic() + LIMIT_S
+    while not path.exists():
+        assert time.monotonic() < deadline, f"no {path}"
+        # It is made by a process that tells nobody, so there is no event to wait for.
+        select.select([], [], [], 0.02)
