@@ -40,10 +40,12 @@ from protocol.attestation.certificates import (
     UNNAMED,
     BadCertificate,
     Issuer,
+    PlatformModel,
     TpmModel,
     Validity,
     certify_aik,
     certify_ek,
+    certify_platform,
     check_chain,
     make_authority,
     public_key,
@@ -175,6 +177,24 @@ class Authority:
             )
         except (BadCertificate, ValueError) as error:
             raise DaemonError(f"the endorsement key is not certified: {error}") from error
+        return self._issued(serial, found)
+
+    def certify_platform(
+        self, ek: PubKey, model: TpmModel, platform: PlatformModel, vtpm: UUID | None, days: int
+    ) -> x509.Certificate:
+        """Issue the certificate of a platform by its TPM's endorsement key, as above.
+
+        Raises:
+            DaemonError: it cannot be certified.
+            OSError: the folder cannot be written.
+        """
+        serial = self._next_serial()
+        try:
+            found = certify_platform(
+                self._issuer, ek, model, platform, vtpm, serial=serial, validity=self._until(days)
+            )
+        except (BadCertificate, ValueError) as error:
+            raise DaemonError(f"the platform is not certified: {error}") from error
         return self._issued(serial, found)
 
     def certify_aik(

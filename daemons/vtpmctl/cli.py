@@ -23,6 +23,7 @@ from daemons.vtpmctl.doctor.cli import doctor_command
 from daemons.vtpmctl.group_cli import group_group
 from daemons.vtpmctl.guest_cli import guest_group
 from daemons.vtpmctl.manager_cli import manager_group
+from daemons.vtpmctl.manufacture_cli import manufacture_command
 from daemons.vtpmctl.migrate_cli import migrate_to_command
 from daemons.vtpmctl.move_cli import (
     MOVE_COMMANDS,
@@ -182,6 +183,7 @@ main.add_command(ca_group)
 main.add_command(aik_group)
 main.add_command(attest_command)
 main.add_command(prove_ek_command)
+main.add_command(manufacture_command)
 main.add_command(verify_command)
 main.add_command(config_group)
 main.add_command(reload_command)

@@ -6,9 +6,13 @@
 | CA          | CN                  | -                           | -                            |
 | EK          | empty               | manufacturer, model,        | tcg-kp-EKCertificate         |
 |             |                     | version; vTPM               |                              |
+| platform    | empty               | as EK, and of the platform  | tcg-kp-PlatformCertificate   |
 | AIK         | empty               | label; EK; vTPM             | tcg-kp-AIKCertificate        |
 
 The names of manufacturer, model and version are attributes with OIDs of the TCG in a directoryName.
+A platform's certificate is of the endorsement key of its TPM, as swtpm_setup makes them; the TCG
+also has attribute certificates for that.
+
 An AIK's label is a directoryName with a common name (the TCG's tpmIdLabel is a UTF8String under
 2.23.133.2.15; common name is what every tool shows). The EK of an AIK is a URI of RFC 6920 with the
 SHA-256 of its SubjectPublicKeyInfo, so that a verifier can tell in which TPM the identity lives; a
@@ -22,7 +26,7 @@ Signatures are SHA-256 with RSA; the subject's key is only described, as neither
 a request. EK certificates have keyUsage keyEncipherment, AIK ones digitalSignature. Time and serial
 number are given by the caller.
 
-Source: TCG Credential Profiles 1.2, 3.2 (EK), 3.4 (AIK); RFC 5280; RFC 6920.
+Source: TCG Credential Profiles 1.2, 3.2 (EK), 3.3 (platform), 3.4 (AIK); RFC 5280; RFC 6920.
 """
 
 from __future__ import annotations
@@ -47,11 +51,16 @@ from protocol.tpm12.keys import DEFAULT_EXPONENT, PubKey
 
 EK_USAGE: Final = ObjectIdentifier("2.23.133.8.1")
 """tcg-kp-EKCertificate."""
+PLATFORM_USAGE: Final = ObjectIdentifier("2.23.133.8.2")
+"""tcg-kp-PlatformCertificate."""
 AIK_USAGE: Final = ObjectIdentifier("2.23.133.8.3")
 """tcg-kp-AIKCertificate."""
 TPM_MANUFACTURER: Final = ObjectIdentifier("2.23.133.2.1")
 TPM_MODEL: Final = ObjectIdentifier("2.23.133.2.2")
 TPM_VERSION: Final = ObjectIdentifier("2.23.133.2.3")
+PLATFORM_MANUFACTURER: Final = ObjectIdentifier("2.23.133.5.1.1")
+PLATFORM_MODEL: Final = ObjectIdentifier("2.23.133.5.1.4")
+PLATFORM_VERSION: Final = ObjectIdentifier("2.23.133.5.1.5")
 
 UNNAMED: Final = UUID(int=0)
 """Stands for a vTPM that a certificate does not name."""
@@ -105,6 +114,15 @@ class TpmModel:
         manufacturer: "id:" and eight hexadecimal digits.
         version: "id:" and eight hexadecimal digits.
     """
+
+    manufacturer: str
+    model: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformModel:
+    """What a platform's certificate says of it, beside its TPM; each at least one character."""
 
     manufacturer: str
     model: str
@@ -181,15 +199,48 @@ def certify_ek(
     Raises:
         BadCertificate: it is no RSA key.
     """
+    about = x509.Name(_about_tpm(model))
+    names = x509.SubjectAlternativeName([x509.DirectoryName(about), *_uuid_names(vtpm)])
+    return _certify(issuer, public_key(ek), names, EK_USAGE, _usage(keys=True), serial, validity)
+
+
+def certify_platform(
+    issuer: Issuer,
+    ek: PubKey,
+    model: TpmModel,
+    platform: PlatformModel,
+    vtpm: UUID | None,
+    *,
+    serial: int,
+    validity: Validity,
+) -> x509.Certificate:
+    """Return the certificate of a platform, by the endorsement key of its TPM.
+
+    Args:
+        vtpm: whose key it is; None for a hardware TPM.
+
+    Raises:
+        BadCertificate: it is no RSA key.
+    """
     about = x509.Name(
         [
-            x509.NameAttribute(TPM_MANUFACTURER, model.manufacturer),
-            x509.NameAttribute(TPM_MODEL, model.model),
-            x509.NameAttribute(TPM_VERSION, model.version),
+            *_about_tpm(model),
+            x509.NameAttribute(PLATFORM_MANUFACTURER, platform.manufacturer),
+            x509.NameAttribute(PLATFORM_MODEL, platform.model),
+            x509.NameAttribute(PLATFORM_VERSION, platform.version),
         ]
     )
     names = x509.SubjectAlternativeName([x509.DirectoryName(about), *_uuid_names(vtpm)])
-    return _certify(issuer, public_key(ek), names, EK_USAGE, _usage(keys=True), serial, validity)
+    usage = _usage(keys=True)
+    return _certify(issuer, public_key(ek), names, PLATFORM_USAGE, usage, serial, validity)
+
+
+def _about_tpm(model: TpmModel) -> list[x509.NameAttribute[str]]:
+    return [
+        x509.NameAttribute(TPM_MANUFACTURER, model.manufacturer),
+        x509.NameAttribute(TPM_MODEL, model.model),
+        x509.NameAttribute(TPM_VERSION, model.version),
+    ]
 
 
 def certify_aik(
