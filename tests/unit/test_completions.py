@@ -22,7 +22,7 @@ FILES = [
 
 SUBCOMMANDS = [
     *("aik", "attest", "ca", "config", "doctor", "group", "guest", "hwtpm", "manager"),
-    *("prove-ek", "reload", "saa", "status", "trace", "up", "verify", "vtpm"),
+    *("manufacture", "prove-ek", "reload", "saa", "status", "trace", "up", "verify", "vtpm"),
 ]
 SHELL = {"bash": ("bash", "--norc", "-n"), "zsh": ("zsh", "-f", "-n"), "fish": ("fish", "-n")}
 

@@ -382,6 +382,7 @@ def test_every_command_below_vtpmctl_has_a_section() -> None:
         "vtpmctl manager rekey-nv",
         "vtpmctl manager status",
         "vtpmctl manager transport-key",
+        "vtpmctl manufacture",
         "vtpmctl prove-ek",
         "vtpmctl reload",
         "vtpmctl saa approve-move",
