@@ -61,8 +61,6 @@ class VtpmProcess:
         self._log = log
         self.ready = trio.Event()
         """It has been ready at least once."""
-        self.pid: int | None = None
-        """While there is a process."""
 
     async def run_shielded(self, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
         """As `run`, until the scope is cancelled that this gives, and by nothing else."""
@@ -98,20 +96,20 @@ class VtpmProcess:
         """Run one process to its end and return its exit code, -N for signal N."""
         with _notify_socket(self._notify) as notifications:
             process = await self._start(fds)
-            self.pid = process.pid
+            assert process.stderr is not None
             try:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._heed, notifications)
                     # Whoever waits for the end of our own standard error must not wait for its.
-                    assert process.stderr is not None
                     await self._pass_on(process.stderr)
                     code = await process.wait()
                     nursery.cancel_scope.cancel()
                 return code
             finally:
                 with trio.CancelScope(shield=True):
-                    await self._end(process)
-                self.pid = None
+                    async with trio.open_nursery() as ending:
+                        ending.start_soon(self._pass_on, process.stderr)
+                        await self._end(process)
 
     async def _start(self, fds: Mapping[str, int]) -> trio.Process:
         named = ",".join([f"{name}={fd}" for name, fd in fds.items()])
