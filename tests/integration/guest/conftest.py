@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all tests of guests boot."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.guest.image import Image, build_image
+
+
+@pytest.fixture(scope="session")
+def image() -> Iterator[Image]:
+    """Kernel and first file system, made once."""
+    folder = Path(tempfile.mkdtemp(prefix="v", dir="/tmp"))
+    yield build_image(folder)
+    shutil.rmtree(folder)
