@@ -56,7 +56,8 @@ from daemons.vtpm.volatility import take_memory
 from protocol.tpmif.unix import open_frontend, serve_backend
 
 STOP_GRACE_S: Final = 5.0
-"""How long a stop waits for a save whose outcome only the manager knows."""
+"""How long a stop waits for a save whose outcome only the manager knows, and for the commands that
+fronts had given before it."""
 _LIVE: Final = frozenset({"locality_rules", "level"})
 """What of the configuration a reload makes count; the rest belongs to a TPM that has started."""
 
@@ -268,7 +269,13 @@ class VtpmDaemon:
             ) as listener:
                 async with trio.open_nursery() as guests:
                     await guests.start(
-                        partial(serve_backend, listener, admit=admit, handler=service)
+                        partial(
+                            serve_backend,
+                            listener,
+                            admit=admit,
+                            handler=service,
+                            finish_s=STOP_GRACE_S,
+                        )
                     )
                     self._host, self._machine, self._service = host, machine, service
                     self._condition.enter("serving")

@@ -6,7 +6,9 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import cast
 
@@ -14,7 +16,7 @@ import pytest
 import trio
 import trio.testing
 
-from protocol.tpmif.errors import BackendRefused, RequestCancelled
+from protocol.tpmif.errors import BackendLost, BackendRefused, RequestCancelled
 from protocol.tpmif.unix import (
     BackendDevice,
     open_frontend,
@@ -156,6 +158,98 @@ async def test_a_backend_may_end_a_device(run_dir: Path) -> None:
             await server.handler.wait_closed(1)
         assert not device.alive()
         seen.disconnect_nowait()  # harmless afterwards
+
+
+async def test_a_backend_that_stops_finishes_what_runs(run_dir: Path) -> None:
+    async with serving(run_dir, finish_s=DEADLINE_S) as server:
+        server.handler.hold = True
+        server.handler.give_up = False
+        async with open_frontend(server.path, uuid=BAD) as device:
+            responses = []
+
+            async def ask() -> None:
+                responses.append(await device.transact(REQUEST, 1))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ask)
+                await server.handler.wait_running()
+                server.stop()
+                await trio.testing.wait_all_tasks_blocked()
+                server.handler.go()
+            assert responses == [echo(REQUEST, 1)]
+            with pytest.raises(BackendLost) as caught:
+                await device.transact(REQUEST, 1)
+            assert not caught.value.submitted
+        with trio.fail_after(DEADLINE_S):
+            await server.ended.wait()
+    assert server.handler.cancelled_devices == []
+
+
+async def test_after_its_time_a_backend_that_stops_waits_no_more(run_dir: Path) -> None:
+    async with serving(run_dir, finish_s=0.05) as server:
+        server.handler.hold = True
+        server.handler.give_up = False
+        async with open_frontend(server.path, uuid=BAD) as device:
+            async with trio.open_nursery() as nursery:
+
+                async def ask() -> None:
+                    with pytest.raises(BackendLost) as caught:
+                        await device.transact(REQUEST, 1)
+                    assert caught.value.submitted
+
+                nursery.start_soon(ask)
+                await server.handler.wait_running()
+                server.stop()
+        with trio.fail_after(DEADLINE_S):
+            await server.ended.wait()
+
+
+async def test_a_handshake_does_not_hold_up_a_stop(run_dir: Path) -> None:
+    async with serving(run_dir, finish_s=DEADLINE_S) as server:
+        with closing(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)) as silent:
+            silent.connect(str(server.path))
+            await trio.testing.wait_all_tasks_blocked()
+            server.stop()
+            with trio.fail_after(DEADLINE_S / 2):
+                await server.ended.wait()
+
+
+@pytest.mark.parametrize("round_", range(40))
+async def test_a_stop_at_any_moment_leaves_no_request_in_doubt(run_dir: Path, round_: int) -> None:
+    """The frontend is in another thread, so the stop falls where it falls."""
+    stopping = threading.Event()
+
+    def ask_until_lost() -> tuple[int, bool]:
+        async def ask() -> tuple[int, bool]:
+            count = 0
+            try:
+                async with open_frontend(path, uuid=BAD) as device:
+                    while True:
+                        assert await device.transact(REQUEST, 0) == echo(REQUEST)
+                        count += 1
+                        if count == 5 + round_:
+                            stopping.set()
+            except BackendLost as error:
+                return count, error.submitted
+
+        return trio.run(ask)
+
+    async with serving(run_dir, finish_s=DEADLINE_S) as server:
+        path = server.path
+        found = []
+
+        async def ask() -> None:
+            found.append(await trio.to_thread.run_sync(ask_until_lost))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            while not stopping.is_set():
+                await trio.lowlevel.checkpoint()
+            server.stop()
+            await server.ended.wait()
+    ((answered, in_doubt),) = found
+    assert not in_doubt
+    assert answered == len(server.handler.requests)
 
 
 async def test_many_devices_are_served_beside_each_other(run_dir: Path) -> None:

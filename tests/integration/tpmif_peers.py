@@ -128,6 +128,13 @@ class Server:
         self.ends: list[str] = []
         self._ended = trio.Event()
         self.peers: list[PeerCredentials] = []
+        self.scope = trio.CancelScope()
+        # The backend has returned after `stop`.
+        self.ended = trio.Event()
+
+    def stop(self) -> None:
+        """Have the backend stop, as its daemon does at SIGTERM."""
+        self.scope.cancel()
 
     def admit(self, peer: PeerCredentials, uuid: UUID) -> None:
         self.peers.append(peer)
@@ -162,8 +169,9 @@ async def serving(
     handler: Scripted | None = None,
     limits: BackendLimits | None = None,
     linger: bool = True,
+    finish_s: float = 0.0,
 ) -> AsyncIterator[Server]:
-    """Serve on a socket in `run_dir` for as long as the context lasts."""
+    """Serve on a socket in `run_dir` for as long as the context lasts, or to `Server.stop`."""
     server = Server(run_dir / "back", handler or Scripted())
     with trio.socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         await listener.bind(str(server.path))
@@ -175,10 +183,17 @@ async def serving(
             handler=server.handler,
             limits=limits or BackendLimits(),
             linger=linger,
+            finish_s=finish_s,
             on_end=server.on_end,
         )
+
+        async def serve_until_stopped(task_status: trio.TaskStatus[None]) -> None:
+            with server.scope:
+                await serve(task_status=task_status)
+            server.ended.set()
+
         async with trio.open_nursery() as nursery:
-            await nursery.start(serve)
+            await nursery.start(serve_until_stopped)
             yield server
             nursery.cancel_scope.cancel()
 

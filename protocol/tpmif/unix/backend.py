@@ -129,10 +129,11 @@ async def serve_backend(
     handler: Handler,
     limits: BackendLimits = BackendLimits(),
     linger: bool = True,
+    finish_s: float = 0.0,
     on_end: Callable[[PeerCredentials, UUID | None, str], None] | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> NoReturn:
-    """Accept and serve frontends for ever.
+    """Accept and serve frontends until cancelled.
 
     Args:
         listener: listening SOCK_SEQPACKET socket; stays the caller's.
@@ -141,26 +142,32 @@ async def serve_backend(
         limits: see there.
         linger: whether to keep the event loop busy for up to 0.15 ms while requests come quickly,
             as long as one device is connected. For a backend with many devices: False.
+        finish_s: how long a backend that is cancelled may still take for what was submitted before.
+            A frontend then knows of each request whether it was executed: it has the response, or
+            could not submit. The handler has to work while everything around it is cancelled.
         on_end: told once for each connection who it was and why it ended, for the log; the uuid
             is None if none was admitted.
         task_status: started once frontends are accepted.
     """
-    server = _Server(admit, handler, limits, linger, on_end)
+    server = _Server(admit, handler, limits, linger, finish_s > 0, on_end)
     async with trio.open_nursery() as nursery:
         task_status.started()
-        while True:
-            try:
-                accepted, _ = await listener.accept()
-            except OSError as error:
-                if error.errno not in _ACCEPT_CAPACITY_ERRNOS:
-                    raise
-                await trio.sleep(_ACCEPT_RETRY_S)
-                continue
-            connection = socket.socket(fileno=accepted.detach())
-            if server.make_room():
-                nursery.start_soon(server.serve, connection)
-            else:
-                connection.close()
+        try:
+            while True:
+                try:
+                    accepted, _ = await listener.accept()
+                except OSError as error:
+                    if error.errno not in _ACCEPT_CAPACITY_ERRNOS:
+                        raise
+                    await trio.sleep(_ACCEPT_RETRY_S)
+                    continue
+                connection = socket.socket(fileno=accepted.detach())
+                if server.make_room():
+                    nursery.start_soon(server.serve, connection)
+                else:
+                    connection.close()
+        finally:
+            server.stop(finish_s)
 
 
 class _Server:
@@ -172,12 +179,15 @@ class _Server:
         handler: Handler,
         limits: BackendLimits,
         linger: bool,
+        finishes: bool,
         on_end: Callable[[PeerCredentials, UUID | None, str], None] | None,
     ) -> None:
         self.admit = admit
         self.handler = handler
         self.on_end = on_end
         self.limits = limits
+        self.finishes = finishes
+        self._is_stopped = False
         self._linger = linger
         self._serial = 0
         # All connections, oldest first.
@@ -194,14 +204,24 @@ class _Server:
                 return True
         return False
 
+    def stop(self, finish_s: float) -> None:
+        """Have every connection end, those that may finish after what was submitted."""
+        self._is_stopped = True
+        for connection in self._connections:
+            connection.stop(finish_s)
+
     async def serve(self, accepted: socket.socket) -> None:
         """Serve one connection to its end."""
+        if self._is_stopped:
+            accepted.close()
+            return
         self._serial += 1
         connection = _Connection(self, accepted, self._serial)
         self._connections[connection] = None
         self.balance()
         try:
-            await connection.run()
+            with connection.scope:
+                await connection.run()
         finally:
             self._connections.pop(connection, None)
             self.balance()
@@ -225,6 +245,11 @@ class _Connection:
         # The handshake is done; once True, the connection is not ended to make room.
         self.ready = False
         self._deadline = trio.CancelScope(deadline=trio.current_time() + server.limits.handshake_s)
+        # Cancelled by `stop` alone, where requests are to be finished.
+        self.scope = trio.CancelScope(shield=server.finishes)
+        # Nothing more is to come from the frontend: what is there is finished, then it is over.
+        self._stopping = False
+        self._drained = False
         # Set exactly while `opened` has returned and `closed` has not been called.
         self._device: BackendDevice | None = None
         self._grant: int | None = None
@@ -243,6 +268,15 @@ class _Connection:
         """End a connection whose handshake is not done."""
         self._deadline.cancel()
 
+    def stop(self, finish_s: float) -> None:
+        """Take nothing more, and end after what was taken, within so many seconds."""
+        if not self.ready:
+            self.scope.cancel()
+            return
+        self._stopping = True
+        self.scope.deadline = trio.current_time() + finish_s
+        self.channel.stop_receiving()
+
     async def run(self) -> None:
         """Serve until the end of the connection, then clean up in any case."""
         try:
@@ -251,6 +285,8 @@ class _Connection:
                     await self._receive(descriptors=True)
             async with trio.open_nursery() as nursery:
                 while self.ready and not self._gone:
+                    if self._drained and self._next is None:
+                        break
                     if self._next is not None:
                         await self._execute(nursery)
                     else:
@@ -260,7 +296,7 @@ class _Connection:
 
     async def read_on(self) -> None:
         """Serve everything but requests, while one is running."""
-        while not self._gone:
+        while not self._gone and not self._drained:
             await self._receive(descriptors=self._half.descriptors_expected)
 
     async def _receive(self, *, descriptors: bool) -> None:
@@ -272,7 +308,10 @@ class _Connection:
             datagram = await self.channel.receive()
         try:
             if not datagram:
-                self._end("end of connection")
+                if self._stopping:
+                    self._drained = True
+                else:
+                    self._end("end of connection")
                 return
             events = self._half.receive(datagram, len(received))
             if received:

@@ -147,6 +147,12 @@ class Channel:
         poll.register(self._connection, 0)
         return bool(poll.poll(0))
 
+    def stop_receiving(self) -> None:
+        """Take nothing more: what the peer has sent is still received, then the end; what it sends
+        from now on fails there."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RD)
+
     def shutdown(self) -> None:
         """End the connection; whoever receives on it at either side sees the end."""
         with contextlib.suppress(OSError):
