@@ -189,17 +189,19 @@ async def test_after_its_time_a_backend_that_stops_waits_no_more(run_dir: Path) 
     async with serving(run_dir, finish_s=0.05) as server:
         server.handler.hold = True
         server.handler.give_up = False
-        async with open_frontend(server.path, uuid=BAD) as device:
-            async with trio.open_nursery() as nursery:
+        async with (
+            open_frontend(server.path, uuid=BAD) as device,
+            trio.open_nursery() as nursery,
+        ):
 
-                async def ask() -> None:
-                    with pytest.raises(BackendLost) as caught:
-                        await device.transact(REQUEST, 1)
-                    assert caught.value.submitted
+            async def ask() -> None:
+                with pytest.raises(BackendLost) as caught:
+                    await device.transact(REQUEST, 1)
+                assert caught.value.submitted
 
-                nursery.start_soon(ask)
-                await server.handler.wait_running()
-                server.stop()
+            nursery.start_soon(ask)
+            await server.handler.wait_running()
+            server.stop()
         with trio.fail_after(DEADLINE_S):
             await server.ended.wait()
 
