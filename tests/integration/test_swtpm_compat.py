@@ -441,21 +441,39 @@ def modulus_of(certificate: x509.Certificate) -> bytes:
     return key.public_numbers().n.to_bytes(256, "big")  # type: ignore[union-attr]
 
 
+def configure_localca(folder: Path) -> Path:
+    """Return a configuration of swtpm_setup whose CA is in a folder, not the machine's."""
+    folder.mkdir()
+    (folder / "localca.conf").write_text(
+        f"statedir = {folder}\nsigningkey = {folder}/key.pem\n"
+        f"issuercert = {folder}/cert.pem\ncertserial = {folder}/serial\n"
+    )
+    (folder / "options").write_text(
+        "--platform-manufacturer A\n--platform-version 1\n--platform-model B\n"
+    )
+    config = folder / "setup.conf"
+    config.write_text(
+        "create_certs_tool = /usr/bin/swtpm_localca\n"
+        f"create_certs_tool_config = {folder}/localca.conf\n"
+        f"create_certs_tool_options = {folder}/options\n"
+    )
+    return config
+
+
 def test_swtpm_setup_and_vtpmctl_manufacture_leave_the_same(
     link: Link, state: Path, stack: Stack
 ) -> None:
     of_theirs, of_ours, ca = state / "theirs", state / "ours", state / "ca"
     of_theirs.mkdir()
     of_ours.mkdir()
-    config = state / "home"
-    config.mkdir()
-    local = {"XDG_CONFIG_HOME": str(config), "HOME": str(config)}
+    config = configure_localca(state / "localca")
     setup = subprocess.run(
         [
-            *("swtpm_setup", "--tpmstate", str(of_theirs), "--createek", "--create-ek-cert"),
+            *("swtpm_setup", "--config", str(config), "--tpmstate", str(of_theirs)),
+            *("--createek", "--create-ek-cert"),
             *("--create-platform-cert", "--take-ownership", "--not-overwrite"),
         ],
-        env={**link.environment, **local},
+        env=link.environment,
         capture_output=True,
         text=True,
         timeout=120,
