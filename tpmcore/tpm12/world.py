@@ -31,7 +31,9 @@ class Profile:
         firmware: revMajor and revMinor of TPM_VERSION.
         timeouts_us: A, B, C, D of PROP_TIS_TIMEOUT. The values are those of Xen's vTPM: smaller
             durations made real guests give up while a command waited for the disk.
-        durations_us: short, medium, long of PROP_DURATION.
+        durations_us: short, medium, long of PROP_DURATION. SeaBIOS counts them in ticks of a
+            3.58 MHz timer and compares signed 32-bit numbers: from 599.9 s on it waits not at all,
+            takes the TPM for broken and deactivates it.
         max_keys: key slots without SRK and EK.
         max_sessions: authorization session slots.
         max_transports: transport session slots.
@@ -50,7 +52,7 @@ class Profile:
     manufacturer: bytes = b"VTPM"
     firmware: tuple[int, int] = (1, 0)
     timeouts_us: tuple[int, int, int, int] = (750_000, 2_000_000, 750_000, 750_000)
-    durations_us: tuple[int, int, int] = (3_000_000, 3_000_000, 600_000_000)
+    durations_us: tuple[int, int, int] = (3_000_000, 3_000_000, 300_000_000)
     max_keys: int = 20
     max_sessions: int = 16
     max_transports: int = 16

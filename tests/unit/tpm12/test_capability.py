@@ -44,7 +44,7 @@ def _code(response: bytes) -> int:
         (0x05, "00000102", "00000001"),  # one DIR
         (0x05, "00000111", "00"),  # no owner, one byte
         (0x05, "00000115", "000b71b0 001e8480 000b71b0 000b71b0"),  # timeouts in us
-        (0x05, "00000120", "002dc6c0 002dc6c0 23c34600"),  # durations in us
+        (0x05, "00000120", "002dc6c0 002dc6c0 11e1a300"),  # durations in us
         (0x05, "00000124", "00001000"),  # input buffer
         (0x06, "", "01010000"),  # VERSION
         (0x06, "00000000", "01010000"),  # its subCap is ignored
