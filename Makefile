@@ -13,11 +13,14 @@ INSTALL = systemd/install.py --destdir "$(DESTDIR)" --prefix "$(PREFIX)" --local
 # The tests start a thousand daemons; none of them is to compile the suite anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-# What the tests and the benchmarks start, as Debian package = command.
-TEST_PACKAGES := trousers=tcsd tpm-tools=tpm_version tpm-quote-tools=tpm_mkuuid \
-    systemd=systemd-analyze util-linux=unshare swtpm=swtpm swtpm-tools=swtpm_ioctl zsh=zsh fish=fish \
+# What the tests and the benchmarks start, as Debian package = command, or = pattern of a file.
+GUEST_PACKAGES := qemu-system-x86=qemu-system-x86_64 qemu-utils=qemu-img busybox-static=busybox \
+    cpio=cpio linux-image-cloud-amd64=/boot/vmlinuz-*-cloud-amd64 \
+    trousers=tcsd tpm-tools=tpm_version swtpm=swtpm
+TEST_PACKAGES := $(GUEST_PACKAGES) tpm-quote-tools=tpm_mkuuid \
+    systemd=systemd-analyze util-linux=unshare swtpm-tools=swtpm_ioctl zsh=zsh fish=fish \
     tshark=tshark
-BENCH_PACKAGES := swtpm=swtpm util-linux=taskset
+BENCH_PACKAGES := $(GUEST_PACKAGES) util-linux=taskset
 
 .PHONY: setup up test lint unit integration soak bench fuzz corpus install uninstall man completions conformance-doc lock packages
 

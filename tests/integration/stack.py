@@ -97,6 +97,10 @@ class Stack:
         """The raw TPM byte stream of a guest."""
         return self.root / "run" / "guests" / guest / "tpm.sock"
 
+    def control_socket(self, guest: str) -> Path:
+        """The swtpm control channel of a guest, for QEMU."""
+        return self.tpm_socket(guest).with_name("ctrl.sock")
+
     def connect(self, guest: str) -> socket.socket:
         """Return a connection to the raw stream of a guest, with a timeout set."""
         client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
