@@ -44,6 +44,11 @@ def _factory_settings(*, locks_nv: bool) -> Iterator[Conversation[None]]:
 MIN_BUFFER_BYTES: Final = 3072
 """What a machine may have least, as with swtpm: firmware and drivers count on more than 2048."""
 
+DURATIONS_US: Final = (50_000_000, 50_000_000, 300_000_000)
+"""Short, medium, long: when a guest's kernel gives up on a command. The first two are swtpm's.
+With Xen's 3 s a guest's kernel gave up on an Extend of IMA, on a busy machine (load fifteen on two
+cores); and what changes permanent state waits for the manager and its chip besides."""
+
 
 class Tpm12Maker:
     """Makes TPM 1.2 engines whose buffers are at most what a shared page carries.
@@ -67,6 +72,7 @@ class Tpm12Maker:
             make_ek=config.ek is EndorsementKey.CREATE,
             maintenance_commands=config.maintenance_commands,
             has_parent=True,
+            durations_us=DURATIONS_US,
         )
         self.buffer_bytes = capacity_bytes(0)
         self.buffer_limits = (MIN_BUFFER_BYTES, self.buffer_bytes)
