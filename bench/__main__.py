@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from bench.engine import engine_table, measure
+from bench.guest import guest_boots
 from bench.manager import saves_and_starts
 from bench.operations import OPERATIONS, Fixture, Operation, provision
 from bench.peers import (
@@ -97,7 +98,9 @@ def _engine_alone(results: Path) -> None:
     help="Folder for results.md and results.json.",
 )
 @click.option(
-    "--quick", is_flag=True, help="Leave out the manager under load, start-up times and memory."
+    "--quick",
+    is_flag=True,
+    help="Leave out the manager under load, booting guests, start-up times and memory.",
 )
 @click.option(
     "--engine",
@@ -133,15 +136,19 @@ def main(rounds: int, results: Path, quick: bool, engine: bool, units: int | Non
         click.echo(f"\n{name}\n\n{table(placements[name])}")
     _engine_alone(results)
     facts: dict[str, float] = {}
-    saves = ""
+    saves = boots = ""
     if not quick:
         saves, manager = saves_and_starts()
         click.echo(f"\nthe manager\n\n{saves}")
         facts = start_times() | memory() | manager
+        boots = guest_boots()
+        click.echo(f"\na guest's boot\n\n{boots}")
     click.echo(f"\n{facts_table(facts)}")
     write_files(results, placements, facts)
     if saves:
         (results / "manager.md").write_text(f"{saves}\n")
+    if boots:
+        (results / "guest.md").write_text(f"{boots}\n")
     click.echo(f"written to {results}")
 
 
