@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,5 @@ from tests.integration.guest.image import Image, build_image
 @pytest.fixture(scope="session")
 def image() -> Iterator[Image]:
     """Kernel and first file system, made once."""
-    folder = Path(tempfile.mkdtemp(prefix="v", dir="/tmp"))
-    yield build_image(folder)
-    shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory(prefix="v", dir="/tmp") as folder:
+        yield build_image(Path(folder))

@@ -15,10 +15,7 @@ from pathlib import Path
 INIT = Path(__file__).with_name("init")
 APPLETS = {"base64", "ifconfig", "insmod", "mke2fs", "mount", "poweroff", "reboot", "sh", "stty"}
 """Of busybox, what not every build of it has."""
-PROGRAMS = (
-    *("tcsd", "tpm_createek", "tpm_takeownership", "tpm_getpubek"),
-    *("tpm_sealdata", "tpm_unsealdata"),
-)
+PROGRAMS = ("tcsd", "tpm_takeownership", "tpm_sealdata", "tpm_unsealdata")
 MODULES = (
     *("virtio/virtio_ring", "virtio/virtio", "virtio/virtio_pci_legacy_dev"),
     *("virtio/virtio_pci_modern_dev", "virtio/virtio_pci", "block/virtio_blk"),
@@ -27,7 +24,7 @@ MODULES = (
 OPENED_LIBRARIES = ("libgcc_s.so.1",)
 """What glibc opens when a thread ends, so that no program is linked to it."""
 
-FOLDERS = ("dev", "disk", "proc", "run", "sys", "tmp", "usr/bin", "usr/sbin", "var")
+FOLDERS = ("bin", "dev", "disk", "etc", "lib/modules", "proc", "run", "sys", "tmp", "usr", "var")
 FILES = {
     "etc/passwd": "root:x:0:0::/run:/bin/sh\ntss:x:100:100::/disk/tpm:/bin/sh\n",
     "etc/group": "root:x:0:\ntss:x:100:\n",
@@ -80,7 +77,7 @@ def build_image(folder: Path) -> Image:
     """
     kernel = newest_kernel()
     root = folder / "root"
-    for name in (*FOLDERS, "bin", "etc", "lib/modules"):
+    for name in FOLDERS:
         (root / name).mkdir(parents=True)
     for name, content in FILES.items():
         (root / name).write_text(content)

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.integration.guest.image import Image
-from tests.integration.guest.qemu import make_disk, running_guest
+from tests.integration.guest.qemu import Guest, make_disk, running_guest
 from tests.integration.guest.replacing import replace_daemons
 from tests.integration.guest.sealing import (
     FIRMWARE,
@@ -27,12 +28,14 @@ GUESTS = ("g1", "g2")
 SECRETS = {guest: SEARCH.password(f"only guest {guest} knows") for guest in GUESTS}
 
 
-def boot_again(stack: Stack, image: Image, folder: Path, disk: Path) -> None:
-    """Boot guest g1, whose QEMU is gone, and see that its TPM is as it left it."""
+@contextmanager
+def booted_again(stack: Stack, image: Image, folder: Path, disk: Path) -> Iterator[Guest]:
+    """Boot guest g1, whose QEMU was killed, and see that its TPM is as it left it."""
     with running_guest(image, folder, stack.control_socket("g1"), disk=disk) as guest:
         assert is_owned(guest)
         guest.start_tcsd()
         assert unseal(guest) == SECRETS["g1"]
+        yield guest
         guest.kill()
 
 
@@ -64,10 +67,13 @@ def test_a_guest_that_is_killed_comes_back_and_the_other_does_not_notice(
 
         guests["g1"].kill()
         worker.wait_rounds()
-        boot_again(stack, image, run_dir / "g1", disks["g1"])
-        worker.wait_rounds()
-        replace_daemons(stack, "vtpm-g1", "tpmfront-g1")
-        worker.wait_rounds()
-        boot_again(stack, image, run_dir / "g1", disks["g1"])
+        again = stack, image, run_dir / "g1", disks["g1"]
+        with booted_again(*again) as guest:
+            worker.wait_rounds()
+            replace_daemons(stack, "vtpm-g1", "tpmfront-g1")
+            worker.wait_rounds()
+            assert unseal(guest) == SECRETS["g1"]
+        with booted_again(*again):
+            worker.wait_rounds()
         worker.stop()
         assert new_tpm_complaints(bystander) == ""
