@@ -314,9 +314,14 @@ class Machine:
             with trio.move_on_after(KEY_WAIT_S):
                 return await ask()
         except ManagerRefused as error:
-            # BAD_ORDINAL means here that the TPM is not in a state to be asked.
-            code = ReturnCode.FAIL if error.code == ReturnCode.BAD_ORDINAL else error.code
-            raise RequestRefused(code, str(error)) from error
+            raise RequestRefused(_told_of(error.code), str(error)) from error
         except ManagerLost as error:
             raise RequestRefused(ReturnCode.IOERROR, str(error)) from error
         raise RequestRefused(ReturnCode.IOERROR, f"no key from the manager within {KEY_WAIT_S:g} s")
+
+
+def _told_of(code: int) -> int:
+    """Return the code to answer with where the manager refused a key with this one."""
+    # BAD_ORDINAL means here that the TPM is not in a state to be asked, and any non-fatal code of a
+    # busy hardware TPM that there is no such state: QEMU would migrate without it.
+    return ReturnCode.FAIL if code == ReturnCode.BAD_ORDINAL or code & NO_SUCH_STATE else code
