@@ -105,6 +105,7 @@ class Machine:
         random: RandomSource,
         log: Log,
         is_running: bool,
+        pcrs_due: Mapping[int, bytes] | None = None,
     ) -> None:
         """Args:
         host: has the engine.
@@ -116,6 +117,7 @@ class Machine:
         random: for nonces.
         log: for power and states.
         is_running: how the TPM was found.
+        pcrs_due: what its PCRs get if it is found still waiting for TPM_Startup.
         """
         self._host = host
         self._store = store
@@ -128,8 +130,9 @@ class Machine:
         self._is_running = is_running
         # A permanent state that came in and is stored; the engine is of the one before.
         self._arrived: bytes | None = None
-        # What PCRs get when the guest's firmware has sent TPM_Startup.
-        self._pcrs_due: Mapping[int, bytes] = {}
+        # What PCRs get when the guest's firmware has sent TPM_Startup, which succeeds once only: it
+        # does no harm to have some for a TPM that is started up already.
+        self._pcrs_due: Mapping[int, bytes] = pcrs_due or {}
 
     @property
     def is_running(self) -> bool:
@@ -155,7 +158,8 @@ class Machine:
         """
         self.power_off()
         permanent, volatile = self._permanent, self._store.kept_volatile
-        pcrs = {} if volatile is not None else await self._read_pcrs()
+        # If volatile state goes on they count only where its TPM still waits for TPM_Startup.
+        pcrs = await self._read_pcrs()
         engine = await self._restore(permanent, volatile)
         if volatile is not None and delete_volatile:
             await self._save(Content(permanent))
@@ -174,13 +178,16 @@ class Machine:
         self._host.forget()
         self._log.info("machine switched off")
 
-    async def reset(self) -> None:
+    async def reset(self, pcrs: Mapping[int, bytes]) -> None:
         """Do what a reset of the machine with its firmware does; see `startup.reset`.
+
+        Args:
+            pcrs: of the hardware TPM. The caller asks for them before it takes the engine, since a
+                guest that runs must not wait for a manager that is away.
 
         Raises:
             DaemonError: the TPM refuses.
         """
-        pcrs = await self._read_pcrs()
         # Half a reset would leave a guest with a TPM that is not started up.
         with trio.CancelScope(shield=True):
             if not self._is_running:

@@ -205,6 +205,7 @@ class Guest:
             random=CountingRandom(b"nonces"),
             log=log,
             is_running=waking.origin is not Origin.STOPPED,
+            pcrs_due=self.pcrs if waking.origin is Origin.RESUMED else None,
         )
         control = ControlService(machine, maker, log)
         return Vtpm(host, machine, control, memory, store, waking.origin, maker)
@@ -262,10 +263,42 @@ async def test_pcrs_of_the_hardware_follow_the_firmwares_startup() -> None:
     assert await vtpm.pcr(5) != DIGEST
 
 
+async def test_pcrs_of_the_hardware_are_not_forgotten_by_a_daemon_that_is_replaced() -> None:
+    guest = Guest(pcrs={5: DIGEST})
+    vtpm = await guest.start()
+    await vtpm.power_on()
+    again = await guest.start(vtpm.memory.load())
+    assert again.origin is Origin.RESUMED
+    await again.send(STARTUP)
+    assert await again.pcr(5) == DIGEST
+    value = await again.extend(5)
+    # A TPM that is started up keeps what was measured.
+    third = await guest.start(again.memory.load())
+    await third.send(STARTUP)
+    assert await third.pcr(5) == value
+
+
+async def test_pcrs_of_the_hardware_are_not_forgotten_by_a_suspended_machine() -> None:
+    guest = Guest(pcrs={5: DIGEST})
+    vtpm = await guest.start()
+    for is_started_up in (False, True):
+        await vtpm.power_on()
+        if is_started_up:
+            await vtpm.send(STARTUP)
+            await vtpm.extend(5)
+        permanent, volatile = await _suspend(vtpm)
+        await vtpm.do(ControlOrdinal.POWER_OFF)
+        await vtpm.put(StateType.PERMANENT, permanent)
+        await vtpm.put(StateType.VOLATILE, volatile)
+        await vtpm.power_on(delete_volatile=True)
+        await vtpm.send(STARTUP)
+        assert (await vtpm.pcr(5) == DIGEST) is not is_started_up
+
+
 async def test_a_reset_by_the_operator_starts_a_stopped_tpm() -> None:
     vtpm = await Guest(pcrs={5: DIGEST}).start()
     await vtpm.do(ControlOrdinal.POWER_OFF)
-    await vtpm.machine.reset()
+    await vtpm.machine.reset({5: DIGEST})
     assert vtpm.machine.is_running
     assert await vtpm.pcr(5) == DIGEST
 
