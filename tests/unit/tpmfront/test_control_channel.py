@@ -450,6 +450,18 @@ async def test_the_process_may_end_with_a_shutdown(run_dir: Path) -> None:
             await front.ended.wait()
 
 
+async def test_a_shutdown_counts_though_nobody_waits_for_its_answer(run_dir: Path) -> None:
+    async with front_at(run_dir, ends_on_shutdown=True) as (front, _):
+        client = await front.connect()
+        data = await client.open_data()
+        await client.send("00000003")
+        await client.hang_up()
+        with trio.fail_after(LIMIT_S):
+            await front.ended.wait()
+        assert await data.ended()
+        assert not front.vtpm.is_running
+
+
 async def test_the_process_may_end_with_its_control_client(run_dir: Path) -> None:
     async with front_at(run_dir, ends_with_client=True) as (front, _):
         client = await front.connect()
