@@ -130,6 +130,8 @@ class Machine:
         self._is_running = is_running
         # A permanent state that came in and is stored; the engine is of the one before.
         self._arrived: bytes | None = None
+        # The volatile state that is kept came in since the TPM was last told to stop.
+        self._has_volatile_arrived = False
         # What PCRs get when the guest's firmware has sent TPM_Startup, which succeeds once only: it
         # does no harm to have some for a TPM that is started up already.
         self._pcrs_due: Mapping[int, bytes] = pcrs_due or {}
@@ -171,6 +173,7 @@ class Machine:
 
     def power_off(self) -> None:
         """Stop the TPM; what is volatile is lost."""
+        self._has_volatile_arrived = False
         if not self._is_running:
             return
         self._is_running = False
@@ -197,7 +200,7 @@ class Machine:
                     raise DaemonError(
                         f"vTPM {self._uuid} cannot be switched on: {error}"
                     ) from error
-                self._arrived = None
+                self._arrived, self._has_volatile_arrived = None, False
                 self._host.replace(engine)
                 self._is_running = True
             self._pcrs_due = {}
@@ -271,8 +274,8 @@ class Machine:
     async def put_state(self, kind: int, data: bytes) -> None:
         """Check and store a blob; it counts from the next power-on.
 
-        A permanent state takes the place of everything; a volatile one belongs to the permanent one
-        that is there.
+        A permanent state takes the place of everything but a volatile one that came since the TPM
+        was last told to stop: clients may send the two in either order.
 
         Raises:
             RequestRefused: not a blob of this type, not for this vTPM, a state that this version
@@ -292,12 +295,14 @@ class Machine:
         except WireError as error:
             raise RequestRefused(ReturnCode.DECRYPT_ERROR, str(error)) from error
         if blob.kind is StateType.PERMANENT:
-            content = Content(state)
+            volatile = self._store.kept_volatile if self._has_volatile_arrived else None
+            content = Content(state, volatile)
         else:
             content = Content(self._permanent, state)
         await self._restore(content.permanent, content.volatile)
         await self._save(content)
         self._arrived = content.permanent
+        self._has_volatile_arrived = content.volatile is not None
         self._log.info("state taken in", kind=kind, source=blob.uuid, source_image=blob.sequence)
 
     @property

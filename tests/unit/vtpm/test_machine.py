@@ -386,6 +386,30 @@ async def test_a_suspended_tpm_goes_on_elsewhere_where_it_was() -> None:
     assert await other.pcr(4) == ZEROS
 
 
+async def test_a_volatile_state_may_come_before_the_permanent_one() -> None:
+    source = Guest()
+    vtpm = await source.start()
+    value = await vtpm.extend(4)
+    permanent, volatile = await _suspend(vtpm)
+    other = await Guest(keys=source.keys, name="target").start()
+    await other.do(ControlOrdinal.POWER_OFF)
+    assert await other.put(StateType.VOLATILE, volatile) == 0
+    assert await other.put(StateType.PERMANENT, permanent) == 0
+    await other.power_on(delete_volatile=True)
+    assert await other.pcr(4) == value
+    assert other.host.engine.permanent_state() == vtpm.host.engine.permanent_state()
+
+
+async def test_what_was_stored_does_not_go_on_beside_another_permanent_state() -> None:
+    vtpm = await Guest().start()
+    permanent, _ = await _suspend(vtpm)
+    await vtpm.extend(4)
+    await vtpm.do(ControlOrdinal.STORE_VOLATILE)
+    await vtpm.do(ControlOrdinal.POWER_OFF)
+    assert await vtpm.put(StateType.PERMANENT, permanent) == 0
+    assert vtpm.store.kept_volatile is None
+
+
 async def test_a_state_that_came_in_outlives_the_daemon_before_it_is_used() -> None:
     source = Guest()
     target = Guest(keys=source.keys, name="target")
