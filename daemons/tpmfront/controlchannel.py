@@ -62,6 +62,8 @@ class _Connection:
         self.is_idle = True
         # It is to be left alone as soon as nothing is under way.
         self.is_stopping = False
+        # SHUTDOWN is done, whether or not somebody waited for the answer.
+        self.is_shut_down = False
         # The whole request that is being executed, as it came; None: the next process could not go
         # on from that.
         self.request: bytes | None = None
@@ -200,7 +202,7 @@ class ControlChannel:
         self.on_change: Callable[[], None] = lambda: None
         """Called when `has_client` changes."""
         self.on_shutdown: Callable[[], None] = lambda: None
-        """Called when SHUTDOWN is answered: the process may end."""
+        """Called when SHUTDOWN is done: the process may end."""
         self.on_lost: Callable[[], None] = lambda: None
         """Called when a client is gone without that."""
 
@@ -265,12 +267,14 @@ class ControlChannel:
             self.stop()
         self.on_change()
         self._log.debug("control client connected", pid=peer.pid, uid=peer.uid)
-        is_shut_down = is_left_alone = False
+        is_left_alone = False
         try:
             with connection.scope:
-                is_shut_down = await self._converse(connection)
+                await self._converse(connection)
             # It returns early only when it is stopped.
-            is_left_alone = self._is_stopping and not is_shut_down and connection.can_be_left
+            is_left_alone = (
+                self._is_stopping and not connection.is_shut_down and connection.can_be_left
+            )
         except trio.TooSlowError:
             self._log.warning("control client disconnected", pid=peer.pid, reason="too slow")
         except OSError as error:
@@ -280,7 +284,8 @@ class ControlChannel:
             connection.close()
             self._part(connection, is_left_alone=is_left_alone)
             self.on_change()
-        if is_shut_down:
+        if connection.is_shut_down:
+            self._data.close()
             self.on_shutdown()
         elif not is_left_alone:
             self._log.debug("control client gone", pid=peer.pid)
@@ -298,9 +303,8 @@ class ControlChannel:
             self._handover.release(slot)
         end(connection.raw)
 
-    async def _converse(self, connection: _Connection) -> bool:
-        """Answer requests until the client goes, or is to be left alone (False), or shuts the TPM
-        down (True).
+    async def _converse(self, connection: _Connection) -> None:
+        """Answer requests until the client goes, is to be left alone, or shuts the TPM down.
 
         Raises:
             OSError: the client is gone.
@@ -309,17 +313,17 @@ class ControlChannel:
         while True:
             request = await connection.receive_request()
             if request is None:
-                return False
+                return
             connection.begin(request)
             answer = await self._commands.execute(parse_request(request), connection)
             if connection.slot is not None:
                 connection.slot.set_locality(self._data.locality)
             # What is answered only in part must not be executed by the next process.
             connection.finish()
+            connection.is_shut_down = answer.is_last
             await send_all(connection.raw, answer.data)
             if answer.is_last:
-                self._data.close()
-                return True
+                return
             if connection.is_stopping:
                 connection.is_idle = True
-                return False
+                return

@@ -19,7 +19,7 @@ from daemons.tpmfront.link import Submission, VtpmLink
 from protocol import swtpm
 from protocol.errors import WireError
 from protocol.swtpm import Command, responses
-from protocol.tpm12 import ReturnCode
+from protocol.tpm12 import ReturnCode, error_response
 from protocol.tpm12.wire import Structure
 from protocol.vtpm import control
 from protocol.vtpm.control import ControlOrdinal
@@ -31,6 +31,14 @@ MAX_LOCK_RETRIES: Final = 6000
 """One minute."""
 MAX_INFO_TEXT_BYTES: Final = 64 * 1024
 DISCARD_BYTES: Final = 64 * 1024
+_LOST: Final = error_response(ReturnCode.IOERROR)
+"""What the link says of a vTPM that was lost with what was asked."""
+_REPEATABLE: Final = frozenset(
+    {ControlOrdinal.POWER_OFF, ControlOrdinal.BUFFER_SIZE, ControlOrdinal.GET_ESTABLISHED}
+)
+"""What a machine asks for at its reset, and what is no other for being done twice: QEMU ends when
+it gets an error there, or waits for the rest of the answer for ever, and all that happened is that
+the vtpm was replaced. Of POWER_ON see `_is_repeatable`."""
 
 
 _Answer = TypeVar("_Answer", bound=Structure)
@@ -176,6 +184,9 @@ class ControlCommands:
         """
         request = control.encode_request(ordinal, body)
         response = await self._link.transact(request, locality, source)
+        if response == _LOST and _is_repeatable(ordinal, body):
+            self._log.info("asking the vtpm again", request=ordinal.name)
+            response = await self._link.transact(request, locality, source)
         try:
             return control.decode_response(response)
         except WireError as error:
@@ -289,7 +300,7 @@ class ControlCommands:
         """Take the whole blob, then give it to the vTPM; its answer is that to the last part."""
         total = request.length
         if not total:
-            return self._set_nothing(request.kind)
+            return await self._set_nothing(request.kind, source)
         is_right = total <= swtpm.MAX_BLOB_BYTES
         blob, left = bytearray(request.data), total - len(request.data)
         while left:
@@ -312,13 +323,15 @@ class ControlCommands:
                 return code
         return ReturnCode.SUCCESS
 
-    def _set_nothing(self, kind: int) -> int:
+    async def _set_nothing(self, kind: int, source: Source) -> int:
         """Return the answer to an empty blob.
 
         swtpm_ioctl makes an empty file of a blob that there is not, and gives it back as it is.
         """
-        if not self.is_stopped:
-            return ReturnCode.BAD_ORDINAL
+        # The vTPM itself may have been stopped before this process was there.
+        code, _ = await self._ask(source, ControlOrdinal.GET_ESTABLISHED)
+        if code != ReturnCode.BAD_ORDINAL:
+            return code or ReturnCode.BAD_ORDINAL
         if kind in (control.StateType.VOLATILE, control.StateType.SAVED):
             return ReturnCode.SUCCESS
         return ReturnCode.BAD_PARAMETER
@@ -349,10 +362,16 @@ class ControlCommands:
         return responses.result(ReturnCode.BAD_PARAMETER) if answer is None else answer
 
     async def _lock(self, retries: int, source: Source) -> int:
-        for _ in range(min(retries, MAX_LOCK_RETRIES)):
+        # A vTPM that is away takes long to say so: no more tries than there is time for.
+        end = trio.current_time() + LOCK_RETRY_S * min(retries, MAX_LOCK_RETRIES)
+        while True:
             code, _ = await self._ask(source, ControlOrdinal.LOCK_STATE)
-            if code != ReturnCode.FAIL:
+            if code != ReturnCode.FAIL or trio.current_time() >= end:
                 return code
             await trio.sleep(LOCK_RETRY_S)
-        code, _ = await self._ask(source, ControlOrdinal.LOCK_STATE)
-        return code
+
+
+def _is_repeatable(ordinal: ControlOrdinal, body: Structure | None) -> bool:
+    """Whether a request may be made again of which it is not known whether it was carried out."""
+    # Not if volatile state has served: the second time it would be gone.
+    return ordinal in _REPEATABLE or body == control.PowerOn(0)

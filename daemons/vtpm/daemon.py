@@ -244,6 +244,7 @@ class VtpmDaemon:
                 random=self._random,
                 log=self._log,
                 is_running=waking.origin is not Origin.STOPPED,
+                pcrs_due=pcrs if waking.origin is Origin.RESUMED else None,
             )
             await self._serve(host, machine, ControlService(machine, maker, self._log))
 
@@ -321,8 +322,9 @@ class VtpmDaemon:
         machine, service = self._machine, self._service
         if machine is None or service is None:
             raise DaemonError(f"vTPM {self._config.uuid} does not serve yet")
+        pcrs = await self._hardware_pcrs()
         async with service.engine_lock:
-            await machine.reset()
+            await machine.reset(pcrs)
         return {}
 
 

@@ -105,6 +105,7 @@ class Machine:
         random: RandomSource,
         log: Log,
         is_running: bool,
+        pcrs_due: Mapping[int, bytes] | None = None,
     ) -> None:
         """Args:
         host: has the engine.
@@ -116,6 +117,7 @@ class Machine:
         random: for nonces.
         log: for power and states.
         is_running: how the TPM was found.
+        pcrs_due: what its PCRs get if it is found still waiting for TPM_Startup.
         """
         self._host = host
         self._store = store
@@ -128,8 +130,11 @@ class Machine:
         self._is_running = is_running
         # A permanent state that came in and is stored; the engine is of the one before.
         self._arrived: bytes | None = None
-        # What PCRs get when the guest's firmware has sent TPM_Startup.
-        self._pcrs_due: Mapping[int, bytes] = {}
+        # The volatile state that is kept came in since the TPM was last told to stop.
+        self._has_volatile_arrived = False
+        # What PCRs get when the guest's firmware has sent TPM_Startup, which succeeds once only: it
+        # does no harm to have some for a TPM that is started up already.
+        self._pcrs_due: Mapping[int, bytes] = pcrs_due or {}
 
     @property
     def is_running(self) -> bool:
@@ -155,7 +160,8 @@ class Machine:
         """
         self.power_off()
         permanent, volatile = self._permanent, self._store.kept_volatile
-        pcrs = {} if volatile is not None else await self._read_pcrs()
+        # If volatile state goes on they count only where its TPM still waits for TPM_Startup.
+        pcrs = await self._read_pcrs()
         engine = await self._restore(permanent, volatile)
         if volatile is not None and delete_volatile:
             await self._save(Content(permanent))
@@ -167,6 +173,7 @@ class Machine:
 
     def power_off(self) -> None:
         """Stop the TPM; what is volatile is lost."""
+        self._has_volatile_arrived = False
         if not self._is_running:
             return
         self._is_running = False
@@ -174,13 +181,16 @@ class Machine:
         self._host.forget()
         self._log.info("machine switched off")
 
-    async def reset(self) -> None:
+    async def reset(self, pcrs: Mapping[int, bytes]) -> None:
         """Do what a reset of the machine with its firmware does; see `startup.reset`.
+
+        Args:
+            pcrs: of the hardware TPM. The caller asks for them before it takes the engine, since a
+                guest that runs must not wait for a manager that is away.
 
         Raises:
             DaemonError: the TPM refuses.
         """
-        pcrs = await self._read_pcrs()
         # Half a reset would leave a guest with a TPM that is not started up.
         with trio.CancelScope(shield=True):
             if not self._is_running:
@@ -190,7 +200,7 @@ class Machine:
                     raise DaemonError(
                         f"vTPM {self._uuid} cannot be switched on: {error}"
                     ) from error
-                self._arrived = None
+                self._arrived, self._has_volatile_arrived = None, False
                 self._host.replace(engine)
                 self._is_running = True
             self._pcrs_due = {}
@@ -264,8 +274,8 @@ class Machine:
     async def put_state(self, kind: int, data: bytes) -> None:
         """Check and store a blob; it counts from the next power-on.
 
-        A permanent state takes the place of everything; a volatile one belongs to the permanent one
-        that is there.
+        A permanent state takes the place of everything but a volatile one that came since the TPM
+        was last told to stop: clients may send the two in either order.
 
         Raises:
             RequestRefused: not a blob of this type, not for this vTPM, a state that this version
@@ -285,12 +295,14 @@ class Machine:
         except WireError as error:
             raise RequestRefused(ReturnCode.DECRYPT_ERROR, str(error)) from error
         if blob.kind is StateType.PERMANENT:
-            content = Content(state)
+            volatile = self._store.kept_volatile if self._has_volatile_arrived else None
+            content = Content(state, volatile)
         else:
             content = Content(self._permanent, state)
         await self._restore(content.permanent, content.volatile)
         await self._save(content)
         self._arrived = content.permanent
+        self._has_volatile_arrived = content.volatile is not None
         self._log.info("state taken in", kind=kind, source=blob.uuid, source_image=blob.sequence)
 
     @property
@@ -314,9 +326,14 @@ class Machine:
             with trio.move_on_after(KEY_WAIT_S):
                 return await ask()
         except ManagerRefused as error:
-            # BAD_ORDINAL means here that the TPM is not in a state to be asked.
-            code = ReturnCode.FAIL if error.code == ReturnCode.BAD_ORDINAL else error.code
-            raise RequestRefused(code, str(error)) from error
+            raise RequestRefused(_told_of(error.code), str(error)) from error
         except ManagerLost as error:
             raise RequestRefused(ReturnCode.IOERROR, str(error)) from error
         raise RequestRefused(ReturnCode.IOERROR, f"no key from the manager within {KEY_WAIT_S:g} s")
+
+
+def _told_of(code: int) -> int:
+    """Return the code to answer with where the manager refused a key with this one."""
+    # BAD_ORDINAL means here that the TPM is not in a state to be asked, and any non-fatal code of a
+    # busy hardware TPM that there is no such state: QEMU would migrate without it.
+    return ReturnCode.FAIL if code == ReturnCode.BAD_ORDINAL or code & NO_SUCH_STATE else code

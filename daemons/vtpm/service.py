@@ -279,8 +279,11 @@ class GuestService:
                 return await self._control.answer(request, locality, front.localities)
             if not self._machine.is_running:
                 return self._refuse(front, request, locality)
-            response = await self._host.execute(request, locality)
-            if self._machine.awaits_startup:
+            if not self._machine.awaits_startup:
+                return await self._host.execute(request, locality)
+            # Who is killed in between must not leave a TPM that is started up without its PCRs.
+            with self._host.indivisible():
+                response = await self._host.execute(request, locality)
                 await self._machine.started_up(request, response)
             return response
         except EngineBroken:

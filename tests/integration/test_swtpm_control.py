@@ -197,6 +197,8 @@ def test_a_machine_does_not_notice_that_its_front_is_replaced(
                 6:10
             ] == bytes(4)
             assert int(qemu.ask("00000001", 8), 16) == 0x17FFF
+        # An answer leaves just before the front has noted that it did; then it tells its status.
+        wait_kept(stack, 2)
         pid, vtpm = stack.pid(FRONT), stack.pid(VTPM)
         # Sent while there is no front.
         os.kill(pid, signal.SIGSTOP)

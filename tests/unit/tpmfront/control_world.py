@@ -63,6 +63,8 @@ class FakeVtpm:
     incoming: bytes = b""
     codes: dict[ControlOrdinal, int] = field(default_factory=dict)
     """What is answered to the next request of an ordinal."""
+    dies_over: set[ControlOrdinal] = field(default_factory=set)
+    """The next request of these is carried out, and the connection ends before its answer."""
     text: bytes = b'{"TPMSpecification":{}}'
     has_slow: trio.Event = field(default_factory=trio.Event)
     release: trio.Event = field(default_factory=trio.Event)
@@ -84,7 +86,12 @@ class FakeVtpm:
         if control.is_request(request):
             ordinal, body = control.decode_request(request)
             self.requests.append((ControlOrdinal(ordinal), body, locality))
-            return self._control(ControlOrdinal(ordinal), body)
+            response = self._control(ControlOrdinal(ordinal), body)
+            if ordinal in self.dies_over:
+                self.dies_over.remove(ControlOrdinal(ordinal))
+                device.disconnect_nowait()
+                return None
+            return response
         self.commands.append((request, locality))
         if not self.is_running:
             return error_response(ReturnCode.FAIL)

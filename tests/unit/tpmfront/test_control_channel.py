@@ -81,6 +81,49 @@ async def test_a_power_cycle_as_qemu_makes_it(front: Front, client: Client) -> N
     assert powers == [(ControlOrdinal.POWER_ON, b"\0"), (ControlOrdinal.POWER_ON, b"\1")]
 
 
+@pytest.mark.parametrize(
+    ("ordinal", "request_", "answer"),
+    [
+        (ControlOrdinal.POWER_OFF, "0000000e", OK),
+        (ControlOrdinal.POWER_ON, "00000002 00000000", OK),
+        (
+            ControlOrdinal.BUFFER_SIZE,
+            "00000011 00000000",
+            OK + "00000ff8" + "00000c00" + "00000ff8",
+        ),
+        (
+            ControlOrdinal.BUFFER_SIZE,
+            "00000011 00000ff8",
+            OK + "00000ff8" + "00000c00" + "00000ff8",
+        ),
+        (ControlOrdinal.GET_ESTABLISHED, "00000004", OK + "01000000"),
+    ],
+)
+async def test_a_machine_is_reset_while_its_vtpm_is_replaced(
+    front: Front, client: Client, ordinal: ControlOrdinal, request_: str, answer: str
+) -> None:
+    front.vtpm.dies_over.add(ordinal)
+    assert await client.ask(request_, len(answer) // 2) == answer
+    assert ordinals(front) == [ordinal, ordinal]
+
+
+@pytest.mark.parametrize(
+    ("ordinal", "request_"),
+    [
+        # The volatile state may have served already: the second time it would be gone.
+        (ControlOrdinal.POWER_ON, "00000002 00000001"),
+        (ControlOrdinal.HASH_START, "00000006"),
+        (ControlOrdinal.RESET_ESTABLISHED, "0000000b 03"),
+    ],
+)
+async def test_what_must_not_be_done_twice_is_not(
+    front: Front, client: Client, ordinal: ControlOrdinal, request_: str
+) -> None:
+    front.vtpm.dies_over.add(ordinal)
+    assert await client.ask(request_) == "00000009"
+    assert ordinals(front) == [ordinal]
+
+
 async def test_codes_of_the_vtpm_are_passed_on(front: Front, client: Client) -> None:
     for ordinal, request, size in (
         (ControlOrdinal.POWER_ON, "00000002 00000000", 4),
@@ -190,12 +233,19 @@ async def test_a_blob_of_the_wrong_length_is_refused_and_the_connection_goes_on(
     # None at all is what swtpm_ioctl makes of a blob that there is not.
     answers = [await client.ask(f"0000000d 00000002 0000000{kind} 00000000") for kind in range(5)]
     assert answers == ["00000003", "00000003", OK, OK, "00000003"]
-    assert front.vtpm.requests == []
+    assert ControlOrdinal.SET_STATE not in ordinals(front)
     assert await client.ask("00000002 00000000") == OK
     assert await client.ask("0000000d 00000002 00000003 00000000") == "0000000a"
     # One that runs takes none; what came is no request.
     assert await client.ask("0000000d 00000002 00000001 00000004 0000000e") == "0000000a"
     assert front.vtpm.is_running
+
+
+async def test_an_empty_blob_is_taken_by_a_tpm_that_was_stopped_before(
+    front: Front, client: Client
+) -> None:
+    front.vtpm.is_running = False  # by the last process
+    assert await client.ask("0000000d 00000002 00000003 00000000") == OK
 
 
 async def test_a_text_comes_in_pages(front: Front, client: Client) -> None:
@@ -398,6 +448,18 @@ async def test_the_process_may_end_with_a_shutdown(run_dir: Path) -> None:
         assert await client.ask("00000003") == OK
         with trio.fail_after(LIMIT_S):
             await front.ended.wait()
+
+
+async def test_a_shutdown_counts_though_nobody_waits_for_its_answer(run_dir: Path) -> None:
+    async with front_at(run_dir, ends_on_shutdown=True) as (front, _):
+        client = await front.connect()
+        data = await client.open_data()
+        await client.send("00000003")
+        await client.hang_up()
+        with trio.fail_after(LIMIT_S):
+            await front.ended.wait()
+        assert await data.ended()
+        assert not front.vtpm.is_running
 
 
 async def test_the_process_may_end_with_its_control_client(run_dir: Path) -> None:

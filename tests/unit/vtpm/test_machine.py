@@ -205,6 +205,7 @@ class Guest:
             random=CountingRandom(b"nonces"),
             log=log,
             is_running=waking.origin is not Origin.STOPPED,
+            pcrs_due=self.pcrs if waking.origin is Origin.RESUMED else None,
         )
         control = ControlService(machine, maker, log)
         return Vtpm(host, machine, control, memory, store, waking.origin, maker)
@@ -262,10 +263,42 @@ async def test_pcrs_of_the_hardware_follow_the_firmwares_startup() -> None:
     assert await vtpm.pcr(5) != DIGEST
 
 
+async def test_pcrs_of_the_hardware_are_not_forgotten_by_a_daemon_that_is_replaced() -> None:
+    guest = Guest(pcrs={5: DIGEST})
+    vtpm = await guest.start()
+    await vtpm.power_on()
+    again = await guest.start(vtpm.memory.load())
+    assert again.origin is Origin.RESUMED
+    await again.send(STARTUP)
+    assert await again.pcr(5) == DIGEST
+    value = await again.extend(5)
+    # A TPM that is started up keeps what was measured.
+    third = await guest.start(again.memory.load())
+    await third.send(STARTUP)
+    assert await third.pcr(5) == value
+
+
+async def test_pcrs_of_the_hardware_are_not_forgotten_by_a_suspended_machine() -> None:
+    guest = Guest(pcrs={5: DIGEST})
+    vtpm = await guest.start()
+    for is_started_up in (False, True):
+        await vtpm.power_on()
+        if is_started_up:
+            await vtpm.send(STARTUP)
+            await vtpm.extend(5)
+        permanent, volatile = await _suspend(vtpm)
+        await vtpm.do(ControlOrdinal.POWER_OFF)
+        await vtpm.put(StateType.PERMANENT, permanent)
+        await vtpm.put(StateType.VOLATILE, volatile)
+        await vtpm.power_on(delete_volatile=True)
+        await vtpm.send(STARTUP)
+        assert (await vtpm.pcr(5) == DIGEST) is not is_started_up
+
+
 async def test_a_reset_by_the_operator_starts_a_stopped_tpm() -> None:
     vtpm = await Guest(pcrs={5: DIGEST}).start()
     await vtpm.do(ControlOrdinal.POWER_OFF)
-    await vtpm.machine.reset()
+    await vtpm.machine.reset({5: DIGEST})
     assert vtpm.machine.is_running
     assert await vtpm.pcr(5) == DIGEST
 
@@ -353,6 +386,30 @@ async def test_a_suspended_tpm_goes_on_elsewhere_where_it_was() -> None:
     assert await other.pcr(4) == ZEROS
 
 
+async def test_a_volatile_state_may_come_before_the_permanent_one() -> None:
+    source = Guest()
+    vtpm = await source.start()
+    value = await vtpm.extend(4)
+    permanent, volatile = await _suspend(vtpm)
+    other = await Guest(keys=source.keys, name="target").start()
+    await other.do(ControlOrdinal.POWER_OFF)
+    assert await other.put(StateType.VOLATILE, volatile) == 0
+    assert await other.put(StateType.PERMANENT, permanent) == 0
+    await other.power_on(delete_volatile=True)
+    assert await other.pcr(4) == value
+    assert other.host.engine.permanent_state() == vtpm.host.engine.permanent_state()
+
+
+async def test_what_was_stored_does_not_go_on_beside_another_permanent_state() -> None:
+    vtpm = await Guest().start()
+    permanent, _ = await _suspend(vtpm)
+    await vtpm.extend(4)
+    await vtpm.do(ControlOrdinal.STORE_VOLATILE)
+    await vtpm.do(ControlOrdinal.POWER_OFF)
+    assert await vtpm.put(StateType.PERMANENT, permanent) == 0
+    assert vtpm.store.kept_volatile is None
+
+
 async def test_a_state_that_came_in_outlives_the_daemon_before_it_is_used() -> None:
     source = Guest()
     target = Guest(keys=source.keys, name="target")
@@ -434,6 +491,9 @@ async def test_a_blob_of_another_manager_is_refused() -> None:
     [
         (ManagerRefused(ManagerCode.DISABLED), ManagerCode.DISABLED),
         (ManagerRefused(ManagerCode.BAD_ORDINAL), ReturnCode.FAIL),
+        # TPM_RETRY and TPM_DEFEND_LOCK_RUNNING of a hardware TPM: to QEMU they are an empty blob.
+        (ManagerRefused(0x800), ReturnCode.FAIL),
+        (ManagerRefused(0x803), ReturnCode.FAIL),
         (ManagerLost("gone", submitted=True), ReturnCode.IOERROR),
     ],
 )

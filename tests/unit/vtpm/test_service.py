@@ -14,7 +14,8 @@ import trio
 from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocked
 
 from daemons.runtime.config.values import parse_locality_rules
-from daemons.runtime.host import EngineHost, PersistOutcome
+from daemons.runtime.host import POWERED_OFF, EngineHost, PersistOutcome
+from daemons.runtime.volatile import VolatileMemory
 from daemons.vtpm.manager_client import ManagerLink
 from daemons.vtpm.service import Admission, GuestService, client_label
 from daemons.vtpm.store import KeyKeeper
@@ -78,7 +79,7 @@ class FakeEngine:
         return b""
 
     def volatile_state(self) -> bytes:
-        return b""
+        return b"volatile"
 
     def snapshot(self) -> Snapshot:
         return Snapshot(False, (), ())
@@ -98,9 +99,11 @@ class FakeMachine:
     awaits_startup: bool = False
     told: list[tuple[bytes, bytes]] = field(default_factory=list)
     allowed: frozenset[int] | None = frozenset()
+    on_startup: Callable[[], None] = lambda: None
 
     async def started_up(self, command: bytes, response: bytes) -> None:
         """Note what was told."""
+        self.on_startup()
         self.told.append((command, response))
 
     async def answer(self, request: bytes, locality: int, allowed: frozenset[int] | None) -> bytes:
@@ -135,6 +138,7 @@ class Bench:
     host: EngineHost
     may_save: trio.Event
     machine: FakeMachine
+    memory: VolatileMemory
 
     async def front(self, serial: int = 1, label: str | None = None) -> FakeDevice:
         """Connect a front."""
@@ -158,14 +162,15 @@ async def _bench(
         return PersistOutcome.SAVED
 
     engine, manager, log = FakeEngine(), FakeManager(answer=answer), Lines().log()
-    host = EngineHost(engine, persist=persist, volatile=None, log=log)
+    memory = VolatileMemory.create("test")
+    host = EngineHost(engine, persist=persist, volatile=memory, log=log)
     link = ManagerLink(manager.open, log)
     machine = FakeMachine()
     service = GuestService(host, link, parse_locality_rules(rules), machine, machine, log)
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(link.run, _accept))
         try:
-            yield Bench(engine, manager, service, link, host, may_save, machine)
+            yield Bench(engine, manager, service, link, host, may_save, machine, memory)
         finally:
             link.close()
 
@@ -227,6 +232,19 @@ async def test_the_machine_hears_of_commands_while_it_waits_for_startup() -> Non
         bench.machine.awaits_startup = True
         await bench.service.request(device, b"second", 0)
         assert bench.machine.told == [(b"second", b"answer to second")]
+
+
+async def test_who_is_killed_between_startup_and_its_pcrs_has_not_started_up() -> None:
+    async with _bench() as bench:
+        device = await bench.front()
+        bench.host.forget()
+        kept: list[bytes | None] = []
+        bench.machine.on_startup = lambda: kept.append(bench.memory.load())
+        bench.machine.awaits_startup = True
+        bench.engine.volatile_version += 1
+        await bench.service.request(device, b"startup", 0)
+        assert kept == [POWERED_OFF]
+        assert bench.memory.load() == b"volatile"
 
 
 async def test_a_management_request_goes_to_the_manager_as_it_is() -> None:
