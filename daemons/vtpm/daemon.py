@@ -314,6 +314,10 @@ class VtpmDaemon:
         }
         if self._host is not None:
             fields |= observe(self._host, self._keys)
+            if self._machine is not None and not self._machine.is_running:
+                # What the engine holds is from before, and gone.
+                owned = self._host.snapshot().owned
+                fields["tpm"] = {"owned": owned, "flags": ["switched off"], "banks": []}
         return fields
 
     async def _reset(self, args: Fields) -> Fields:

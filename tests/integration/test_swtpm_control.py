@@ -248,6 +248,18 @@ def test_the_status_tells_of_the_machine(shared: Stack, qemu: Control) -> None:
         row = shared.daemon(FRONT)
 
 
+def test_the_status_does_not_show_the_pcrs_of_a_tpm_that_is_off(
+    shared: Stack, qemu: Control
+) -> None:
+    def guest() -> dict[str, object]:
+        (found,) = shared.status()["guests"]
+        return {name: found[name] for name in ("flags", "pcr_values", "owned")}
+
+    assert guest()["pcr_values"]
+    assert qemu.ask("0000000e") == OK
+    assert guest() == {"flags": ["switched off"], "pcr_values": None, "owned": False}
+
+
 def test_floods_and_half_requests_hold_up_nobody_for_long(shared: Stack) -> None:
     path = ctrl_path(shared)
     others = [Control(path) for _ in range(20)]
