@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -428,6 +429,25 @@ def test_no_file_is_replaced_by_a_capture(run_dir: Path) -> None:
     path = run_dir / "g1.pcapng"
     path.write_text("precious")
     code, output = _trace(run_dir, "--guest", "g1", "--pcap", str(path))
+    assert code == 1
+    assert f"{path} is there already; nothing was written" in output
+    assert path.read_text() == "precious"
+
+
+def test_a_file_that_takes_the_place_of_a_pipe_is_not_written_to(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _stack(run_dir)
+    path, pipe = run_dir / "g1.pcapng", run_dir / "pipe"
+    os.mkfifo(pipe)
+    path.write_text("precious")
+    of_pipe, stat = pipe.stat(), Path.stat
+
+    def looked_at_too_early(one: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        return of_pipe if one == path else stat(one, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(Path, "stat", looked_at_too_early)
+    code, output = _trace(run_dir, "--guest", "g1", "--pcap", str(path), "--count", "1")
     assert code == 1
     assert f"{path} is there already; nothing was written" in output
     assert path.read_text() == "precious"
