@@ -320,6 +320,39 @@ async def following(folder: Path) -> AsyncIterator[trio.MemoryReceiveChannel[Ent
         nursery.cancel_scope.cancel()
 
 
+class Endless(Script):
+    """A stream that tells its last line again and again."""
+
+    async def next(self) -> Sequence[Fields]:
+        if len(self._lines) == 1:
+            await trio.sleep(0.01)
+            return self._lines
+        return await super().next()
+
+
+async def test_a_command_whose_front_is_silent_waits_no_longer_for_others_that_come(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daemons.vtpmctl.trace.FRONT_WAIT_S", 0.2)
+    another = replace(READ, front=replace(FRONT, pid=FRONT.pid + 1))
+    vtpm = partial(
+        serve_control,
+        run_dir / "vtpm",
+        {},
+        log=QUIET,
+        streams={"trace": lambda _args: Endless({}, [READ.fields(), another.fields()])},
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(vtpm)
+        async with (
+            telling(run_dir / "front", [], {"pid": FRONT.pid}),
+            following(run_dir) as entries,
+        ):
+            assert await entries.receive() == Connected()
+            assert await entries.receive() == Attributed(READ, None)
+        nursery.cancel_scope.cancel()
+
+
 async def test_the_streams_of_both_daemons_become_one(run_dir: Path) -> None:
     spans = [ClientSpan(ANN, 900, 1100).fields(), {"dropped": 2}]
     async with (
