@@ -25,7 +25,7 @@ from daemons.vtpmctl.cli import main
 from daemons.vtpmctl.pcapng import CaptureFile
 from daemons.vtpmctl.trace import Connected, Dropped, Entry, Lost, follow
 from daemons.vtpmctl.trace_cli import View, plain_name
-from daemons.vtpmctl.tracetext import ProcessNames, json_object, line
+from daemons.vtpmctl.tracetext import NAMES_LIMIT, ProcessNames, json_object, line
 from protocol.tpm12.constants import Ordinal
 from tests.unit.vtpmctl.packets import read_capture
 from tpmcore.engine import Description, Field, SessionUse
@@ -161,6 +161,16 @@ def test_whoever_is_not_known_has_a_name_all_the_same(
     one: Attributed, who: str, names: ProcessNames
 ) -> None:
     assert line(one, names).split(" ")[1] == who
+
+
+def test_names_of_clients_of_long_ago_are_forgotten(names: ProcessNames, tmp_path: Path) -> None:
+    assert names.name(ANN) == "tcsd"
+    (tmp_path / str(ANN.pid) / "comm").unlink()
+    assert names.name(ANN) == "tcsd"
+    # A connection for each command is a client for each.
+    for connection in range(NAMES_LIMIT):
+        names.name(ClientIdentity(1000 + connection, 104, 0, None))
+    assert names.name(ANN) == "?"
 
 
 @pytest.mark.parametrize(
