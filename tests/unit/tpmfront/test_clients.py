@@ -162,6 +162,8 @@ async def serving() -> AsyncIterator[Front]:
     handover, _ = Handover.open({}, Notifier(None), log)
     clients = Clients(cast("VtpmLink", link), handover, log)
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        # Of each connection: little is on its way to a client that does not read.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         front = Front(listener.getsockname(), clients, link)
         front.lines = lines
         async with trio.open_nursery() as nursery:
@@ -220,3 +222,20 @@ async def test_half_a_command_is_no_reason_to_keep_a_place(size: int) -> None:
         new = await front.connect()
         await new.send_all(COMMAND)
         assert await new.receive_some() == RESPONSE
+
+
+async def test_who_takes_no_responses_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daemons.tpmfront.peers.MAX_TCP_CLIENTS_PER_ADDRESS", 1)
+    async with serving() as front:
+        front.link.may_answer.set()
+        stalled = await front.connect()
+        with trio.move_on_after(20) as limit:
+            while not limit.cancelled_caught:
+                with trio.move_on_after(0.5) as sending:
+                    await stalled.send_all(COMMAND * 500)
+                if sending.cancelled_caught:
+                    break
+        new = await front.connect()
+        await new.send_all(COMMAND)
+        assert await new.receive_some() == RESPONSE
+        assert "client that does not read gives way" in front.lines[-1]
