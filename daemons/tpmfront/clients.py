@@ -10,8 +10,9 @@ What asks a vTPM for more than TPM commands (`protocol.vtpm.control`) is only th
 to send: a client that begins a command so is answered as a TPM does that does not know its tag.
 
 TCP clients cannot be told from each other, and one that has vanished looks like one that waits. So
-when their places are full, the connection that has been idle for longest gives way to a new one:
-whoever connects for each command, as tcsd does, is served whatever others leave open.
+when their places are full, the connection that has been idle for longest gives way to a new one, or
+if none is idle one that takes none of its response: whoever connects for each command, as tcsd
+does, is served whatever others leave open.
 
 Clients do not notice that this process is replaced by another (`handover`): a stop finishes the
 commands that are under way and leaves the connections open.
@@ -68,6 +69,7 @@ class Client:
         "is_dismissed",
         "is_for_one_command",
         "is_idle",
+        "is_stalled",
         "is_submitted",
         "locality",
         "raw",
@@ -94,6 +96,8 @@ class Client:
         # It ends with the first response.
         self.is_for_one_command = False
         self.command: bytes | None = None
+        # As others see it: it has a response and does not take it.
+        self.is_stalled = False
         # The vTPM may have it: a stop waits for the answer. Set by the link.
         self.is_submitted = False
         # Shielded, so that a stop tears no command apart; ended by `Clients.stop`.
@@ -206,21 +210,28 @@ class Clients:
         return True
 
     def _make_place(self, peer: Peer) -> bool:
-        """Whether an idle TCP client could give its place to a new one."""
+        """Whether a TCP client that is idle or does not read could give its place to a new one."""
         if not isinstance(peer, TcpPeer):
             return False
         origin = peer.origin if self._places.is_origin_full(peer) else None
-        idle = [
+        some = [
             (client, other)
             for client, other in self._clients.items()
-            if isinstance(other, TcpPeer) and origin in (None, other.origin) and _is_idle(client)
+            if isinstance(other, TcpPeer)
+            and origin in (None, other.origin)
+            and (client.is_stalled or _is_idle(client))
         ]
-        if not idle:
+        if not some:
             return False
-        client, other = min(idle, key=lambda one: one[0].idle_since)
+        client, other = min(some, key=lambda one: (one[0].is_stalled, one[0].idle_since))
         client.dismiss()
         self._forget(client)
-        self._log.info("idle client gives way", address=other.place, to=peer.place)
+        if client.is_stalled:
+            self._log.info(
+                "client that does not read gives way", address=other.place, to=peer.place
+            )
+        else:
+            self._log.info("idle client gives way", address=other.place, to=peer.place)
         return True
 
     def _forget(self, client: Client) -> None:
@@ -347,7 +358,9 @@ class Clients:
                 response = await self._link.transact(command, client.locality, client)
             client.is_submitted = True  # answered, which is as good
             self._commands += 1
+            client.is_stalled = True
             await send_all(raw, response)
+            client.is_stalled = False
             client.command = None
             client.is_submitted = False
             if client.is_for_one_command:

@@ -4,7 +4,8 @@
 Of a Unix socket's client the kernel tells the user. Of a TCP client there is an address, which says
 of this machine's programs nothing and of another machine's only which one it claims to be. So all
 TCP clients together have no more places than one user, and those of one address only a part of
-them; the whole loopback network is one address, as any program may take any of it.
+them; a network of which whoever has one address may take any other is one address: the loopback
+network, and 64 bits of IPv6.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import contextlib
 import socket
 from collections import Counter
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import Final
 
-from daemons.runtime.config.endpoints import place_of
+from daemons.runtime.config.endpoints import IpAddress, place_of
 from protocol.tpmif.unix import PeerCredentials, peer_credentials
 
 MAX_CLIENTS: Final = 900
@@ -31,6 +32,9 @@ KEEPALIVE_INTERVAL_S: Final = 10
 KEEPALIVE_PROBES: Final = 6
 """A machine that vanished without a word has lost its connections after two minutes."""
 
+_NETWORK_BITS: Final = 64
+"""Of an IPv6 address: the rest of it each machine chooses itself (RFC 4291, 2.5.4)."""
+
 
 @dataclass(frozen=True, slots=True)
 class TcpPeer:
@@ -41,20 +45,30 @@ class TcpPeer:
         port: its own.
     """
 
-    address: IPv4Address | IPv6Address | None
+    address: IpAddress | None
     port: int
+
+    @property
+    def _plain_address(self) -> IpAddress | None:
+        """The address, IPv4 also where an IPv6 socket took the connection (RFC 4291, 2.5.5.2)."""
+        address = self.address
+        return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
 
     @property
     def place(self) -> str:
         """Address and port, for the log."""
-        return "gone" if self.address is None else place_of(self.address, self.port)
+        address = self._plain_address
+        return "gone" if address is None else place_of(address, self.port)
 
     @property
     def origin(self) -> str:
         """What its places are counted by."""
-        if self.address is None or self.address.is_loopback:
+        address = self._plain_address
+        if address is None or address.is_loopback:
             return "loopback"
-        return str(self.address)
+        if isinstance(address, IPv6Address):
+            return str(IPv6Network((int(address), _NETWORK_BITS), strict=False))
+        return str(address)
 
 
 Peer = PeerCredentials | TcpPeer

@@ -47,6 +47,8 @@ _PSH_ACK: Final = 0x18
 _WINDOW: Final = 0xFFFF
 _FIRST_SEQUENCE: Final = 1
 _COMMENT_LIMIT_BYTES: Final = 8192
+FLOWS_LIMIT: Final = 4096
+"""Connections that are remembered; a client that comes back later is one more."""
 
 
 @dataclass(slots=True)
@@ -79,6 +81,8 @@ class CaptureFile:
         """
         self._out = out
         self._flows: dict[Hashable, _Flow] = {}
+        # All that there were.
+        self._flow_count = 0
         section = struct.pack("<IHHq", _BYTE_ORDER_MAGIC, *_VERSION, _LENGTH_UNKNOWN)
         self._block(_SECTION_HEADER, section, [(_SHB_USERAPPL, b"vtpmctl trace")])
         self._block(
@@ -104,9 +108,14 @@ class CaptureFile:
         Raises:
             OSError: it cannot be written.
         """
-        way = self._flows.get(flow)
+        # Taken out and put in behind the others: the first one is that of the longest ago.
+        way = self._flows.pop(flow, None)
         if way is None:
-            way = self._flows[flow] = _new_flow(len(self._flows))
+            if len(self._flows) >= FLOWS_LIMIT:
+                del self._flows[next(iter(self._flows))]
+            way = _new_flow(self._flow_count)
+            self._flow_count += 1
+        self._flows[flow] = way
         sent, answered = command[0], response[0]
         self._packet(_to_tpm(way, sent), *command[1:])
         way.client_sequence = (way.client_sequence + len(sent)) % 2**32

@@ -22,7 +22,7 @@ from daemons.vtpmctl.attribution import Attributed, Attribution
 
 RETRY_FIRST_S: Final = 0.05
 RETRY_LAST_S: Final = 1.0
-FRONT_WAIT_S: Final = 0.5
+FRONT_WAIT_S: Final = 2.0
 """How long a command waits for the front to say whose it was."""
 
 
@@ -79,13 +79,23 @@ async def follow(vtpm: Path, front: Path, out: trio.MemorySendChannel[Entry]) ->
         asked_front = trio.Event()
         nursery.start_soon(_hear_front, front, send, asked_front)
         nursery.start_soon(_hear_vtpm, vtpm, send, asked_front)
+        # How long the first command that waits for the front still may. Time in which nobody takes
+        # what is shown does not count: then the front is not heard either.
+        left_s = FRONT_WAIT_S
         while True:
-            wait_s = FRONT_WAIT_S if attribution.is_waiting else math.inf
             entries: Iterator[Entry] | None = None
-            with trio.move_on_after(wait_s):
-                entries = _entries(attribution, await heard.receive())
+            began_s = trio.current_time()
+            with trio.move_on_after(left_s if attribution.is_waiting else math.inf):
+                one = await heard.receive()
+                left_s = max(0.0, left_s - (trio.current_time() - began_s))
+                entries = _entries(attribution, one)
+            was_waiting = attribution.is_waiting
+            has_shown = False
             for entry in attribution.give_up() if entries is None else entries:
+                has_shown = True
                 await out.send(entry)
+            if has_shown or not was_waiting:
+                left_s = FRONT_WAIT_S
 
 
 def _entries(attribution: Attribution, heard: _Heard) -> Iterator[Entry]:

@@ -237,10 +237,18 @@ def _open_capture(path: Path) -> Iterator[BinaryIO]:
         descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, _MODE)
     except FileExistsError as error:
         if not stat.S_ISFIFO(path.stat().st_mode):
-            raise DaemonError(f"{path} is there already; nothing was written") from error
+            raise _is_there(path) from error
         descriptor = os.open(path, flags)
+        # What was looked at may not be what was opened, in a folder that others write to.
+        if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise _is_there(path) from error
     with os.fdopen(descriptor, "wb") as file:
         yield file
+
+
+def _is_there(path: Path) -> DaemonError:
+    return DaemonError(f"{path} is there already; nothing was written")
 
 
 def plain_name(name: str) -> str:

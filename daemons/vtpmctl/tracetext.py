@@ -14,6 +14,8 @@ from daemons.vtpmctl.attribution import Attributed
 from daemons.vtpmctl.pcapng import CaptureFile
 from tpmcore.engine import Field
 
+NAMES_LIMIT: Final = 4096
+"""Of clients whose names are remembered; a tcsd over a Unix socket may be one for each command."""
 _ITSELF: Final = "vtpm"
 """Who sent what came from no front."""
 
@@ -27,7 +29,8 @@ class ProcessNames:
 
     def name(self, client: ClientIdentity) -> str:
         """Return the name of a client's process, "?" if nobody knows."""
-        known = self._known.get(client)
+        # Taken out and put in behind the others: the first one is that of the longest ago.
+        known = self._known.pop(client, None)
         if known is None:
             if client.pid is None:
                 return "?"
@@ -35,7 +38,10 @@ class ProcessNames:
                 found = (self._proc / str(client.pid) / "comm").read_text(errors="replace")
             except OSError:
                 found = ""
-            known = self._known[client] = _printable(found.strip()) or "?"
+            if len(self._known) >= NAMES_LIMIT:
+                del self._known[next(iter(self._known))]
+            known = _printable(found.strip()) or "?"
+        self._known[client] = known
         return known
 
 

@@ -65,7 +65,8 @@ def installed(pytestconfig: pytest.Config) -> Path:
     with (shared / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not complete.exists():
-            folder.mkdir()
+            # There is one if another worker's attempt failed: this one says why, too.
+            folder.mkdir(exist_ok=True)
             subprocess.run(["make", "-s", "-C", ROOT, "install", f"DESTDIR={folder}"], check=True)
             complete.touch()
     return folder

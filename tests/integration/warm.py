@@ -80,7 +80,7 @@ class WarmProcess:
 
     def poll(self) -> int | None:
         """Return its exit code, or None while it runs."""
-        if self.returncode is None and select.select([self._told], [], [], 0)[0]:
+        if self.returncode is None and self._has_ended(0):
             message = self._told.recv(MESSAGE_LIMIT_BYTES)
             assert message, _GONE
             self.returncode = int(json.loads(message)["code"])
@@ -94,12 +94,18 @@ class WarmProcess:
         Raises:
             subprocess.TimeoutExpired: it runs on.
         """
-        if self.returncode is None and not select.select([self._told], [], [], timeout)[0]:
+        if self.returncode is None and not self._has_ended(timeout):
             assert timeout is not None
             raise subprocess.TimeoutExpired(self._name, timeout)
         code = self.poll()
         assert code is not None
         return code
+
+    def _has_ended(self, timeout: float | None) -> bool:
+        # Not select(2): a test with a crowd of connections has descriptors above its limit of 1024.
+        poll = select.poll()
+        poll.register(self._told, select.POLLIN)
+        return bool(poll.poll(None if timeout is None else timeout * 1000))
 
     def send_signal(self, number: int) -> None:
         """Send a signal; nothing happens if it has ended."""

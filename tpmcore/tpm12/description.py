@@ -428,18 +428,20 @@ def _walk_optional_pcr_info(walk: _Walk, name: str, *, is_long: bool) -> None:
 
 def _walk_wrapped_command(walk: _Walk, name: str) -> None:
     """Show of the command inside of ExecuteTransport what is never encrypted: which one it is, and
-    its sessions. Whether its parameters are is not to be seen, so they are hidden."""
+    its sessions, if that command can have so many. Whether its parameters are encrypted is not to
+    be seen, so they are hidden."""
     reader = walk.reader
     start, end = reader.position, reader.end
     inner = reader.rest()
+    if len(inner) < HEADER_BYTES or int.from_bytes(inner[2:6], "big") != len(inner):
+        walk.hide(name, len(inner))
+        return
+    row = walk.table.get(code_of(inner))
     auth_count = int.from_bytes(inner[:2], "big") - Tag.RQU_COMMAND
+    if row is None or auth_count not in row.auth_blocks:
+        auth_count = 0
     auths = end - auth_count * _COMMAND_AUTH_BYTES
-    if (
-        len(inner) < HEADER_BYTES
-        or int.from_bytes(inner[2:6], "big") != len(inner)
-        or auth_count not in (0, 1, 2)
-        or auths < start + HEADER_BYTES
-    ):
+    if auths < start + HEADER_BYTES:
         walk.hide(name, len(inner))
         return
     walk.keep(start, start + HEADER_BYTES)

@@ -340,3 +340,24 @@ def test_the_engine_describes_what_its_own_profile_has() -> None:
     description = chip.engine.describe(command, chip.send(command))
     assert _value(description.results, "currentTime", "tickRate").isdecimal()
     assert _value(description.results, "currentTime", "tickNonce") == "<20 bytes>"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        # More authorization blocks than the command can have: what would be one are parameters.
+        build_message(Tag.RQU_AUTH2_COMMAND, Ordinal.SEAL, b""),
+        # Of a command that there is none of nobody knows where its sessions are.
+        build_message(Tag.RQU_AUTH1_COMMAND, 0x1234, b""),
+    ],
+    ids=["too many", "no such command"],
+)
+def test_what_is_no_session_inside_of_a_transport_session_is_not_shown(head: bytes) -> None:
+    parameters = bytes(range(1, 121))
+    wrapped = head[:2] + (len(head) + len(parameters)).to_bytes(4, "big") + head[6:] + parameters
+    body = len(wrapped).to_bytes(4, "big") + wrapped + bytes(45)
+    command = build_message(Tag.RQU_AUTH1_COMMAND, Ordinal.EXECUTE_TRANSPORT, body)
+    description = _describe(command)
+    start = HEADER_BYTES + 4 + HEADER_BYTES
+    assert not any(description.shown_command[start : start + len(parameters)])
+    assert len(description.sessions) == 1

@@ -68,10 +68,42 @@ def test_addresses_of_the_loopback_network_are_one() -> None:
     assert not places.is_full(tcp("192.0.2.1"))
 
 
+@pytest.mark.parametrize("address", ["::ffff:127.0.0.1", "::ffff:127.8.8.8"])
+def test_a_socket_of_both_kinds_of_addresses_knows_the_loopback_network(address: str) -> None:
+    assert tcp(address).origin == tcp("127.0.0.1").origin
+
+
+def test_an_ipv4_client_is_the_same_at_a_socket_of_both_kinds_of_addresses() -> None:
+    assert tcp("::ffff:192.0.2.1").origin == tcp("192.0.2.1").origin
+    assert tcp("::ffff:192.0.2.1").place == tcp("192.0.2.1").place
+
+
+def test_all_addresses_of_an_ipv6_network_are_one() -> None:
+    # Whoever has one of them has all.
+    places = Places()
+    for number in range(MAX_TCP_CLIENTS_PER_ADDRESS):
+        places.take(tcp(f"2001:db8:0:1::{number:x}"))
+    assert places.is_full(tcp("2001:db8:0:1:ffff::1"))
+    assert not places.is_full(tcp("2001:db8:0:2::1"))
+
+
 def test_nobody_has_more_than_all_places() -> None:
     places = Places()
     taken = sum(fill(places, PeerCredentials(1, uid, 100, None)) for uid in range(10))
     assert taken == MAX_CLIENTS
+
+
+def test_the_address_of_an_ipv4_client_at_a_socket_of_both_kinds_is_an_ipv4_address() -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 here")
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
+        client = socket.create_connection(("127.0.0.1", listener.getsockname()[1]))
+        connection, _ = listener.accept()
+        with client, connection:
+            peer = peer_of(connection)
+            assert isinstance(peer, TcpPeer)
+            assert peer.place == f"127.0.0.1:{client.getsockname()[1]}"
+            assert peer.origin == "loopback"
 
 
 def test_peers_are_told_by_user_or_by_address() -> None:
@@ -130,6 +162,8 @@ async def serving() -> AsyncIterator[Front]:
     handover, _ = Handover.open({}, Notifier(None), log)
     clients = Clients(cast("VtpmLink", link), handover, log)
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        # Of each connection: little is on its way to a client that does not read.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         front = Front(listener.getsockname(), clients, link)
         front.lines = lines
         async with trio.open_nursery() as nursery:
@@ -188,3 +222,20 @@ async def test_half_a_command_is_no_reason_to_keep_a_place(size: int) -> None:
         new = await front.connect()
         await new.send_all(COMMAND)
         assert await new.receive_some() == RESPONSE
+
+
+async def test_who_takes_no_responses_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daemons.tpmfront.peers.MAX_TCP_CLIENTS_PER_ADDRESS", 1)
+    async with serving() as front:
+        front.link.may_answer.set()
+        stalled = await front.connect()
+        with trio.move_on_after(20) as limit:
+            while not limit.cancelled_caught:
+                with trio.move_on_after(0.5) as sending:
+                    await stalled.send_all(COMMAND * 500)
+                if sending.cancelled_caught:
+                    break
+        new = await front.connect()
+        await new.send_all(COMMAND)
+        assert await new.receive_some() == RESPONSE
+        assert "client that does not read gives way" in front.lines[-1]

@@ -57,6 +57,18 @@ def test_each_client_has_a_connection_of_its_own() -> None:
     assert [one.sequence for one in packets[::2]] == [1, 1, 15, 15]
 
 
+def test_a_client_of_long_ago_is_a_new_one_and_nobody_has_its_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pcapng, "FLOWS_LIMIT", 3)
+    _, packets = _written(*[(flow, COMMAND, RESPONSE) for flow in "abacdba"])
+    clients = [one.source for one in packets[::2]]
+    assert len(set(clients)) == 6
+    # "b" was forgotten for "d"; "a", which was seen between, was so for the new "b".
+    assert clients[0] == clients[2] != clients[6]
+    assert [one.sequence for one in packets[::2]] == [1, 1, 15, 1, 1, 1, 1]
+
+
 def test_more_clients_than_ports_do_not_share_a_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

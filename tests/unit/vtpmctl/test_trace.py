@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -24,7 +25,7 @@ from daemons.vtpmctl.cli import main
 from daemons.vtpmctl.pcapng import CaptureFile
 from daemons.vtpmctl.trace import Connected, Dropped, Entry, Lost, follow
 from daemons.vtpmctl.trace_cli import View, plain_name
-from daemons.vtpmctl.tracetext import ProcessNames, json_object, line
+from daemons.vtpmctl.tracetext import NAMES_LIMIT, ProcessNames, json_object, line
 from protocol.tpm12.constants import Ordinal
 from tests.unit.vtpmctl.packets import read_capture
 from tpmcore.engine import Description, Field, SessionUse
@@ -160,6 +161,16 @@ def test_whoever_is_not_known_has_a_name_all_the_same(
     one: Attributed, who: str, names: ProcessNames
 ) -> None:
     assert line(one, names).split(" ")[1] == who
+
+
+def test_names_of_clients_of_long_ago_are_forgotten(names: ProcessNames, tmp_path: Path) -> None:
+    assert names.name(ANN) == "tcsd"
+    (tmp_path / str(ANN.pid) / "comm").unlink()
+    assert names.name(ANN) == "tcsd"
+    # A connection for each command is a client for each.
+    for connection in range(NAMES_LIMIT):
+        names.name(ClientIdentity(1000 + connection, 104, 0, None))
+    assert names.name(ANN) == "?"
 
 
 @pytest.mark.parametrize(
@@ -319,6 +330,39 @@ async def following(folder: Path) -> AsyncIterator[trio.MemoryReceiveChannel[Ent
         nursery.cancel_scope.cancel()
 
 
+class Endless(Script):
+    """A stream that tells its last line again and again."""
+
+    async def next(self) -> Sequence[Fields]:
+        if len(self._lines) == 1:
+            await trio.sleep(0.01)
+            return self._lines
+        return await super().next()
+
+
+async def test_a_command_whose_front_is_silent_waits_no_longer_for_others_that_come(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daemons.vtpmctl.trace.FRONT_WAIT_S", 0.2)
+    another = replace(READ, front=replace(FRONT, pid=FRONT.pid + 1))
+    vtpm = partial(
+        serve_control,
+        run_dir / "vtpm",
+        {},
+        log=QUIET,
+        streams={"trace": lambda _args: Endless({}, [READ.fields(), another.fields()])},
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(vtpm)
+        async with (
+            telling(run_dir / "front", [], {"pid": FRONT.pid}),
+            following(run_dir) as entries,
+        ):
+            assert await entries.receive() == Connected()
+            assert await entries.receive() == Attributed(READ, None)
+        nursery.cancel_scope.cancel()
+
+
 async def test_the_streams_of_both_daemons_become_one(run_dir: Path) -> None:
     spans = [ClientSpan(ANN, 900, 1100).fields(), {"dropped": 2}]
     async with (
@@ -428,6 +472,25 @@ def test_no_file_is_replaced_by_a_capture(run_dir: Path) -> None:
     path = run_dir / "g1.pcapng"
     path.write_text("precious")
     code, output = _trace(run_dir, "--guest", "g1", "--pcap", str(path))
+    assert code == 1
+    assert f"{path} is there already; nothing was written" in output
+    assert path.read_text() == "precious"
+
+
+def test_a_file_that_takes_the_place_of_a_pipe_is_not_written_to(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _stack(run_dir)
+    path, pipe = run_dir / "g1.pcapng", run_dir / "pipe"
+    os.mkfifo(pipe)
+    path.write_text("precious")
+    of_pipe, stat = pipe.stat(), Path.stat
+
+    def looked_at_too_early(one: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        return of_pipe if one == path else stat(one, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(Path, "stat", looked_at_too_early)
+    code, output = _trace(run_dir, "--guest", "g1", "--pcap", str(path), "--count", "1")
     assert code == 1
     assert f"{path} is there already; nothing was written" in output
     assert path.read_text() == "precious"

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What both formats have: their head and their sections."""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from protocol.errors import WireError
+from protocol.tpm12.wire import U16, Reader
+
+MAJOR: Final = 1
+MINOR: Final = 2
+
+_PACK_SECTION = struct.Struct(">HI").pack
+_VERSION_BYTES = struct.pack(">HH", MAJOR, MINOR)
+MAX_LIST: Final = 1 << 16
+"""More elements than a u16 count can say."""
+
+
+def assemble(magic: bytes, sections: list[tuple[int, bytes]]) -> bytes:
+    """Return a state made of its sections, which are in ascending order."""
+    head = magic + _VERSION_BYTES
+    return head + b"".join([_PACK_SECTION(number, len(data)) + data for number, data in sections])
+
+
+def split_sections(
+    magic: bytes, data: bytes, known: frozenset[int]
+) -> tuple[int, dict[int, bytes]]:
+    """Return the minor version of a state, and its sections by number.
+
+    Raises:
+        WireError: another format or version, or a section that is not known or out of order.
+    """
+    reader = Reader(data)
+    found = reader.take(len(magic), "magic")
+    if found != magic:
+        raise WireError("magic", 0, f"{magic!r} wanted, found {found!r}")
+    major, minor = reader.u16("major"), reader.u16("minor")
+    if major != MAJOR or minor > MINOR:
+        raise WireError("version", 8, f"{major}.{minor} is not read by {MAJOR}.{MINOR}")
+    sections: dict[int, bytes] = {}
+    last = 0
+    while reader.remaining:
+        start = reader.position
+        number = reader.u16("section")
+        if number <= last or number not in known:
+            raise WireError("section", start, f"{number} is unknown, repeated or out of order")
+        sections[number] = reader.sized("section")
+        last = number
+    return minor, sections
+
+
+def list_bytes(elements: list[bytes]) -> bytes:
+    """Return a u16 count and the elements: what a `ListOf` reads."""
+    return U16.write(len(elements)) + b"".join(elements)
