@@ -144,9 +144,11 @@ class VtpmLink:
                 self._drop(self._device)
             return error_response(ReturnCode.IOERROR)
         finally:
-            if self.observer is not None:
-                self.observer(submission)
-            self._turn.release()
+            try:
+                if self.observer is not None:
+                    self.observer(submission)
+            finally:
+                self._turn.release()
 
     def cancel(self, submission: Submission) -> None:
         """Have a command given up that is under way: `transact` then returns TPM_FAIL.
