@@ -38,5 +38,8 @@ def main(args: list[str], prog_name: str) -> None:
         {"note": note, "fds": fds, "notifier": notifier, "os": os, "signal": signal, "sys": sys},
     )
     notifier.ready()
-    select.select(fds["supervisor"], [], [])
+    # Again and again, for a signal between two instructions is only seen by the next one of Python:
+    # one that comes just before a wait would be seen after it.
+    while not select.select(fds["supervisor"], [], [], 0.05)[0]:
+        pass
     note(f"orphan {prog_name}")
