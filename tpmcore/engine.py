@@ -12,8 +12,9 @@ Nothing in this module assumes a TPM version beyond the ten-byte header (tag, si
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import Final, Protocol
+
+from protocol.tpm12.records import record
 
 
 class Duration(enum.Enum):
@@ -29,7 +30,7 @@ class Duration(enum.Enum):
     LONG = "long"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Persist:
     """Make the permanent state durable.
 
@@ -43,7 +44,7 @@ class Persist:
         return f"Persist(<{len(self.state)} bytes>)"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ParentQuote:
     """Have the parent TPM sign data of this TPM (TPM_ORD_DeepQuote, TPM_ORD_ParentSignEK of Xen).
 
@@ -62,14 +63,14 @@ Effect = Persist | ParentQuote
 """Closed set; end a match over it with assert_never."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Done:
     """The effect is performed; `data` is what it brought (empty for Persist)."""
 
     data: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Failed:
     """The effect was certainly not performed: the command ends in an error.
 
@@ -87,29 +88,29 @@ class Failed:
 EffectResult = Done | Failed
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PowerOn:
     """Hardware reset (TPM_Init): everything volatile is lost, Startup is awaited."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class HashStart:
     """Locality 4 begins the hash sequence of a dynamic launch (TIS, TPM_HASH_START)."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class HashData:
     """Bytes of the hash sequence."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class HashEnd:
     """End of the hash sequence: PCR 17 gets the measurement."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ResetEstablished:
     """The platform resets the flag that `HashStart` set, as from a locality: one of those that a
     launched environment has, 3 or 4."""
@@ -117,14 +118,14 @@ class ResetEstablished:
     locality: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PhysicalPresence:
     """The platform's hardware signal of physical presence changed."""
 
     asserted: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CapPcrs:
     """Extend PCRs 0-7 with `digest` (20 bytes): the record of what was measured is gone (see DESIGN
     of restarts)."""
@@ -132,7 +133,7 @@ class CapPcrs:
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SetPcr:
     """Give a PCR a value from outside (`--hwinitpcr`); only between Startup and the first
     command."""
@@ -141,7 +142,7 @@ class SetPcr:
     value: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PcrBank:
     """All PCRs of one hash algorithm.
 
@@ -156,7 +157,7 @@ class PcrBank:
     changed: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Snapshot:
     """How a TPM is, for those who look after it.
 
@@ -171,7 +172,7 @@ class Snapshot:
     flags: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Exchange:
     """What a command and its response are called, for the log; nothing of their content.
 
@@ -191,7 +192,7 @@ HEADER_BYTES: Final = 10
 """Of every command and response: u16 tag, u32 size of the whole, u32 ordinal or return code."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Field:
     """A parameter of a command or response, for people to read.
 
@@ -205,7 +206,7 @@ class Field:
     value: str | tuple[Field, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SessionUse:
     """An authorization session that a command names.
 
@@ -218,7 +219,7 @@ class SessionUse:
     continues: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Description:
     """A command and its response, for those who watch. Nothing in it is secret.
 
@@ -261,7 +262,7 @@ Event = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class EventDone:
     """Final step of an event.
 

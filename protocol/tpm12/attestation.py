@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, ClassVar, Self
 
 from protocol.tpm12.constants import StructureTag
 from protocol.tpm12.keys import KeyParms, PubKey
 from protocol.tpm12.pcr import PcrInfoShort
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import (
     BOOL,
     DIGEST,
@@ -25,7 +25,7 @@ from protocol.tpm12.wire import (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class QuoteInfo(Structure):
     """TPM_QUOTE_INFO (11.3), 48 bytes."""
 
@@ -35,7 +35,7 @@ class QuoteInfo(Structure):
     external_data: Annotated[bytes, DIGEST]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class QuoteInfo2(Structure):
     """TPM_QUOTE_INFO2 (11.4)."""
 
@@ -44,7 +44,7 @@ class QuoteInfo2(Structure):
     info_short: PcrInfoShort
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SignInfo(Structure):
     """TPM_SIGN_INFO (5.9): four ASCII bytes that name the command, replay nonce, data."""
 
@@ -54,7 +54,7 @@ class SignInfo(Structure):
     data: Annotated[bytes, SIZED]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CertifyInfo(Structure):
     """TPM_CERTIFY_INFO (11.1); pcr_info is an encoded TPM_PCR_INFO or empty."""
 
@@ -69,7 +69,7 @@ class CertifyInfo(Structure):
     pcr_info: Annotated[bytes, SIZED]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CertifyInfo2(Structure):
     """TPM_CERTIFY_INFO2 (11.2); pcr_info is an encoded TPM_PCR_INFO_SHORT or empty."""
 
@@ -86,7 +86,7 @@ class CertifyInfo2(Structure):
     migration_authority: Annotated[bytes, SIZED]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class IdentityContents(Structure):
     """TPM_IDENTITY_CONTENTS (12.5); ordinal is that of MakeIdentity."""
 
@@ -108,7 +108,7 @@ class _Sized16:
         return len(value).to_bytes(2, "big") + value
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class SymmetricKey(Structure):
     """TPM_SYMMETRIC_KEY (10.11)."""
 
@@ -117,7 +117,7 @@ class SymmetricKey(Structure):
     key: Annotated[bytes, _Sized16()]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class AsymCaContents(Structure):
     """TPM_ASYM_CA_CONTENTS (12.7): what a Privacy CA encrypts to the endorsement key."""
 
@@ -125,7 +125,7 @@ class AsymCaContents(Structure):
     id_digest: Annotated[bytes, DIGEST]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SymCaAttestation(Structure):
     """TPM_SYM_CA_ATTESTATION (12.6): a credential, encrypted with the session key.
 
@@ -148,7 +148,7 @@ class SymCaAttestation(Structure):
         return U32.write(len(self.credential)) + self.algorithm.encode() + self.credential
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class EkBlob(Structure):
     """TPM_EK_BLOB (12.8)."""
 
@@ -157,7 +157,7 @@ class EkBlob(Structure):
     blob: Annotated[bytes, SIZED]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class EkBlobActivate(Structure):
     """TPM_EK_BLOB_ACTIVATE (12.9)."""
 

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated
 
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import DIGEST, Structure
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ChangeAuthValidate(Structure):
     """TPM_CHANGEAUTH_VALIDATE, 40 bytes.
 

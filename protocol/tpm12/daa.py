@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, ClassVar, Final
 
 from protocol.tpm12.constants import StructureTag
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import DIGEST, SIZED, U32, FixedBytes, Prefix, Structure, tag_prefix
 
 # Sizes in bytes (Part 2, 22.1).
@@ -26,7 +26,7 @@ POWER0: Final = 104
 POWER1: Final = 1024
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DaaIssuer(Structure):
     """TPM_DAA_ISSUER (22.3), 148 bytes: what an issuer's public parameters hash to, and q."""
 
@@ -40,7 +40,7 @@ class DaaIssuer(Structure):
     generic_q: Annotated[bytes, FixedBytes(SIZE_Q)]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class DaaTpm(Structure):
     """TPM_DAA_TPM (22.4), 86 bytes: what a TPM knows of itself towards one issuer."""
 
@@ -52,7 +52,7 @@ class DaaTpm(Structure):
     count: Annotated[int, U32]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DaaBlob(Structure):
     """TPM_DAA_BLOB (22.7): what a TPM keeps outside of itself between Join and Sign."""
 
@@ -64,7 +64,7 @@ class DaaBlob(Structure):
     sensitive_data: Annotated[bytes, SIZED]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class DaaSensitive(Structure):
     """TPM_DAA_SENSITIVE (22.8): the plaintext of a TPM_DAA_BLOB."""
 

@@ -6,11 +6,11 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, ClassVar, Final, Self
 
 from protocol.tpm12.constants import StructureTag, tested_as_number
 from protocol.tpm12.pcr import PcrInfoShort
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import (
     DIGEST,
     SIZED,
@@ -57,7 +57,7 @@ _NUMBERS: Final = struct.Struct(">III")
 _MASKS: Final[Mapping[int, int]] = {DelegateType.OWNER: 0xFFFFFFFF, DelegateType.KEY: 0x1FFFFFFF}
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Delegations(Structure):
     """TPM_DELEGATIONS (20.2), 14 bytes.
 
@@ -86,7 +86,7 @@ class Delegations(Structure):
         return cls(delegate_type, per1, per2)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class FamilyTableEntry(Structure):
     """TPM_FAMILY_TABLE_ENTRY (20.5), 15 bytes; flags are bits of FamilyFlags."""
 
@@ -97,7 +97,7 @@ class FamilyTableEntry(Structure):
     flags: Annotated[int, U32]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DelegatePublic(Structure):
     """TPM_DELEGATE_PUBLIC (20.8)."""
 
@@ -117,7 +117,7 @@ class DelegatePublic(Structure):
         )
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class DelegateSensitive(Structure):
     """TPM_DELEGATE_SENSITIVE (20.10), 22 bytes: the plaintext of a blob's sensitive area."""
 
@@ -125,7 +125,7 @@ class DelegateSensitive(Structure):
     auth_value: Annotated[bytes, DIGEST]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class DelegateOwnerBlob(Structure):
     """TPM_DELEGATE_OWNER_BLOB (20.11)."""
 
@@ -137,7 +137,7 @@ class DelegateOwnerBlob(Structure):
     sensitive_area: Annotated[bytes, SIZED]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class DelegateKeyBlob(Structure):
     """TPM_DELEGATE_KEY_BLOB (20.12); pub_key_digest is SHA-1 of the key's TPM_STORE_PUBKEY."""
 

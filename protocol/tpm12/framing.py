@@ -4,16 +4,16 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
 from protocol.errors import WireError
 from protocol.tpm12.constants import ReturnCode, Tag
+from protocol.tpm12.records import record
 
 HEADER_BYTES = 10
 _HEADER = struct.Struct(">HII")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Header:
     """Head of a request or response.
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import struct
-from dataclasses import dataclass
 from typing import Annotated, ClassVar, Self
 
 from protocol.tpm12.constants import (
@@ -19,6 +18,7 @@ from protocol.tpm12.constants import (
     StructureTag,
 )
 from protocol.tpm12.pcr import PcrInfo, PcrInfoLong
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import (
     DIGEST,
     SIZED,
@@ -39,7 +39,7 @@ _PARMS_HEAD = struct.Struct(">IHHI")
 _KNOWN_ALGORITHMS = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 9, 10})
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RsaKeyParms(Structure):
     """TPM_RSA_KEY_PARMS (10.5); an empty exponent means 65537."""
 
@@ -64,7 +64,7 @@ def _rsa_parms(parms: bytes) -> RsaKeyParms:
     return RsaKeyParms.decode(parms)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class KeyParms(Structure):
     """TPM_KEY_PARMS (10.1).
 
@@ -116,7 +116,7 @@ class KeyParms(Structure):
         return cls(Algorithm.RSA, enc_scheme, sig_scheme, RsaKeyParms(bits, 2, exponent).encode())
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PubKey(Structure):
     """TPM_PUBKEY (10.8): parameters and modulus (TPM_STORE_PUBKEY, most significant byte first)."""
 
@@ -128,7 +128,7 @@ class PubKey(Structure):
         return hashlib.sha1(self.encode()).digest()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Key(Structure):
     """TPM_KEY (10.2) and TPM_KEY12 (10.3), which differ in the head and in the PCR structure.
 
@@ -255,7 +255,7 @@ class Key(Structure):
         return cls(is_key12, usage, flags, auth_data_usage, parms, pcr_info)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StoreAsymKey(Structure):
     """TPM_STORE_ASYMKEY (10.6): the plaintext of a key's encData.
 

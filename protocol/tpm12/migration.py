@@ -5,11 +5,11 @@ on the way."""
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import Annotated, ClassVar, Final, Self
 
 from protocol.tpm12.constants import StructureTag
 from protocol.tpm12.keys import PubKey
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import (
     DIGEST,
     SIZED,
@@ -30,7 +30,7 @@ MAX_MSA_DIGESTS: Final = 256
 _DIGESTS: Final = ListOf(DIGEST, U32, MAX_MSA_DIGESTS)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MigrationKeyAuth(Structure):
     """TPM_MIGRATIONKEYAUTH (5.5): the owner's permission to migrate keys to a public key.
 
@@ -44,7 +44,7 @@ class MigrationKeyAuth(Structure):
     digest: Annotated[bytes, DIGEST]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MsaComposite(Structure):
     """TPM_MSA_COMPOSITE (5.14): the authorities that may allow a key to migrate.
 
@@ -68,7 +68,7 @@ class MsaComposite(Structure):
         return hashlib.sha1(self.encode()).digest()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CmkAuth(Structure):
     """TPM_CMK_AUTH (5.15), 60 bytes: what an authority signs to let one key go to one place."""
 
@@ -81,7 +81,7 @@ class CmkAuth(Structure):
         return hashlib.sha1(self.encode()).digest()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CmkMigAuth(Structure):
     """TPM_CMK_MIGAUTH, 42 bytes: what the migrationAuth of a certified migratable key is an HMAC
     of."""
@@ -91,7 +91,7 @@ class CmkMigAuth(Structure):
     pub_key_digest: Annotated[bytes, DIGEST]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CmkSigTicket(Structure):
     """TPM_CMK_SIGTICKET (5.17), 42 bytes: that this TPM saw a key's signature of a digest."""
 
@@ -100,7 +100,7 @@ class CmkSigTicket(Structure):
     signed_data: Annotated[bytes, DIGEST]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CmkMaApproval(Structure):
     """TPM_CMK_MA_APPROVAL (5.18), 22 bytes: that the owner accepts a list of authorities."""
 
@@ -108,7 +108,7 @@ class CmkMaApproval(Structure):
     migration_authority_digest: Annotated[bytes, DIGEST]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MigrateAsymKey(Structure):
     """TPM_MIGRATE_ASYMKEY (10.8): the message in the inner OAEP block of a migration blob.
 

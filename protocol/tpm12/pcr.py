@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Annotated, ClassVar, Self
 
 from protocol.tpm12.compiled import SIZED_U16
 from protocol.tpm12.constants import LOCALITY_ALL, PCR_COUNT, StructureTag
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import (
     DIGEST,
     DIGEST_BYTES,
@@ -44,7 +44,7 @@ class _Select:
         return len(value).to_bytes(2, "big") + value
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PcrSelection(Structure):
     """TPM_PCR_SELECTION (8.1).
 
@@ -107,7 +107,7 @@ class _LocalityByte:
 LOCALITY_SELECTION = _LocalityByte()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PcrInfo(Structure):
     """TPM_PCR_INFO (8.3); note that the release digest comes first."""
 
@@ -117,7 +117,7 @@ class PcrInfo(Structure):
     digest_at_creation: Annotated[bytes, DIGEST]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PcrInfoLong(Structure):
     """TPM_PCR_INFO_LONG (8.4)."""
 
@@ -131,7 +131,7 @@ class PcrInfoLong(Structure):
     digest_at_release: Annotated[bytes, DIGEST]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PcrInfoShort(Structure):
     """TPM_PCR_INFO_SHORT (8.5)."""
 

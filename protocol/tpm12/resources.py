@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from protocol.tpm12.constants import StructureTag
 from protocol.tpm12.pcr import PcrInfoShort
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import (
     BOOL,
     DIGEST,
@@ -23,7 +23,7 @@ from protocol.tpm12.wire import (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class NvAttributesWord(Structure):
     """TPM_NV_ATTRIBUTES (19.2); bits of NvAttributes."""
 
@@ -31,7 +31,7 @@ class NvAttributesWord(Structure):
     attributes: Annotated[int, U32]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class NvDataPublic(Structure):
     """TPM_NV_DATA_PUBLIC (19.3)."""
 
@@ -47,7 +47,7 @@ class NvDataPublic(Structure):
     data_size: Annotated[int, U32]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CounterValue(Structure):
     """TPM_COUNTER_VALUE (5.13), 10 bytes."""
 
@@ -56,7 +56,7 @@ class CounterValue(Structure):
     counter: Annotated[int, U32]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CurrentTicks(Structure):
     """TPM_CURRENT_TICKS (15.1), 32 bytes; tick_rate is microseconds per tick."""
 
@@ -66,7 +66,7 @@ class CurrentTicks(Structure):
     tick_nonce: Annotated[bytes, DIGEST]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class ContextBlob(Structure):
     """TPM_CONTEXT_BLOB (18.1)."""
 
@@ -80,7 +80,7 @@ class ContextBlob(Structure):
     sensitive_data: Annotated[bytes, SIZED]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class ContextSensitive(Structure):
     """TPM_CONTEXT_SENSITIVE (18.2): the plaintext of a saved context."""
 
@@ -89,7 +89,7 @@ class ContextSensitive(Structure):
     internal_data: Annotated[bytes, SIZED]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CapVersionInfo(Structure):
     """TPM_CAP_VERSION_INFO (21.6), 15 bytes."""
 

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import Annotated, ClassVar, Self
 
 from protocol.tpm12.constants import PayloadType, StructureTag
 from protocol.tpm12.pcr import PcrInfo, PcrInfoLong
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import (
     DIGEST,
     REST,
@@ -25,7 +25,7 @@ _VERSION = b"\x01\x01\x00\x00"
 _TAG12 = StructureTag.STORED_DATA12.to_bytes(2, "big")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StoredData(Structure):
     """TPM_STORED_DATA (9.1) and TPM_STORED_DATA12 (9.2).
 
@@ -71,7 +71,7 @@ class StoredData(Structure):
         return hashlib.sha1(self.encode_public()).digest()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SealedData(Structure):
     """TPM_SEALED_DATA (9.3): the plaintext of a sealed blob, 65 bytes and the data."""
 
@@ -85,7 +85,7 @@ class SealedData(Structure):
         return f"SealedData(payload={self.payload}, <secret>)"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BoundData(Structure):
     """TPM_BOUND_DATA (9.5): version, payload type 2, the rest is data."""
 

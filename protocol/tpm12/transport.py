@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from protocol.tpm12.constants import StructureTag, tested_as_number
+from protocol.tpm12.records import record
 from protocol.tpm12.resources import CurrentTicks
 from protocol.tpm12.wire import DIGEST, U16, U32, Prefix, Structure, tag_prefix
 
@@ -21,7 +21,7 @@ class TransportAttributes(enum.IntFlag):
     EXCLUSIVE = 4
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TransportPublic(Structure):
     """TPM_TRANSPORT_PUBLIC (13.2), 12 bytes.
 
@@ -36,7 +36,7 @@ class TransportPublic(Structure):
     enc_scheme: Annotated[int, U16]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class TransportAuth(Structure):
     """TPM_TRANSPORT_AUTH (13.6), 22 bytes: what the client encrypts to the TPM."""
 
@@ -44,7 +44,7 @@ class TransportAuth(Structure):
     auth_data: Annotated[bytes, DIGEST]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TransportLogIn(Structure):
     """TPM_TRANSPORT_LOG_IN (13.4), 42 bytes."""
 
@@ -53,7 +53,7 @@ class TransportLogIn(Structure):
     pub_key_hash: Annotated[bytes, DIGEST]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TransportLogOut(Structure):
     """TPM_TRANSPORT_LOG_OUT (13.5), 58 bytes."""
 

@@ -19,7 +19,6 @@ from typing import (
     Annotated,
     Any,
     ClassVar,
-    Final,
     Generic,
     Protocol,
     Self,
@@ -39,6 +38,7 @@ from protocol.tpm12.reader import (
     Reader,
     WireError,
 )
+from protocol.tpm12.records import maker_of
 
 __all__ = [
     "BOOL",
@@ -190,7 +190,8 @@ class Structure:
 
     Each field is `Annotated[python_type, wire_type]`, or a type that is itself a Structure. Fields
     are laid out in the order of their declaration, without padding, behind `prefix` if there is
-    one. A field that `__init__` does not take (`init=False`) is not part of the layout.
+    one. A field that `__init__` does not take (`init=False`) is not part of the layout. Nothing is
+    derived from such a class: it would read and write as its base does.
     """
 
     __slots__ = ("_encoded",)
@@ -214,14 +215,24 @@ class Structure:
         return bool(cls.__dataclass_params__.frozen)  # type: ignore[attr-defined]
 
     @classmethod
+    def reads_itself(cls) -> bool:
+        """Whether it has a `read` of its own; one that was compiled of the layout is a static
+        method."""
+        return isinstance(vars(cls).get("read"), classmethod)
+
+    @classmethod
     def read(cls, reader: Reader) -> Self:
         """Take one structure from a cursor.
+
+        The first call gives the class a function of its own, and so does the first `encode`.
 
         Raises:
             WireError: the bytes do not form one.
         """
-        value: Self = _READERS[cls](reader)
-        return value
+        if "read" not in vars(cls):
+            read = compiled.compile_read(_compiled_layout(cls), cls.read_each)
+            cls.read = staticmethod(read)  # type: ignore[assignment, method-assign]
+        return cls.read(reader)
 
     @classmethod
     def read_each(cls, reader: Reader, start: int) -> Self:
@@ -248,7 +259,11 @@ class Structure:
 
     def encode(self) -> bytes:
         """Return the wire form."""
-        return _WRITERS[type(self)](self)
+        kind = type(self)
+        if "encode" not in vars(kind):
+            write = compiled.compile_write(_compiled_layout(kind))
+            kind.encode = write  # type: ignore[assignment, method-assign]
+        return kind.encode(self)
 
     def encode_once(self) -> bytes:
         """Return the wire form, which is kept from the first call on.
@@ -280,48 +295,26 @@ class Nested(Generic[S]):
 
     def __init__(self, kind: type[S]) -> None:
         self.kind = kind
-        self.write: Callable[[S], bytes] = kind.encode_once if kind.is_frozen() else kind.encode
+        self.write: Callable[[S], bytes] = (
+            kind.encode_once if kind.is_frozen() else lambda value: value.encode()
+        )
 
     def read(self, reader: Reader, field: str) -> S:
         """Take the structure."""
         return self.kind.read(reader)
 
 
-class _Readers(dict[type[Structure], compiled.Read]):
-    """What reads each structure, made when it is first wanted."""
-
-    def __missing__(self, kind: type[Structure]) -> compiled.Read:
-        read = self[kind] = compiled.compile_read(_compiled_layout(kind), kind.read_each)
-        return read
-
-
-class _Writers(dict[type[Structure], compiled.Write]):
-    """What writes each structure, made when it is first wanted."""
-
-    def __missing__(self, kind: type[Structure]) -> compiled.Write:
-        write = self[kind] = compiled.compile_write(_compiled_layout(kind))
-        return write
-
-
-_READERS: Final = _Readers()
-_WRITERS: Final = _Writers()
-
-
 def _compiled_layout(kind: type[Structure]) -> compiled.Layout:
     prefix = b"" if kind.prefix is None else kind.prefix.value
     fields = [_compiled_field(name, wire) for name, wire in kind.layout()]
-    return compiled.Layout(kind, prefix, fields, keep_as="_encoded" if kind.is_exact else "")
-
-
-def _reads_itself(kind: type[Structure]) -> bool:
-    """Whether a structure does not leave reading to its layout."""
-    derived = kind.__mro__[: kind.__mro__.index(Structure)]
-    return any("read" in vars(base) for base in derived)
+    return compiled.Layout(
+        maker_of(kind), prefix, fields, keep_as="_encoded" if kind.is_exact else ""
+    )
 
 
 def _compiled_field(name: str, wire: WireType[Any]) -> compiled.Field:
     inner: compiled.Layout | None = None
-    if isinstance(wire, Nested) and not _reads_itself(wire.kind):
+    if isinstance(wire, Nested) and not wire.kind.reads_itself():
         inner = _compiled_layout(wire.kind)
     return compiled.Field(
         name,

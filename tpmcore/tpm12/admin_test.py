@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Final
 
 from protocol.tpm12.constants import Ordinal, ReturnCode
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import SIZED, Structure
 from tpmcore.engine import Duration
 from tpmcore.errors import TpmError
@@ -42,7 +42,7 @@ def continue_self_test(ctx: Context, _request: Nothing) -> Nothing:
     return NOTHING
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class GetTestResultResponse(Structure):
     """outData sized; tells nothing that would single out one TPM."""
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from dataclasses import dataclass
 from typing import Annotated, Final
 
 from protocol.tpm12.attestation import SignInfo
 from protocol.tpm12.constants import KeyUsage, Ordinal, ReturnCode, SigScheme
+from protocol.tpm12.records import record
 from protocol.tpm12.resources import CounterValue
 from protocol.tpm12.wire import BOOL, DIGEST, SIZED, U32, Structure
 from tpmcore.errors import TpmError
@@ -23,14 +23,14 @@ _USAGES: Final = frozenset({KeyUsage.SIGNING, KeyUsage.IDENTITY, KeyUsage.LEGACY
 _SCHEMES: Final = frozenset({SigScheme.RSASSAPKCS1V15_SHA1, SigScheme.RSASSAPKCS1V15_INFO})
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class GetAuditDigestRequest(Structure):
     """startOrdinal u32."""
 
     start_ordinal: Annotated[int, U32]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class GetAuditDigestResponse(Structure):
     """counterValue 10, auditDigest 20, more bool, ordList sized: u32 each."""
 
@@ -59,7 +59,7 @@ def _audited_ordinals(ctx: Context, start: int = 0) -> bytes:
     return struct.pack(f">{len(listed)}I", *listed)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class GetAuditDigestSignedRequest(Structure):
     """keyHandle u32, closeAudit bool, antiReplay 20."""
 
@@ -68,7 +68,7 @@ class GetAuditDigestSignedRequest(Structure):
     anti_replay: Annotated[bytes, DIGEST]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class GetAuditDigestSignedResponse(Structure):
     """counterValue 10, auditDigest 20, ordinalDigest 20, sig sized."""
 
@@ -101,7 +101,7 @@ def get_audit_digest_signed(
     return GetAuditDigestSignedResponse(counter, digest, ordinal_digest, sig)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SetOrdinalAuditStatusRequest(Structure):
     """ordinalToAudit u32, auditState bool."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Annotated, Final
 
 from protocol.tpm12.constants import (
@@ -21,6 +20,7 @@ from protocol.tpm12.constants import (
     ReturnCode,
 )
 from protocol.tpm12.keys import KeyParms
+from protocol.tpm12.records import record
 from protocol.tpm12.resources import CapVersionInfo
 from protocol.tpm12.wire import (
     SIZED,
@@ -64,7 +64,7 @@ STARTUP_EFFECT: Final = 0x54
 DA_ACTION_TIMEOUT: Final = 0x1
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class GetCapabilityRequest(Structure):
     """capArea u32, subCap sized."""
 
@@ -72,7 +72,7 @@ class GetCapabilityRequest(Structure):
     sub_cap: Annotated[bytes, SIZED]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class GetCapabilityResponse(Structure):
     """resp sized."""
 
@@ -329,7 +329,7 @@ def get_capability(ctx: Context, request: GetCapabilityRequest) -> GetCapability
     return GetCapabilityResponse(answer(tpm, sub_cap))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class GetCapabilityOwnerResponse(Structure):
     """version 4, non_volatile_flags u32, volatile_flags u32."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass
 from typing import Annotated, Final
 
 from protocol.tpm12.attestation import CertifyInfo, CertifyInfo2
@@ -22,6 +21,7 @@ from protocol.tpm12.constants import (
 )
 from protocol.tpm12.migration import CmkMigAuth
 from protocol.tpm12.pcr import PcrInfo, PcrInfoShort
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import DIGEST, SIZED, U32, Structure
 from tpmcore.errors import TpmError
 from tpmcore.tpm12.command import AUTH_ANY, Command, Gate
@@ -40,7 +40,7 @@ _OLD_PCRS: Final = 16
 """Number of PCRs that TPM 1.1 had; what concerns others needs the newer structure."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CertifyKeyRequest(Structure):
     """certHandle u32, keyHandle u32, antiReplay 20."""
 
@@ -49,7 +49,7 @@ class CertifyKeyRequest(Structure):
     anti_replay: Annotated[bytes, DIGEST]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CertifyKeyResponse(Structure):
     """certifyInfo TPM_CERTIFY_INFO, outData sized."""
 
@@ -57,7 +57,7 @@ class CertifyKeyResponse(Structure):
     out_data: Annotated[bytes, SIZED]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CertifyKey2Response(Structure):
     """certifyInfo TPM_CERTIFY_INFO2, outData sized."""
 
@@ -103,7 +103,7 @@ def certify_key(
     return CertifyKeyResponse(info, _signature(cert, info))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CertifyKey2Request(Structure):
     """keyHandle u32, certHandle u32, migrationPubDigest 20, antiReplay 20."""
 

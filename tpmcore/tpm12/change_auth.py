@@ -5,11 +5,12 @@ owner or the SRK."""
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Final
 
 from protocol.tpm12.constants import EntityType, Ordinal, PayloadType, ProtocolId, ReturnCode
 from protocol.tpm12.keys import PAYLOADS_OF_LOADABLE_KEYS, StoreAsymKey
+from protocol.tpm12.records import record
 from protocol.tpm12.stored import SealedData
 from protocol.tpm12.wire import DIGEST, SIZED, U16, U32, Structure
 from tpmcore.errors import EngineFault, TpmError
@@ -21,7 +22,7 @@ from tpmcore.tpm12.state import EntityKind, KeyBody
 from tpmcore.tpm12.storage import require_storage_key
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ChangeAuthRequest(Structure):
     """parentHandle u32, protocolID u16, newAuth 20, entityType u16, encData sized."""
 
@@ -32,7 +33,7 @@ class ChangeAuthRequest(Structure):
     enc_data: Annotated[bytes, SIZED]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ChangeAuthResponse(Structure):
     """outData sized."""
 
@@ -62,7 +63,7 @@ CHANGEABLE: Final = frozenset({EntityType.KEY, EntityType.DATA})
 """What of the things with a secret is wrapped by a parent."""
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class Wrapped:
     """The private part of a wrapped key, or sealed data."""
 
@@ -112,7 +113,7 @@ def unwrap(ctx: Context, parent: KeyBody, entity_type: int, enc_data: bytes) -> 
     return Wrapped(sealed)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ChangeAuthOwnerRequest(Structure):
     """protocolID u16, newAuth 20, entityType u16."""
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass
 from typing import Annotated, Final
 
 from protocol.tpm12.attestation import CertifyInfo
@@ -21,6 +20,7 @@ from protocol.tpm12.constants import (
     ReturnCode,
 )
 from protocol.tpm12.keys import Key, KeyParms
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import DIGEST, SIZED, U16, U32, Structure
 from tpmcore.engine import Duration
 from tpmcore.errors import TpmError
@@ -34,7 +34,7 @@ from tpmcore.tpm12.state import KeyBody, LoadedKey
 from tpmcore.tpm12.storage import require_storage_key
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ChangeAuthAsymStartRequest(Structure):
     """idHandle u32, antiReplay 20, tempKey TPM_KEY_PARMS."""
 
@@ -43,7 +43,7 @@ class ChangeAuthAsymStartRequest(Structure):
     temp_key: KeyParms
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ChangeAuthAsymStartResponse(Structure):
     """certifyInfo, sig sized, ephHandle u32 (digested), tempKey TPM_KEY with empty encData."""
 
@@ -89,7 +89,7 @@ def change_auth_asym_start(
     return ChangeAuthAsymStartResponse(info, signature, handle, body.public)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ChangeAuthAsymFinishRequest(Structure):
     """parentHandle u32, ephHandle u32, entityType u16, newAuthLink 20, encNewAuth sized, encData
     sized."""
@@ -102,7 +102,7 @@ class ChangeAuthAsymFinishRequest(Structure):
     enc_data: Annotated[bytes, SIZED]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ChangeAuthAsymFinishResponse(Structure):
     """outData sized, saltNonce 20, changeProof 20."""
 

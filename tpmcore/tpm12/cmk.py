@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Final
 
 from protocol.tpm12.constants import (
@@ -32,6 +32,7 @@ from protocol.tpm12.migration import (
     MigrationKeyAuth,
     MsaComposite,
 )
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import DIGEST, DIGEST_BYTES, SIZED, U16, U32, Reader, Structure
 from tpmcore.engine import Duration
 from tpmcore.errors import TpmError
@@ -82,7 +83,7 @@ def _require_fixed_storage_key(key: KeyBody) -> None:
         raise TpmError(ReturnCode.INVALID_KEYUSAGE)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CmkSetRestrictionsRequest(Structure):
     """restriction u32."""
 
@@ -96,14 +97,14 @@ def cmk_set_restrictions(ctx: Context, request: CmkSetRestrictionsRequest) -> No
     return NOTHING
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CmkApproveMaRequest(Structure):
     """migrationAuthorityDigest 20."""
 
     migration_authority_digest: Annotated[bytes, DIGEST]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DigestResponse(Structure):
     """outData 20."""
 
@@ -116,7 +117,7 @@ def cmk_approve_ma(ctx: Context, request: CmkApproveMaRequest) -> DigestResponse
     return DigestResponse(_note(ctx.tpm, CmkMaApproval(request.migration_authority_digest)))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CmkCreateKeyRequest(Structure):
     """parentHandle u32, dataUsageAuth 20, keyInfo TPM_KEY12, migrationAuthorityApproval 20,
     migrationAuthorityDigest 20."""
@@ -128,7 +129,7 @@ class CmkCreateKeyRequest(Structure):
     migration_authority_digest: Annotated[bytes, DIGEST]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CmkCreateKeyResponse(Structure):
     """wrappedKey."""
 
@@ -174,7 +175,7 @@ def _migration_auth(tpm: Tpm, authorities_digest: bytes, key_digest: bytes) -> b
     return _note(tpm, CmkMigAuth(authorities_digest, key_digest))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CmkCreateTicketRequest(Structure):
     """verificationKey TPM_PUBKEY, signedData 20, signatureValue sized."""
 
@@ -213,7 +214,7 @@ class _SizedMsaComposite:
 _MSA_LIST: Final = _SizedMsaComposite()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CmkCreateBlobRequest(Structure):
     """parentHandle u32, migrationType u16, migrationKeyAuth, pubSourceKeyDigest 20, msaList sized,
     restrictTicket sized, sigTicket sized, encData sized.
@@ -288,7 +289,7 @@ def _check_approval(tpm: Tpm, request: CmkCreateBlobRequest) -> None:
         raise TpmError(ReturnCode.MA_SOURCE)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CmkConvertMigrationRequest(Structure):
     """parentHandle u32, restrictTicket TPM_CMK_AUTH, sigTicket 20, migratedKey TPM_KEY12, msaList
     sized, random sized."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from protocol.tpm12.constants import Ordinal
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import Structure
 from tpmcore.engine import Duration, ParentQuote
 
@@ -35,7 +35,7 @@ class Gate(enum.Enum):
     __hash__ = object.__hash__
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Nothing(Structure):
     """No parameters."""
 
@@ -43,7 +43,7 @@ class Nothing(Structure):
 NOTHING = Nothing()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Awaiting:
     """What a handler returns that has checked everything and needs its parent's quote to go on.
 
@@ -56,7 +56,7 @@ class Awaiting:
     finish: Callable[[bytes], Structure]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Command:
     """A row.
 

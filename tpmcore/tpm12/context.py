@@ -29,6 +29,7 @@ from protocol.tpm12.constants import (
 )
 from protocol.tpm12.delegation import DelegatePublic, DelegateType
 from protocol.tpm12.pcr import PcrInfoShort, composite_hash
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import BOOL, DIGEST, DIGEST_BYTES, U32, Structure
 from tpmcore.errors import EngineFault, TpmError
 from tpmcore.tpm12.state import EntityKind, KeyBody, LoadedKey, Session, TransportSession
@@ -71,7 +72,7 @@ class AuthBlock(Structure):
         self.continue_byte = b"\x01" if self.continue_session else b"\x00"
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class Entity:
     """Something with a secret that a session can be bound to.
 

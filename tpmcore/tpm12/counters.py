@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Final
 
 from protocol.tpm12.constants import (
@@ -13,6 +13,7 @@ from protocol.tpm12.constants import (
     ProtocolId,
     ReturnCode,
 )
+from protocol.tpm12.records import record
 from protocol.tpm12.resources import CounterValue
 from protocol.tpm12.wire import DIGEST, U32, FixedBytes, Structure
 from tpmcore.errors import TpmError
@@ -24,7 +25,7 @@ from tpmcore.tpm12.tpm import Tpm
 MAX_VALUE: Final = 0xFFFFFFFF
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CreateCounterRequest(Structure):
     """encAuth 20, label 4."""
 
@@ -32,7 +33,7 @@ class CreateCounterRequest(Structure):
     label: Annotated[bytes, FixedBytes(4)]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CreateCounterResponse(Structure):
     """countID u32, counterValue."""
 
@@ -70,14 +71,14 @@ def _authorize(ctx: Context, counter: Counter) -> None:
     ctx.authorize(0, Entity(EntityKind.COUNTER, counter.auth, counter.entity_digest))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CounterRequest(Structure):
     """countID u32."""
 
     count_id: Annotated[int, U32]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CounterResponse(Structure):
     """counterValue."""
 

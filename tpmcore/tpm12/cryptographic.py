@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import Annotated, Final
 
 from protocol.tpm12.attestation import SignInfo
 from protocol.tpm12.constants import KeyUsage, Ordinal, ReturnCode, SigScheme
 from protocol.tpm12.framing import HEADER_BYTES
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import DIGEST, DIGEST_BYTES, SIZED, U32, Structure
 from tpmcore.errors import TpmError
 from tpmcore.tpm12.command import AUTH0_OR_1, NO_AUTH, NOTHING, Command, Gate, Nothing
@@ -30,7 +30,7 @@ def _max_sha1_bytes(tpm: Tpm) -> int:
     return blocks * SHA1_BLOCK_BYTES
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Sha1StartResponse(Structure):
     """maxNumBytes u32."""
 
@@ -44,7 +44,7 @@ def sha1_start(ctx: Context, _request: Nothing) -> Sha1StartResponse:
     return Sha1StartResponse(_max_sha1_bytes(ctx.tpm))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Sha1DataRequest(Structure):
     """hashData sized."""
 
@@ -65,7 +65,7 @@ def sha1_update(ctx: Context, request: Sha1DataRequest) -> Nothing:
     return NOTHING
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Sha1CompleteResponse(Structure):
     """hashValue 20."""
 
@@ -88,7 +88,7 @@ def _finish_sha1(tpm: Tpm, data: bytes) -> bytes:
     return thread.digest()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Sha1CompleteExtendRequest(Structure):
     """pcrNum u32, hashData sized."""
 
@@ -96,7 +96,7 @@ class Sha1CompleteExtendRequest(Structure):
     hash_data: Annotated[bytes, SIZED]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Sha1CompleteExtendResponse(Structure):
     """hashValue 20, outDigest 20."""
 
@@ -113,7 +113,7 @@ def sha1_complete_extend(
     return Sha1CompleteExtendResponse(digest, value.out_digest)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SignRequest(Structure):
     """keyHandle u32, areaToSign sized."""
 
@@ -121,7 +121,7 @@ class SignRequest(Structure):
     area_to_sign: Annotated[bytes, SIZED]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SignResponse(Structure):
     """sig sized."""
 
@@ -157,14 +157,14 @@ def sign(ctx: Context, request: SignRequest) -> SignResponse:
     raise TpmError(ReturnCode.INVALID_KEYUSAGE)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class GetRandomRequest(Structure):
     """bytesRequested u32."""
 
     bytes_requested: Annotated[int, U32]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class GetRandomResponse(Structure):
     """randomBytes sized."""
 
@@ -178,7 +178,7 @@ def get_random(ctx: Context, request: GetRandomRequest) -> GetRandomResponse:
     return GetRandomResponse(tpm.random(min(request.bytes_requested, most)))
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class StirRandomRequest(Structure):
     """inData sized."""
 

@@ -7,10 +7,10 @@ a session its slot; an error in any later stage ends it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated
 
 from protocol.tpm12.constants import Ordinal, ReturnCode
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import SIZED, U8, U32, Structure
 from tpmcore.engine import Duration
 from tpmcore.errors import TpmError
@@ -21,7 +21,7 @@ from tpmcore.tpm12.daa_sign import SIGN
 from tpmcore.tpm12.daa_stages import Protocol
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class DaaRequest(Structure):
     """handle u32, stage u8, inputData0 sized, inputData1 sized."""
 
@@ -31,7 +31,7 @@ class DaaRequest(Structure):
     input_data1: Annotated[bytes, SIZED]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class DaaResponse(Structure):
     """outputData sized; of stage 0 the handle, which is in the digest here."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Final
 
 from protocol.tpm12.daa import SIZE_MODULUS, SIZE_Q, DaaIssuer, DaaTpm
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import DIGEST, DIGEST_BYTES, U8, U32, FixedBytes, Structure
 
 JOIN_U0_BYTES: Final = 128
@@ -23,7 +24,7 @@ NO_ISSUER: Final = DaaIssuer(
 NO_TPM: Final = DaaTpm(NO_DIGEST, NO_DIGEST, NO_DIGEST, NO_DIGEST, 0)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class DaaSecrets(Structure):
     """The DAA fields of TPM_PERMANENT_DATA (Part 2, 7.4), 56 bytes.
 

@@ -26,6 +26,7 @@ from protocol.tpm12.daa import (
     SIZE_W,
     DaaIssuer,
 )
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import DIGEST_BYTES, WireError
 from tpmcore.errors import TpmError
 from tpmcore.tpm12 import daa_math
@@ -239,7 +240,7 @@ def respond(r: Secret, secret: Secret) -> Stage:
     return lambda step: daa_math.to_bytes(daa_math.response(r(step), step.challenge, secret(step)))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Protocol:
     """Join or Sign.
 

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
 from typing import Annotated, Final
 
 from protocol.tpm12.constants import EntityType, Ordinal, ProtocolId, ReservedHandle, ReturnCode
 from protocol.tpm12.delegation import DelegateKeyBlob, DelegateOwnerBlob, DelegatePublic
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import DIGEST, SIZED, U16, U32, Structure, WireError
 from tpmcore.errors import TpmError
 from tpmcore.tpm12 import delegation_table as table
@@ -19,7 +19,7 @@ from tpmcore.tpm12.state import EntityKind, Session
 from tpmcore.tpm12.tpm import Tpm
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class _Delegated:
     """Who a session acts for, and how far it may go.
 
@@ -31,7 +31,7 @@ class _Delegated:
     public: DelegatePublic
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DsapRequest(Structure):
     """entityType u16, keyHandle u32, nonceOddDSAP 20, entityValue sized."""
 
@@ -41,7 +41,7 @@ class DsapRequest(Structure):
     entity_value: Annotated[bytes, SIZED]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DsapResponse(Structure):
     """authHandle u32, nonceEven 20, nonceEvenDSAP 20."""
 
@@ -122,7 +122,7 @@ def _key_blob(ctx: Context, handle: int, blob: DelegateKeyBlob) -> _Delegated:
     return _Delegated(Entity(EntityKind.KEY, secret, key.digest), blob.public)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SetOwnerPointerRequest(Structure):
     """entityType u16, entityValue u32."""
 

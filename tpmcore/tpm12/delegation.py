@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Final
 
 from protocol.tpm12.constants import Ordinal, ReturnCode
@@ -18,6 +18,7 @@ from protocol.tpm12.delegation import (
     FamilyOperation,
     FamilyTableEntry,
 )
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import BOOL, DIGEST, SIZED, U32, Reader, Structure
 from tpmcore.errors import TpmError
 from tpmcore.tpm12 import delegation_table as table
@@ -33,7 +34,7 @@ _MAX_U32: Final = 0xFFFFFFFF
 _ROW_NUMBER_BYTES: Final = 4
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ManageRequest(Structure):
     """familyID u32, opCode u32, opData sized."""
 
@@ -42,7 +43,7 @@ class ManageRequest(Structure):
     op_data: Annotated[bytes, SIZED]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ManageResponse(Structure):
     """retData sized."""
 
@@ -124,7 +125,7 @@ _FLAG_OF: Final[Mapping[int, FamilyFlags]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CreateKeyDelegationRequest(Structure):
     """keyHandle u32, publicInfo TPM_DELEGATE_PUBLIC, delAuth 20."""
 
@@ -133,7 +134,7 @@ class CreateKeyDelegationRequest(Structure):
     del_auth: Annotated[bytes, DIGEST]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BlobResponse(Structure):
     """blob sized."""
 
@@ -172,7 +173,7 @@ def _check_new(ctx: Context, public: DelegatePublic, kind: DelegateType) -> Fami
     return family
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CreateOwnerDelegationRequest(Structure):
     """increment bool, publicInfo TPM_DELEGATE_PUBLIC, delAuth 20."""
 
@@ -212,7 +213,7 @@ class _SizedOwnerBlob:
         return SIZED.write(value.encode())
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class LoadOwnerDelegationRequest(Structure):
     """index u32, blob sized TPM_DELEGATE_OWNER_BLOB."""
 
@@ -243,7 +244,7 @@ def load_owner_delegation(ctx: Context, request: LoadOwnerDelegationRequest) -> 
     return NOTHING
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ReadTableResponse(Structure):
     """familyTable sized, delegateTable sized."""
 
@@ -262,14 +263,14 @@ def read_table(ctx: Context, _request: Nothing) -> ReadTableResponse:
     return ReadTableResponse(b"".join(families), b"".join(rows))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class UpdateVerificationRequest(Structure):
     """inputData sized."""
 
     input_data: Annotated[bytes, SIZED]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class UpdateVerificationResponse(Structure):
     """outputData sized."""
 
@@ -301,7 +302,7 @@ def _updated(ctx: Context, public: DelegatePublic) -> DelegatePublic:
     return public.at_count(family.verification_count)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class VerifyDelegationRequest(Structure):
     """delegation sized."""
 

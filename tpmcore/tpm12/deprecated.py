@@ -6,10 +6,10 @@ Its one register is the NV index DIR, too.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Final
 
 from protocol.tpm12.constants import Ordinal, ReturnCode
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import DIGEST, U32, Structure
 from tpmcore.errors import TpmError
 from tpmcore.tpm12.capability import DIR_COUNT
@@ -17,7 +17,7 @@ from tpmcore.tpm12.command import AUTH1, NO_AUTH, NOTHING, Command, Gate, Nothin
 from tpmcore.tpm12.context import Context
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DirWriteAuthRequest(Structure):
     """dirIndex u32, newContents 20."""
 
@@ -38,14 +38,14 @@ def _check_index(index: int) -> None:
         raise TpmError(ReturnCode.BADINDEX)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DirReadRequest(Structure):
     """dirIndex u32."""
 
     dir_index: Annotated[int, U32]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DirReadResponse(Structure):
     """dirContents 20."""
 

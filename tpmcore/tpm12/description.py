@@ -259,7 +259,7 @@ def _walk_fields(walk: _Walk, kind: type[Structure]) -> None:
         start = walk.reader.position
         kind.prefix.check(walk.reader, kind.__name__)
         walk.keep(start, walk.reader.position)
-    if "read" in kind.__dict__ and kind not in _READ_BY_LAYOUT:
+    if kind.reads_itself() and kind not in _READ_BY_LAYOUT:
         # Only it knows where it ends.
         start = walk.reader.position
         kind.read(walk.reader)

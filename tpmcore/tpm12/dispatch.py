@@ -15,11 +15,11 @@ import hashlib
 import hmac
 import struct
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from protocol.tpm12.constants import Ordinal, ReturnCode, Tag
 from protocol.tpm12.framing import HEADER_BYTES, build_message, error_response
+from protocol.tpm12.records import record
 from protocol.tpm12.transport import TransportAttributes
 from protocol.tpm12.wire import Reader, WireError
 from tpmcore.engine import Done, EffectResult
@@ -77,7 +77,7 @@ _WRAPPED_ORDINAL_AT: Final = HEADER_BYTES + 4 + 6
 _WRAPPED_HEADER_END: Final = _WRAPPED_ORDINAL_AT + 4
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class Suspended:
     """A command that everything was checked of and that waits for its parent TPM.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass
 from typing import Annotated, Final
 
 from protocol.tpm12.constants import (
@@ -17,6 +16,7 @@ from protocol.tpm12.constants import (
     SigScheme,
 )
 from protocol.tpm12.keys import KeyParms, PubKey
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import BOOL, DIGEST, U32, Structure
 from tpmcore.engine import Duration
 from tpmcore.errors import TpmError
@@ -79,7 +79,7 @@ def checksum(key: PubKey, anti_replay: bytes) -> bytes:
     return hashlib.sha1(key.encode() + anti_replay).digest()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CreateEndorsementKeyPairRequest(Structure):
     """antiReplay 20, keyInfo."""
 
@@ -87,7 +87,7 @@ class CreateEndorsementKeyPairRequest(Structure):
     key_info: KeyParms
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PubekResponse(Structure):
     """pubEndorsementKey, checksum 20."""
 
@@ -106,7 +106,7 @@ def create_endorsement_key_pair(
     return PubekResponse(key, checksum(key, request.anti_replay))
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class CreateRevocableEkRequest(Structure):
     """antiReplay 20, keyInfo, generateReset bool, inputEKreset 20."""
 
@@ -116,7 +116,7 @@ class CreateRevocableEkRequest(Structure):
     input_ek_reset: Annotated[bytes, DIGEST]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class CreateRevocableEkResponse(Structure):
     """pubEndorsementKey, checksum 20, outputEKreset 20."""
 
@@ -139,7 +139,7 @@ def create_revocable_ek(
     return CreateRevocableEkResponse(key, checksum(key, request.anti_replay), secret)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class RevokeTrustRequest(Structure):
     """EKReset 20."""
 
@@ -164,7 +164,7 @@ def revoke_trust(ctx: Context, request: RevokeTrustRequest) -> Nothing:
     return NOTHING
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ReadPubekRequest(Structure):
     """antiReplay 20."""
 
@@ -179,14 +179,14 @@ def read_pubek(ctx: Context, request: ReadPubekRequest) -> PubekResponse:
     return PubekResponse(key, checksum(key, request.anti_replay))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class OwnerReadInternalPubRequest(Structure):
     """keyHandle u32, which is part of the digest here."""
 
     key_handle: Annotated[int, U32]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PubKeyResponse(Structure):
     """publicPortion TPM_PUBKEY."""
 

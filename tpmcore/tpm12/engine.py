@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import assert_never
 
 from protocol.tpm12.constants import PCR_COUNT, Ordinal, ReturnCode, Tag
 from protocol.tpm12.framing import HEADER_BYTES, error_response, parse_header
+from protocol.tpm12.records import record
 from tpmcore.engine import (
     CapPcrs,
     Description,
@@ -64,7 +64,7 @@ _REFUSALS = frozenset(
 _EXECUTE_TRANSPORT = Ordinal.EXECUTE_TRANSPORT.to_bytes(4, "big")
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class _Pending:
     """A command or event whose state is being made durable.
 

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated
 
 from protocol.tpm12.constants import Ordinal, ResourceType, ReturnCode
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import U32, Structure
 from tpmcore.errors import TpmError
 from tpmcore.tpm12 import context_blobs
@@ -16,7 +16,7 @@ from tpmcore.tpm12.state import LoadedKey
 from tpmcore.tpm12.tpm import Tpm
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class FlushSpecificRequest(Structure):
     """handle u32, resourceType u32."""
 
@@ -61,7 +61,7 @@ def _end_session(tpm: Tpm, handle: int) -> None:
         raise TpmError(ReturnCode.INVALID_AUTHHANDLE)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class HandleRequest(Structure):
     """handle u32."""
 

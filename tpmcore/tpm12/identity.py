@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass
 from typing import Annotated, Final
 
 from protocol.tpm12.attestation import (
@@ -26,6 +25,7 @@ from protocol.tpm12.constants import (
 )
 from protocol.tpm12.keys import Key
 from protocol.tpm12.pcr import PcrInfoShort
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import DIGEST, SIZED, U32, Structure
 from tpmcore.engine import Duration
 from tpmcore.errors import TpmError
@@ -39,7 +39,7 @@ IDENTITY_BITS: Final = 2048
 _EK_BLOB_TAG: Final = StructureTag.EK_BLOB.to_bytes(2, "big")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MakeIdentityRequest(Structure):
     """identityAuth 20, labelPrivCADigest 20, idKeyParams TPM_KEY or TPM_KEY12."""
 
@@ -48,7 +48,7 @@ class MakeIdentityRequest(Structure):
     id_key_params: Key
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MakeIdentityResponse(Structure):
     """idKey, identityBinding sized."""
 
@@ -85,7 +85,7 @@ def make_identity(ctx: Context, request: MakeIdentityRequest) -> MakeIdentityRes
     return MakeIdentityResponse(wrapped(srk, body), binding)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ActivateIdentityRequest(Structure):
     """idKeyHandle u32, blob sized."""
 
@@ -93,7 +93,7 @@ class ActivateIdentityRequest(Structure):
     blob: Annotated[bytes, SIZED]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class ActivateIdentityResponse(Structure):
     """symmetricKey TPM_SYMMETRIC_KEY."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from protocol.tpm12.constants import (
@@ -29,6 +29,7 @@ from protocol.tpm12.keys import (
     StoreAsymKey,
 )
 from protocol.tpm12.pcr import PcrInfo, PcrInfoLong, composite_hash
+from protocol.tpm12.records import record
 from tpmcore.errors import TpmError
 from tpmcore.tpm12.parsing import decode_plaintext
 from tpmcore.tpm12.rsa import MIN_KEY_BITS, PrivateKey, RsaError
@@ -44,7 +45,7 @@ _MAX_EXPONENT_BYTES: Final = 8
 """Room for padding to a machine word; more would let a public key outgrow every response."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Rule:
     """What keys of one usage may be (a row of 4.8.4)."""
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass
 from typing import Annotated, Final
 
 from protocol.tpm12.constants import (
@@ -22,6 +21,7 @@ from protocol.tpm12.constants import (
     SigScheme,
 )
 from protocol.tpm12.keys import Key, PubKey, StoreAsymKey
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import BOOL, DIGEST, SIZED, Structure
 from tpmcore.errors import TpmError
 from tpmcore.tpm12 import foreignkeys
@@ -47,14 +47,14 @@ def _require_maintenance(tpm: Tpm) -> None:
         raise TpmError(ReturnCode.DISABLED_CMD)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CreateMaintenanceArchiveRequest(Structure):
     """generateRandom bool."""
 
     generate_random: Annotated[bool, BOOL]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CreateMaintenanceArchiveResponse(Structure):
     """random sized, archive sized."""
 
@@ -88,7 +88,7 @@ def create_maintenance_archive(
     return CreateMaintenanceArchiveResponse(random, archive.encode())
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LoadMaintenanceArchiveRequest(Structure):
     """archive sized, signature sized, random sized.
 
@@ -166,7 +166,7 @@ def kill_maintenance_feature(ctx: Context, _request: Nothing) -> Nothing:
     return NOTHING
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LoadManuMaintPubRequest(Structure):
     """antiReplay 20, pubKey TPM_PUBKEY."""
 
@@ -174,14 +174,14 @@ class LoadManuMaintPubRequest(Structure):
     pub_key: PubKey
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ReadManuMaintPubRequest(Structure):
     """antiReplay 20."""
 
     anti_replay: Annotated[bytes, DIGEST]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ChecksumResponse(Structure):
     """checksum 20: SHA-1 over the key and antiReplay."""
 

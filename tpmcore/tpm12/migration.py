@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Final
 
 from protocol.tpm12.constants import (
@@ -19,6 +19,7 @@ from protocol.tpm12.constants import (
 )
 from protocol.tpm12.keys import PubKey, StoreAsymKey
 from protocol.tpm12.migration import MigrationKeyAuth
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import SIZED, U16, U32, Structure
 from tpmcore.errors import TpmError
 from tpmcore.tpm12 import foreignkeys
@@ -47,7 +48,7 @@ def check_permission(tpm: Tpm, permission: MigrationKeyAuth) -> None:
         raise TpmError(ReturnCode.MIGRATEFAIL)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MigrationBlobResponse(Structure):
     """random sized, outData sized."""
 
@@ -68,7 +69,7 @@ def migration_blob(
     return MigrationBlobResponse(random, foreignkeys.encrypt(key, xor(inner, random)))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CreateMigrationBlobRequest(Structure):
     """parentHandle u32, migrationType u16, migrationKeyAuth, encData sized."""
 
@@ -106,7 +107,7 @@ def create_migration_blob(
     raise TpmError(ReturnCode.BAD_PARAMETER)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ConvertMigrationBlobRequest(Structure):
     """parentHandle u32, inData sized, random sized."""
 
@@ -115,7 +116,7 @@ class ConvertMigrationBlobRequest(Structure):
     random: Annotated[bytes, SIZED]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class OutDataResponse(Structure):
     """outData sized."""
 
@@ -136,7 +137,7 @@ def convert_migration_blob(ctx: Context, request: ConvertMigrationBlobRequest) -
     return OutDataResponse(parent.private.encrypt_oaep(loadable.encode()))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AuthorizeMigrationKeyRequest(Structure):
     """migrationScheme u16, migrationKey TPM_PUBKEY."""
 
@@ -144,7 +145,7 @@ class AuthorizeMigrationKeyRequest(Structure):
     migration_key: PubKey
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AuthorizeMigrationKeyResponse(Structure):
     """outData TPM_MIGRATIONKEYAUTH."""
 
@@ -165,7 +166,7 @@ def authorize_migration_key(
     return AuthorizeMigrationKeyResponse(MigrationKeyAuth(key, scheme, digest))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MigrateKeyRequest(Structure):
     """maKeyHandle u32, pubKey TPM_PUBKEY, inData sized."""
 

@@ -7,7 +7,6 @@ counter of writes without an owner are enforced; the other checks begin with nvL
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Final
 
 from protocol.tpm12.constants import (
@@ -19,6 +18,7 @@ from protocol.tpm12.constants import (
     Ordinal,
     ReturnCode,
 )
+from protocol.tpm12.records import record
 from protocol.tpm12.resources import NvDataPublic
 from protocol.tpm12.wire import DIGEST, SIZED, U32, Structure
 from tpmcore.errors import GateError, TpmError
@@ -41,7 +41,7 @@ _SOME_WRITE: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class NvDefineSpaceRequest(Structure):
     """pubInfo TPM_NV_DATA_PUBLIC, encAuth 20."""
 
@@ -152,7 +152,7 @@ def _check_definition(public: NvDataPublic) -> None:
         raise TpmError(ReturnCode.BAD_PARAM_SIZE)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class NvWriteValueRequest(Structure):
     """nvIndex u32, offset u32, data sized."""
 
@@ -272,7 +272,7 @@ def _write_dir(tpm: Tpm, request: NvWriteValueRequest) -> None:
     tpm.permanent.auth_dir = request.data
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class NvReadValueRequest(Structure):
     """nvIndex u32, offset u32, dataSize u32."""
 
@@ -281,7 +281,7 @@ class NvReadValueRequest(Structure):
     data_size: Annotated[int, U32]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class NvReadValueResponse(Structure):
     """data sized."""
 

@@ -8,9 +8,9 @@ EME-OAEP of PKCS#1 with SHA-1 and MGF1, without the leading zero byte: nothing i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import DIGEST_BYTES
 from tpmcore.tpm12.context import mgf1, xor
 from tpmcore.tpm12.rsa import RsaError
@@ -20,7 +20,7 @@ OVERHEAD_BYTES: Final = 2 * DIGEST_BYTES + len(_SEPARATOR)
 """What a block has beside its message: seed, pHash, separator."""
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class OaepBlock:
     """What an OAEP block is made of.
 

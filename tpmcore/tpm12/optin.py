@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Final
 
 from protocol.tpm12.constants import Ordinal, PhysicalPresenceFlags, ReturnCode
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import BOOL, DIGEST, U16, Structure
 from tpmcore.errors import TpmError
 from tpmcore.tpm12.command import (
@@ -23,7 +23,7 @@ from tpmcore.tpm12.state import EntityKind, PermanentFlags
 from tpmcore.tpm12.tpm import Tpm
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StateRequest(Structure):
     """One bool."""
 
@@ -81,7 +81,7 @@ def set_temp_deactivated(ctx: Context, _request: Nothing) -> Nothing:
     return NOTHING
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class SetOperatorAuthRequest(Structure):
     """operatorAuth 20, in the clear."""
 
@@ -96,7 +96,7 @@ def set_operator_auth(ctx: Context, request: SetOperatorAuthRequest) -> Nothing:
     return NOTHING
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PhysicalPresenceRequest(Structure):
     """physicalPresence u16, bits of PhysicalPresenceFlags."""
 

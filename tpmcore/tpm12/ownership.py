@@ -4,7 +4,6 @@ reference)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Final
 
 from protocol.tpm12.constants import (
@@ -23,6 +22,7 @@ from protocol.tpm12.constants import (
     SigScheme,
 )
 from protocol.tpm12.keys import Key
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import SIZED, U16, Structure
 from tpmcore.engine import Duration
 from tpmcore.errors import TpmError
@@ -42,7 +42,7 @@ SECRET_BYTES: Final = 20
 SRK_BITS: Final = 2048
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class TakeOwnershipRequest(Structure):
     """protocolID u16, encOwnerAuth sized, encSrkAuth sized, srkParams TPM_KEY or TPM_KEY12."""
 
@@ -52,7 +52,7 @@ class TakeOwnershipRequest(Structure):
     srk_params: Key
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TakeOwnershipResponse(Structure):
     """srkPub, of the same version as srkParams, with empty encData."""
 

@@ -13,11 +13,11 @@ works. They can be audited.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import Annotated, Final, Self
 
 from protocol.tpm12.constants import Ordinal, ReturnCode
 from protocol.tpm12.pcr import PcrInfoShort, PcrSelection, composite_hash
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import DIGEST, U32, Reader, Structure
 from tpmcore.engine import ParentQuote
 from tpmcore.errors import TpmError
@@ -29,7 +29,7 @@ _FIXED_DEEP_QUOTE: Final = b"DQUT"
 _NO_FLAGS: Final = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ParentQuoteResponse(Structure):
     """What the parent gave, without a length: signature 256, then 20 bytes per hash and per PCR."""
 
@@ -45,7 +45,7 @@ class ParentQuoteResponse(Structure):
         return self.evidence
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DeepQuoteRequest(Structure):
     """externData 20, vtSel of this TPM's PCRs, ptSel of the parent's, extraInfoFlags u32."""
 
@@ -70,7 +70,7 @@ def deep_quote(ctx: Context, request: DeepQuoteRequest) -> Awaiting:
     return Awaiting(effect, ParentQuoteResponse)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ParentSignEkRequest(Structure):
     """externData 20, ptSel of the parent's PCRs."""
 

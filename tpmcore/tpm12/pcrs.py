@@ -8,11 +8,11 @@ PCR attributes are those of the PC Client specification for TPM 1.2.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import Annotated, Final
 
 from protocol.tpm12.constants import PCR_COUNT, Ordinal, ReturnCode
 from protocol.tpm12.pcr import PcrSelection
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import DIGEST, U32, Structure
 from tpmcore.errors import TpmError
 from tpmcore.tpm12.command import NO_AUTH, NOTHING, Command, Gate, Nothing
@@ -24,7 +24,7 @@ D_CRTM_PCR: Final = 17
 HASH_SEQUENCE_PCRS: Final = range(17, 23)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PcrAttributes:
     """TPM_PCR_ATTRIBUTES (Part 2, 8.7): masks of the localities that may reset and extend."""
 
@@ -52,7 +52,7 @@ def initial_pcrs() -> list[bytes]:
     return [ONES_DIGEST if i in HASH_SEQUENCE_PCRS else ZERO_DIGEST for i in range(PCR_COUNT)]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ExtendRequest(Structure):
     """pcrNum u32, inDigest 20."""
 
@@ -60,7 +60,7 @@ class ExtendRequest(Structure):
     in_digest: Annotated[bytes, DIGEST]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PcrValueResponse(Structure):
     """A PCR value, 20 bytes."""
 
@@ -88,7 +88,7 @@ def extend(ctx: Context, request: ExtendRequest) -> PcrValueResponse:
     return PcrValueResponse(value)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PcrReadRequest(Structure):
     """pcrIndex u32."""
 
@@ -102,7 +102,7 @@ def pcr_read(ctx: Context, request: PcrReadRequest) -> PcrValueResponse:
     return PcrValueResponse(ctx.tpm.stclear.pcrs[request.pcr_index])
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PcrResetRequest(Structure):
     """pcrSelection."""
 

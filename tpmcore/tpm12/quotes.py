@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import Annotated, Final
 
 from protocol.tpm12.attestation import QuoteInfo, QuoteInfo2
 from protocol.tpm12.constants import KeyUsage, Ordinal, ReturnCode, SigScheme
 from protocol.tpm12.pcr import PcrInfoShort, PcrSelection, composite_hash
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import BOOL, DIGEST, SIZED, U32, Structure
 from tpmcore.errors import TpmError
 from tpmcore.tpm12.capability import version_info
@@ -22,7 +22,7 @@ _SCHEMES: Final = frozenset({SigScheme.RSASSAPKCS1V15_SHA1, SigScheme.RSASSAPKCS
 _USAGES: Final = frozenset({KeyUsage.SIGNING, KeyUsage.IDENTITY, KeyUsage.LEGACY})
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class QuoteRequest(Structure):
     """keyHandle u32, externalData 20, targetPCR."""
 
@@ -31,7 +31,7 @@ class QuoteRequest(Structure):
     target_pcr: PcrSelection
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class QuoteResponse(Structure):
     """pcrData TPM_PCR_COMPOSITE (selection, values sized), sig sized."""
 
@@ -60,7 +60,7 @@ def _quoting_key(ctx: Context, handle: int) -> KeyBody:
     return key
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Quote2Request(Structure):
     """keyHandle u32, externalData 20, targetPCR, addVersion bool."""
 
@@ -70,7 +70,7 @@ class Quote2Request(Structure):
     add_version: Annotated[bool, BOOL]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Quote2Response(Structure):
     """pcrData TPM_PCR_INFO_SHORT, versionInfo sized, sig sized."""
 

@@ -6,11 +6,11 @@ The four deprecated commands that trousers swaps with (chapter 27) are here too.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Final
 
 from protocol.tpm12.constants import KeyFlags, KeyUsage, Ordinal, ResourceType, ReturnCode
 from protocol.tpm12.keys import PubKey
+from protocol.tpm12.records import record
 from protocol.tpm12.resources import ContextBlob
 from protocol.tpm12.wire import BOOL, SIZED, U32, FixedBytes, Structure
 from tpmcore.errors import TpmError
@@ -34,7 +34,7 @@ _SAVABLE: Final = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class KeyControlOwnerRequest(Structure):
     """keyHandle u32, pubKey TPM_PUBKEY, bitName u32, bitValue bool."""
 
@@ -73,7 +73,7 @@ def _max_owner_evict(tpm: Tpm) -> int:
     return min(tpm.profile.max_keys // 2, tpm.profile.max_keys - SLOTS_FOR_OTHERS)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SaveContextRequest(Structure):
     """handle u32, resourceType u32, label 16."""
 
@@ -82,7 +82,7 @@ class SaveContextRequest(Structure):
     label: Annotated[bytes, FixedBytes(context_blobs.LABEL_BYTES)]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BlobResponse(Structure):
     """contextBlob sized."""
 
@@ -118,7 +118,7 @@ def _require_evictable(key: LoadedKey) -> None:
         raise TpmError(ReturnCode.OWNER_CONTROL)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LoadContextRequest(Structure):
     """entityHandle u32, keepHandle bool, contextBlob sized."""
 
@@ -127,7 +127,7 @@ class LoadContextRequest(Structure):
     context_blob: Annotated[bytes, SIZED]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class HandleResponse(Structure):
     """handle u32."""
 
@@ -185,14 +185,14 @@ def _load_session(tpm: Tpm, session: Session, blob: ContextBlob) -> HandleRespon
     return HandleResponse(context_blobs.load_session(tpm, session, blob))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SaveOneRequest(Structure):
     """handle u32."""
 
     handle: Annotated[int, U32]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LoadOneRequest(Structure):
     """contextBlob sized."""
 

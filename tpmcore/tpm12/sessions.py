@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
 from typing import Annotated, Final
 
 from protocol.tpm12.constants import (
@@ -16,6 +15,7 @@ from protocol.tpm12.constants import (
     ReturnCode,
 )
 from protocol.tpm12.delegation import DelegatePublic
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import DIGEST, U16, U32, Structure
 from tpmcore.errors import TpmError
 from tpmcore.tpm12.command import NO_AUTH, Command, Gate, Nothing
@@ -27,7 +27,7 @@ from tpmcore.tpm12.tpm import Tpm
 _OWNERLESS_ENTITIES: Final = frozenset({EntityType.NV, EntityType.COUNTER})
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class OiapResponse(Structure):
     """authHandle u32, nonceEven 20."""
 
@@ -42,7 +42,7 @@ def oiap(ctx: Context, _request: Nothing) -> OiapResponse:
     return OiapResponse(session.handle, session.nonce_even)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class OsapRequest(Structure):
     """entityType u16, entityValue u32, nonceOddOSAP 20."""
 
@@ -51,7 +51,7 @@ class OsapRequest(Structure):
     nonce_odd_osap: Annotated[bytes, DIGEST]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class OsapResponse(Structure):
     """authHandle u32, nonceEven 20, nonceEvenOSAP 20."""
 

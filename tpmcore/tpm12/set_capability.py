@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Annotated, Final
 
 from protocol.tpm12.constants import Ordinal, ReturnCode, SetCapabilityArea
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import SIZED, U32, Structure
 from tpmcore.errors import TpmError
 from tpmcore.tpm12.command import AUTH0_OR_1, NOTHING, Command, Gate, Nothing
@@ -16,7 +16,7 @@ from tpmcore.tpm12.context import Context
 LAUNCH_LOCALITIES: Final = (3, 4)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SetCapabilityRequest(Structure):
     """capArea u32, subCap sized (u32), setValue sized."""
 
@@ -25,7 +25,7 @@ class SetCapabilityRequest(Structure):
     set_value: Annotated[bytes, SIZED]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Field:
     """A field that can be set.
 

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated
 
 from protocol.tpm12.constants import COUNT_ID_NULL, Ordinal, ReturnCode, StartupType
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import U16, Structure, WireError
 from tpmcore.engine import Duration
 from tpmcore.errors import TpmError
@@ -29,7 +29,7 @@ def power_on(tpm: Tpm) -> None:
     tpm.hash_sequence = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StartupRequest(Structure):
     """startupType u16."""
 

@@ -25,6 +25,7 @@ from protocol.tpm12.constants import (
 from protocol.tpm12.delegation import DelegatePublic, FamilyFlags, FamilyTableEntry
 from protocol.tpm12.keys import Key, KeyParms, PubKey
 from protocol.tpm12.pcr import PcrInfoShort, release_of
+from protocol.tpm12.records import record
 from protocol.tpm12.resources import NvDataPublic
 from protocol.tpm12.transport import TransportAttributes, TransportPublic
 from protocol.tpm12.wire import BOOL, DIGEST_BYTES, Prefix, Structure, tag_prefix
@@ -245,7 +246,7 @@ class NvArea:
         )
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class Counter:
     """A monotonic counter slot; the value outlives the release of the counter."""
 
@@ -260,7 +261,7 @@ class Counter:
         return Counter(False, self.label, self.value)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class DelegateRow:
     """A row of the delegate table (Part 2, 20.9): who holds auth_value may do what public says."""
 

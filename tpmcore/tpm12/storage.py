@@ -6,7 +6,6 @@ Also LoadKey, the deprecated form of LoadKey2 (chapter 27).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Final
 
 from protocol.tpm12.constants import (
@@ -19,6 +18,7 @@ from protocol.tpm12.constants import (
 )
 from protocol.tpm12.keys import Key, PubKey
 from protocol.tpm12.pcr import PcrInfoLong, release_of
+from protocol.tpm12.records import record
 from protocol.tpm12.stored import BoundData, StoredData
 from protocol.tpm12.wire import DIGEST, SIZED, U32, Structure
 from tpmcore.engine import Duration
@@ -56,7 +56,7 @@ def _require_sealing_key(key: KeyBody) -> None:
         raise TpmError(ReturnCode.INVALID_KEYUSAGE)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class SealRequest(Structure):
     """keyHandle u32, encAuth 20, pcrInfo sized, inData sized."""
 
@@ -66,7 +66,7 @@ class SealRequest(Structure):
     in_data: Annotated[bytes, SIZED]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SealResponse(Structure):
     """sealedData."""
 
@@ -102,7 +102,7 @@ def _seal(ctx: Context, request: SealRequest, *, encrypted: bool) -> SealRespons
     return SealResponse(sealed)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class UnsealRequest(Structure):
     """parentHandle u32, inData."""
 
@@ -110,7 +110,7 @@ class UnsealRequest(Structure):
     in_data: StoredData
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class UnsealResponse(Structure):
     """secret sized."""
 
@@ -141,7 +141,7 @@ def unseal(ctx: Context, request: UnsealRequest) -> UnsealResponse:
     return UnsealResponse(secret)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class UnBindRequest(Structure):
     """keyHandle u32, inData sized."""
 
@@ -149,7 +149,7 @@ class UnBindRequest(Structure):
     in_data: Annotated[bytes, SIZED]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class UnBindResponse(Structure):
     """outData sized."""
 
@@ -179,7 +179,7 @@ def unbind(ctx: Context, request: UnBindRequest) -> UnBindResponse:
     return UnBindResponse(bound.data)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CreateWrapKeyRequest(Structure):
     """parentHandle u32, dataUsageAuth 20, dataMigrationAuth 20, keyInfo."""
 
@@ -189,7 +189,7 @@ class CreateWrapKeyRequest(Structure):
     key_info: Key
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CreateWrapKeyResponse(Structure):
     """wrappedKey."""
 
@@ -220,7 +220,7 @@ def create_wrap_key(ctx: Context, request: CreateWrapKeyRequest) -> CreateWrapKe
     return CreateWrapKeyResponse(wrapped(parent, body))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LoadKeyRequest(Structure):
     """parentHandle u32, inKey."""
 
@@ -228,7 +228,7 @@ class LoadKeyRequest(Structure):
     in_key: Key
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LoadKeyResponse(Structure):
     """inkeyHandle u32."""
 
@@ -252,14 +252,14 @@ def load_key(ctx: Context, request: LoadKeyRequest) -> LoadKeyResponse:
     return LoadKeyResponse(handle)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class KeyHandleRequest(Structure):
     """keyHandle u32."""
 
     key_handle: Annotated[int, U32]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PubKeyResponse(Structure):
     """pubKey TPM_PUBKEY."""
 

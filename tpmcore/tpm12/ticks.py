@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import Annotated, Final
 
 from protocol.tpm12.attestation import SignInfo
 from protocol.tpm12.constants import KeyUsage, Ordinal, ReturnCode, SigScheme
+from protocol.tpm12.records import record
 from protocol.tpm12.resources import CurrentTicks
 from protocol.tpm12.wire import DIGEST, SIZED, U32, Structure
 from tpmcore.errors import TpmError
@@ -28,7 +28,7 @@ def current_ticks(tpm: Tpm) -> CurrentTicks:
     return CurrentTicks(elapsed_us // TICK_RATE_US, TICK_RATE_US, tpm.stany.tick_nonce)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class GetTicksResponse(Structure):
     """currentTime TPM_CURRENT_TICKS."""
 
@@ -40,7 +40,7 @@ def get_ticks(ctx: Context, _request: Nothing) -> GetTicksResponse:
     return GetTicksResponse(current_ticks(ctx.tpm))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TickStampBlobRequest(Structure):
     """keyHandle u32, antiReplay 20, digestToStamp 20."""
 
@@ -49,7 +49,7 @@ class TickStampBlobRequest(Structure):
     digest_to_stamp: Annotated[bytes, DIGEST]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TickStampBlobResponse(Structure):
     """currentTicks TPM_CURRENT_TICKS, sig sized."""
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass
 from typing import Annotated, Final
 
 from protocol.tpm12.attestation import SignInfo
@@ -27,6 +26,7 @@ from protocol.tpm12.constants import (
     Tag,
 )
 from protocol.tpm12.framing import HEADER_BYTES, parse_header
+from protocol.tpm12.records import record
 from protocol.tpm12.resources import CurrentTicks
 from protocol.tpm12.transport import TransportAttributes, TransportAuth, TransportPublic
 from protocol.tpm12.wire import DIGEST, DIGEST_BYTES, SIZED, U32, U64, Structure
@@ -52,7 +52,7 @@ _ENVELOPE_BYTES: Final = HEADER_BYTES + 8 + 4 + 4 + _RESPONSE_AUTH_BYTES
 """What the response of ExecuteTransport has around the wrapped one."""
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class EstablishTransportRequest(Structure):
     """encHandle u32, transPublic, secret sized."""
 
@@ -61,7 +61,7 @@ class EstablishTransportRequest(Structure):
     secret: Annotated[bytes, SIZED]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class EstablishTransportResponse(Structure):
     """transHandle u32, locality u32, currentTicks, transNonceEven 20."""
 
@@ -131,14 +131,14 @@ def _check_scheme(tpm: Tpm, public: TransportPublic) -> None:
         raise TpmError(ReturnCode.INAPPROPRIATE_ENC)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class ExecuteTransportRequest(Structure):
     """wrappedCmd sized."""
 
     wrapped_cmd: Annotated[bytes, SIZED]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class ExecuteTransportResponse(Structure):
     """currentTicks u64, locality u32, wrappedRsp sized."""
 
@@ -232,7 +232,7 @@ def _parse_wrapped(ctx: Context, command: bytes) -> tuple[Command, int, int]:
     return row, start, end
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ReleaseTransportSignedRequest(Structure):
     """keyHandle u32, antiReplay 20."""
 
@@ -240,7 +240,7 @@ class ReleaseTransportSignedRequest(Structure):
     anti_replay: Annotated[bytes, DIGEST]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ReleaseTransportSignedResponse(Structure):
     """locality u32, currentTicks, signature sized."""
 

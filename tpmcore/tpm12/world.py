@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from protocol.tpm12.records import record
 from tpmcore.engine import KeySource, RandomSource, TickSource
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class World:
     """The injected world; with seeded sources an engine is deterministic."""
 
@@ -17,7 +16,7 @@ class World:
     keys: KeySource
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Profile:
     """What differs between one TPM product and another.
 

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 
 from protocol.tpm12.attestation import SignInfo
 from protocol.tpm12.constants import Ordinal
+from protocol.tpm12.records import record
 from protocol.tpm12.resources import CounterValue
 from protocol.tpm12.wire import BOOL, U32, Reader
 from tpmcore.engine import RandomSource
@@ -15,7 +15,7 @@ from tpmcore.tss12.conversation import Conversation, Session, execute, nothing
 from tpmcore.tss12.sessions import with_optional_secret, with_secret
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AuditDigest:
     """The audit digest and what goes into it.
 
@@ -45,7 +45,7 @@ def get_audit_digest(start_ordinal: int = 0) -> Conversation[AuditDigest]:
     return execute(Ordinal.GET_AUDIT_DIGEST, parse, parameters=U32.write(start_ordinal))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SignedAuditDigest:
     """A signed audit digest.
 

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from protocol.errors import WireError
 from protocol.tpm12.constants import (
     CapabilityArea,
@@ -14,6 +12,7 @@ from protocol.tpm12.constants import (
     ResourceType,
     SetCapabilityArea,
 )
+from protocol.tpm12.records import record
 from protocol.tpm12.resources import CapVersionInfo, NvDataPublic
 from protocol.tpm12.wire import SIZED, U32, Reader
 from tpmcore.engine import RandomSource
@@ -128,7 +127,7 @@ def version_info() -> Conversation[CapVersionInfo]:
     return info
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PermanentFlagsInfo:
     """TPM_PERMANENT_FLAGS as told by the TPM (Part 2, 7.1); older revisions have fewer flags."""
 
@@ -168,7 +167,7 @@ def permanent_flags() -> Conversation[PermanentFlagsInfo]:
     return PermanentFlagsInfo(*[reader.boolean() for _ in range(reader.remaining)])
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StclearFlagsInfo:
     """TPM_STCLEAR_FLAGS as told by the TPM (Part 2, 7.2)."""
 
@@ -230,7 +229,7 @@ def set_capability(
     )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class OwnerCapability:
     """Answer of GetCapabilityOwner; bit n is the n-th flag of each structure.
 

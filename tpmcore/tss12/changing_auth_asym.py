@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass
 
 from protocol.tpm12.attestation import CertifyInfo
 from protocol.tpm12.changeauth import ChangeAuthValidate
 from protocol.tpm12.constants import EncScheme, EntityType, Ordinal
 from protocol.tpm12.keys import Key, KeyParms, PubKey
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import SIZED, U16, U32, Reader
 from tpmcore.engine import RandomSource
 from tpmcore.tss12.conversation import Conversation
@@ -19,7 +19,7 @@ from tpmcore.tss12.publickey import encrypt_oaep, verify_signature
 from tpmcore.tss12.sessions import with_optional_secret
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class EphemeralKey:
     """A key for one change of a secret."""
 

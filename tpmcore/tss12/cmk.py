@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from protocol.tpm12.constants import MigrationScheme, Ordinal
 from protocol.tpm12.keys import Key, PubKey
 from protocol.tpm12.migration import CmkAuth, MigrationKeyAuth, MsaComposite
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import SIZED, U16, U32, Reader
 from tpmcore.engine import RandomSource
 from tpmcore.tss12.conversation import Conversation, execute, nothing
@@ -93,7 +92,7 @@ def cmk_create_ticket(
     )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Ticket:
     """An authority's word on one migration, and a TPM's that the authority signed it."""
 

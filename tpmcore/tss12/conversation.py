@@ -17,6 +17,7 @@ from typing import Final, TypeAlias, TypeVar
 from protocol.errors import WireError
 from protocol.tpm12.constants import Ordinal, ProtocolId, ResourceType, ReturnCode, Tag
 from protocol.tpm12.framing import HEADER_BYTES, build_message, parse_header
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import U32, Reader
 from tpmcore.errors import TpmError
 from tpmcore.tss12.errors import ResponseError
@@ -87,7 +88,7 @@ class Session:
     is_open: bool = True
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class Authorization:
     """One authorization block that is going to be sent.
 

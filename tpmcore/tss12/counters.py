@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from protocol.tpm12.constants import Ordinal
+from protocol.tpm12.records import record
 from protocol.tpm12.resources import CounterValue
 from protocol.tpm12.wire import U32, Reader
 from tpmcore.engine import RandomSource
@@ -13,7 +12,7 @@ from tpmcore.tss12.conversation import Conversation, Session, execute, nothing
 from tpmcore.tss12.sessions import encrypt_secret, osap_owner, prove, with_secret
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class NewCounter:
     """A counter that was just made."""
 

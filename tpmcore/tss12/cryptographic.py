@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from protocol.tpm12.attestation import CertifyInfo, CertifyInfo2, SignInfo
 from protocol.tpm12.constants import Ordinal, StructureTag
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import DIGEST_BYTES, SIZED, U32, Reader
 from tpmcore.engine import RandomSource
 from tpmcore.tss12.conversation import Authorization, Conversation, Session, execute, nothing
@@ -45,7 +45,7 @@ def sha1_complete(data: bytes = b"") -> Conversation[bytes]:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class HashAndPcr:
     """Digest, and the value of the PCR that it was folded into."""
 
@@ -91,7 +91,7 @@ def sign(
     )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SignedInfo:
     """Answer of TPM_Sign with a key of scheme INFO.
 
@@ -120,7 +120,7 @@ def sign_info(
     return SignedInfo(signature, hashlib.sha1(info.encode()).digest())
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Certification:
     """Answer of CertifyKey and CertifyKey2.
 

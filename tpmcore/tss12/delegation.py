@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
 
 from protocol.tpm12.constants import AdipScheme, EntityType, Ordinal, ProtocolId
 from protocol.tpm12.delegation import (
@@ -14,6 +13,7 @@ from protocol.tpm12.delegation import (
     FamilyOperation,
     FamilyTableEntry,
 )
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import BOOL, SIZED, U16, U32, Reader
 from tpmcore.engine import RandomSource
 from tpmcore.tss12.conversation import Conversation, Session, execute, nothing
@@ -197,7 +197,7 @@ def load_owner_delegation(
     )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DelegationTables:
     """What anybody may know of the tables; rows by number."""
 

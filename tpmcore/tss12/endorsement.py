@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass
 
 from protocol.tpm12.constants import EncScheme, Ordinal, ReservedHandle
 from protocol.tpm12.keys import KeyParms, PubKey
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import BOOL, U32, Reader
 from tpmcore.engine import RandomSource
 from tpmcore.tss12.conversation import Conversation, execute, nothing
@@ -37,7 +37,7 @@ def create_endorsement_key_pair(*, random: RandomSource) -> Conversation[PubKey]
     )
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class RevocableKey:
     """A revocable endorsement key.
 

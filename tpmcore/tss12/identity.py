@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 
 from protocol.tpm12.attestation import IdentityContents, SymmetricKey
 from protocol.tpm12.constants import EncScheme, KeyUsage, Ordinal, SigScheme
 from protocol.tpm12.keys import Key
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import SIZED, U32, Reader
 from tpmcore.engine import RandomSource
 from tpmcore.tss12.conversation import Conversation, execute
@@ -25,7 +25,7 @@ def identity_template(*, is_key12: bool = False) -> Key:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Identity:
     """A new identity key.
 

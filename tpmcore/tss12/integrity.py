@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Self
 
 from protocol.errors import WireError
 from protocol.tpm12.attestation import QuoteInfo, QuoteInfo2
 from protocol.tpm12.constants import LOCALITY_ALL, Ordinal
 from protocol.tpm12.pcr import PcrInfo, PcrInfoLong, PcrInfoShort, PcrSelection
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import BOOL, DIGEST_BYTES, SIZED, U32, Reader
 from tpmcore.engine import RandomSource
 from tpmcore.tss12.conversation import Conversation, Session, execute, nothing
@@ -19,7 +19,7 @@ from tpmcore.tss12.errors import ResponseError
 from tpmcore.tss12.sessions import with_optional_secret
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PcrComposite:
     """TPM_PCR_COMPOSITE (Part 2, 8.2): which PCRs, and their values in ascending order."""
 
@@ -121,7 +121,7 @@ def _digest(reader: Reader) -> bytes:
     return reader.take(DIGEST_BYTES, "digest")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Quote:
     """Answer of TPM_Quote.
 
@@ -168,7 +168,7 @@ def quote(
     )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Quote2:
     """Answer of TPM_Quote2.
 

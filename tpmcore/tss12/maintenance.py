@@ -3,17 +3,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from protocol.tpm12.constants import Ordinal
 from protocol.tpm12.keys import Key, PubKey
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import BOOL, SIZED, Reader
 from tpmcore.engine import RandomSource
 from tpmcore.tss12.conversation import Conversation, execute, nothing
 from tpmcore.tss12.sessions import with_secret
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class MaintenanceArchive:
     """A storage root key on its way.
 

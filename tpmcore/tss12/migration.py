@@ -3,18 +3,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from protocol.tpm12.constants import MigrationScheme, Ordinal
 from protocol.tpm12.keys import PubKey
 from protocol.tpm12.migration import MigrationKeyAuth
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import SIZED, U16, U32, Reader
 from tpmcore.engine import RandomSource
 from tpmcore.tss12.conversation import Conversation
 from tpmcore.tss12.sessions import with_optional_secret, with_secret, with_secrets
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class MigrationBlob:
     """A key on its way.
 

@@ -7,11 +7,11 @@ What comes back is signed by the parent, so nothing in it can be checked here bu
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from protocol.tpm12.constants import Ordinal
 from protocol.tpm12.pcr import PcrSelection
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import DIGEST_BYTES, U32, Reader
 from tpmcore.engine import RandomSource
 from tpmcore.tss12.conversation import Conversation, Session
@@ -20,7 +20,7 @@ from tpmcore.tss12.sessions import with_secret
 SIGNATURE_BYTES: Final = 256
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ParentEvidence:
     """Answer of the parent.
 

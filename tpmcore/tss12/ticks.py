@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 
 from protocol.tpm12.attestation import SignInfo
 from protocol.tpm12.constants import Ordinal
+from protocol.tpm12.records import record
 from protocol.tpm12.resources import CurrentTicks
 from protocol.tpm12.wire import U32, Reader
 from tpmcore.engine import RandomSource
@@ -20,7 +20,7 @@ def get_ticks() -> Conversation[CurrentTicks]:
     return execute(Ordinal.GET_TICKS, CurrentTicks.read)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TickStamp:
     """Answer of TickStampBlob.
 

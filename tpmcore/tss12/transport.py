@@ -28,6 +28,7 @@ from protocol.tpm12.constants import (
 )
 from protocol.tpm12.framing import HEADER_BYTES, build_message, parse_header
 from protocol.tpm12.keys import PubKey
+from protocol.tpm12.records import record
 from protocol.tpm12.resources import CurrentTicks
 from protocol.tpm12.transport import (
     TransportAttributes,
@@ -377,7 +378,7 @@ def _logged_handles(command: bytes) -> list[int]:
     return [reader.u32() for _ in range(HANDLES_IN.get(ordinal, 0) // 4)]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SignedLog:
     """Answer of ReleaseTransportSigned, whose signature was checked.
 

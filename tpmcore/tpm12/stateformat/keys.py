@@ -3,18 +3,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Final
 
 from protocol.errors import WireError
 from protocol.tpm12.keys import Key
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import BOOL, DIGEST, SIZED, U8, U16, U32, ListOf, Nested, Reader, Structure
 from tpmcore.tpm12.rsa import PrivateKey
 from tpmcore.tpm12.state import KeyBody, LoadedKey
 from tpmcore.tpm12.stateformat.frame import MAX_LIST, list_bytes
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class KeyRecord(Structure):
     """KeyBody: public TPM_KEY or TPM_KEY12, payload type, secrets, both primes."""
 
@@ -26,7 +26,7 @@ class KeyRecord(Structure):
     q: Annotated[bytes, SIZED]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class _LoadedKeyRecord(Structure):
     """LoadedKey: handle, parentPCRStatus, key."""
 

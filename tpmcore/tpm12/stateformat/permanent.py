@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Final
 
 from protocol.errors import WireError
 from protocol.tpm12.delegation import DelegatePublic, FamilyTableEntry
 from protocol.tpm12.keys import KeyParms, PubKey
+from protocol.tpm12.records import record
 from protocol.tpm12.resources import NvDataPublic
 from protocol.tpm12.wire import (
     BOOL,
@@ -54,7 +54,7 @@ _PACK_COUNTER = struct.Struct(">?4sI20s20s").pack
 _PACK_AUDIT_STATUS = struct.Struct(">I?").pack
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class _EkRecord(Structure):
     """EndorsementKey, and the secret of RevokeTrust."""
 
@@ -64,7 +64,7 @@ class _EkRecord(Structure):
     ek_reset: Annotated[bytes, DIGEST]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class _OwnerRecord(Structure):
     """Owner secret and SRK."""
 
@@ -72,7 +72,7 @@ class _OwnerRecord(Structure):
     srk: KeyRecord
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class _SecretsRecord(Structure):
     """Secrets of this TPM and owner period."""
 
@@ -81,7 +81,7 @@ class _SecretsRecord(Structure):
     delegate_key: Annotated[bytes, FixedBytes(16)]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class _DataRecord(Structure):
     """Small fields of TPM_PERMANENT_DATA."""
 
@@ -91,7 +91,7 @@ class _DataRecord(Structure):
     no_owner_nv_write: Annotated[int, U32]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class _CounterRecord(Structure):
     """Counter slot."""
 
@@ -102,7 +102,7 @@ class _CounterRecord(Structure):
     entity_digest: Annotated[bytes, DIGEST]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class _NvRecord(Structure):
     """NV area without its volatile locks."""
 
@@ -113,7 +113,7 @@ class _NvRecord(Structure):
     data: Annotated[bytes, SIZED]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _AuditStatusRecord(Structure):
     """An ordinal whose audit status is not its default."""
 
@@ -121,7 +121,7 @@ class _AuditStatusRecord(Structure):
     audited: Annotated[bool, BOOL]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _AuditRecord(Structure):
     """auditMonotonicCounter and ordinalAuditStatus, the latter by ascending ordinals."""
 
@@ -131,7 +131,7 @@ class _AuditRecord(Structure):
     ]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _FamilyRecord(Structure):
     """A row of the family table."""
 
@@ -139,7 +139,7 @@ class _FamilyRecord(Structure):
     family: FamilyTableEntry
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class _DelegateRecord(Structure):
     """A row of the delegate table."""
 
@@ -148,7 +148,7 @@ class _DelegateRecord(Structure):
     auth_value: Annotated[bytes, DIGEST]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class _DelegationRecord(Structure):
     """Both delegation tables, each by ascending row numbers."""
 

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import Annotated, Final
 
 from protocol.errors import WireError
 from protocol.tpm12.constants import AdipScheme, ProtocolId
 from protocol.tpm12.delegation import DelegatePublic
+from protocol.tpm12.records import record
 from protocol.tpm12.transport import TransportPublic
 from protocol.tpm12.wire import DIGEST, U16, U32, ListOf, Nested, Reader, Structure
 from tpmcore.tpm12.daa_session import LAST_STAGE, DaaSession
@@ -19,7 +19,7 @@ from tpmcore.tpm12.stateformat.frame import MAX_LIST
 _SESSION = struct.Struct(">IBB20s20s20sB")
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class _TransportRecord(Structure):
     """TransportSession."""
 
@@ -30,7 +30,7 @@ class _TransportRecord(Structure):
     digest: Annotated[bytes, DIGEST]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _DelegatedSessionRecord(Structure):
     """What a session of section 5 may do."""
 
@@ -38,7 +38,7 @@ class _DelegatedSessionRecord(Structure):
     public: DelegatePublic
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _DelegatedRecord(Structure):
     """The owner pointer, and the sessions with delegated authority in the order of section 5."""
 

@@ -10,6 +10,7 @@ from typing import Annotated, Final
 
 from protocol.errors import WireError
 from protocol.tpm12.constants import COUNT_ID_ILLEGAL, COUNT_ID_NULL, ReservedHandle, StructureTag
+from protocol.tpm12.records import record
 from protocol.tpm12.wire import (
     BOOL,
     DIGEST,
@@ -54,7 +55,7 @@ _U64_MASK = (1 << 64) - 1
 _FINGERPRINT_BYTES = 32
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class _StclearRecord(Structure):
     """TPM_STCLEAR_FLAGS and the small fields of TPM_STCLEAR_DATA.
 
@@ -70,7 +71,7 @@ class _StclearRecord(Structure):
     lockout_until_us: Annotated[int, U64]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(repr=False)
 class _StanyRecord(Structure):
     """TPM_STANY_FLAGS and the small fields of TPM_STANY_DATA; tick_base_us in two's complement."""
 
@@ -83,7 +84,7 @@ class _StanyRecord(Structure):
     tick_base_us: Annotated[int, U64]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _ClockRecord(Structure):
     """The tick source at the moment of encoding, the self tests, the platform's presence signal.
 
@@ -97,7 +98,7 @@ class _ClockRecord(Structure):
     hardware_presence: Annotated[bool, BOOL]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _NvLockRecord(Structure):
     """Volatile locks of one NV area."""
 
