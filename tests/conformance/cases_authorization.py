@@ -38,7 +38,7 @@ from tests.conformance.script import (
 )
 from tests.unit.tpm12.world import OWNER_AUTH, SRK_AUTH
 from tpmcore import tss12
-from tpmcore.tpm12.context import aes128_ctr
+from tpmcore.tpm12.primitives import aes128_ctr
 
 CHAPTER: Final = Chapter()
 case = CHAPTER.case

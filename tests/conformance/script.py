@@ -40,7 +40,7 @@ from tests.conformance.machines import Machine, World
 from tests.unit.tpm12.world import OWNER_AUTH, SRK_AUTH, SeededRandom
 from tpmcore import tss12
 from tpmcore.errors import TpmError
-from tpmcore.tpm12.context import aes128_ctr
+from tpmcore.tpm12.primitives import aes128_ctr
 from tpmcore.tpm12.table import TABLE
 from tpmcore.tss12 import Authorization, Conversation, ResponseError, Session
 

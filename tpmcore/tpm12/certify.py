@@ -26,6 +26,7 @@ from protocol.tpm12.wire import DIGEST, SIZED, U32, Structure
 from tpmcore.errors import TpmError
 from tpmcore.tpm12.command import AUTH_ANY, Command, Gate
 from tpmcore.tpm12.context import Context
+from tpmcore.tpm12.primitives import hmac_sha1
 from tpmcore.tpm12.state import ZERO_DIGEST, KeyBody
 
 _CERTIFYING_SCHEMES: Final = frozenset(
@@ -195,7 +196,7 @@ def _migration_authority(ctx: Context, key: KeyBody, migration_pub_digest: bytes
         TpmError: MA_SOURCE if it is not the one that the caller names.
     """
     migration = CmkMigAuth(migration_pub_digest, key.public.public_key.digest()).encode()
-    expected = hmac.digest(ctx.tpm.permanent.tpm_proof, migration, "sha1")
+    expected = hmac_sha1(ctx.tpm.permanent.tpm_proof, migration)
     if not hmac.compare_digest(expected, key.migration_auth):
         raise TpmError(ReturnCode.MA_SOURCE)
     return hashlib.sha1(migration_pub_digest + bytes([key.payload])).digest()

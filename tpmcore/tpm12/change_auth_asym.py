@@ -29,6 +29,7 @@ from tpmcore.tpm12.command import AUTH0_OR_1, Command, Gate
 from tpmcore.tpm12.context import Context
 from tpmcore.tpm12.keyblob import check_rsa_parms, create_key
 from tpmcore.tpm12.parsing import decode_plaintext
+from tpmcore.tpm12.primitives import hmac_sha1
 from tpmcore.tpm12.rsa import RsaError
 from tpmcore.tpm12.state import KeyBody, LoadedKey
 from tpmcore.tpm12.storage import require_storage_key
@@ -135,13 +136,13 @@ def change_auth_asym_finish(
     # down as others are, also where the command came without authorization.
     if tpm.lockout.is_active:
         raise TpmError(ReturnCode.DEFEND_LOCK_RUNNING)
-    link = hmac.digest(wrapped.secret, new_auth, "sha1")
+    link = hmac_sha1(wrapped.secret, new_auth)
     if not hmac.compare_digest(link, request.new_auth_link):
         tpm.lockout.record_failure()
         raise TpmError(ReturnCode.AUTHFAIL)
     out_data = wrapped.rewrap(parent, new_auth)
     salt = tpm.new_nonce()
-    proof = hmac.digest(new_auth, salt + change.nonce, "sha1")
+    proof = hmac_sha1(new_auth, salt + change.nonce)
     tpm.unload_key(ctx.find_loaded(request.eph_handle))
     return ChangeAuthAsymFinishResponse(out_data, salt, proof)
 

@@ -48,6 +48,7 @@ from tpmcore.tpm12.migration import (
 )
 from tpmcore.tpm12.migrationblob import open_blob, unwrap_store
 from tpmcore.tpm12.parsing import decode_plaintext
+from tpmcore.tpm12.primitives import hmac_sha1
 from tpmcore.tpm12.rsa import PrivateKey, RsaError
 from tpmcore.tpm12.state import KeyBody
 from tpmcore.tpm12.storage import require_storage_key
@@ -58,7 +59,7 @@ _CMK_PAYLOADS: Final = frozenset({PayloadType.MIGRATE_RESTRICTED, PayloadType.MI
 
 def _note(tpm: Tpm, statement: Structure) -> bytes:
     """Return what proves that this TPM, under this owner, made a statement."""
-    return hmac.digest(tpm.permanent.tpm_proof, statement.encode(), "sha1")
+    return hmac_sha1(tpm.permanent.tpm_proof, statement.encode())
 
 
 def _require_note(tpm: Tpm, statement: Structure, note: bytes) -> None:

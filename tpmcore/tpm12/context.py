@@ -15,8 +15,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Final
 
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-
 from protocol.tpm12.constants import (
     LOCALITY_ALL,
     AdipScheme,
@@ -30,8 +28,9 @@ from protocol.tpm12.constants import (
 from protocol.tpm12.delegation import DelegatePublic, DelegateType
 from protocol.tpm12.pcr import PcrInfoShort, composite_hash
 from protocol.tpm12.records import record
-from protocol.tpm12.wire import BOOL, DIGEST, DIGEST_BYTES, U32, Structure
+from protocol.tpm12.wire import BOOL, DIGEST, U32, Structure
 from tpmcore.errors import EngineFault, TpmError
+from tpmcore.tpm12.primitives import aes128_ctr, hmac_sha1, xor
 from tpmcore.tpm12.state import EntityKind, KeyBody, LoadedKey, Session, TransportSession
 
 if TYPE_CHECKING:
@@ -252,10 +251,9 @@ class Context:
             secret, delegation = session.shared_secret, session.delegation
         if delegation is not None:
             self._check_delegation(delegation, entity)
-        expected = hmac.digest(
+        expected = hmac_sha1(
             secret,
             self.in_param_digest + session.nonce_even + block.nonce_odd + block.continue_byte,
-            "sha1",
         )
         if not hmac.compare_digest(expected, block.auth):
             self.tpm.lockout.record_failure()
@@ -356,24 +354,3 @@ class Context:
     def auth_count(self) -> int:
         """Number of authorization blocks that came."""
         return len(self.auths)
-
-
-def aes128_ctr(key: bytes, counter: bytes, data: bytes) -> bytes:
-    """Encrypt or decrypt with AES-128 in counter mode, the whole block being the counter (Part 1,
-    4.3.2)."""
-    cipher = Cipher(algorithms.AES(key), modes.CTR(counter)).encryptor()
-    return cipher.update(data) + cipher.finalize()
-
-
-def xor(left: bytes, right: bytes) -> bytes:
-    """Return the exclusive or of two strings of the same length."""
-    size_bytes = len(left)
-    value = int.from_bytes(left, "big") ^ int.from_bytes(right, "big")
-    return value.to_bytes(size_bytes, "big")
-
-
-def mgf1(seed: bytes, size_bytes: int) -> bytes:
-    """Return MGF1-SHA1 of PKCS#1."""
-    blocks = (size_bytes + DIGEST_BYTES - 1) // DIGEST_BYTES
-    mask = b"".join([hashlib.sha1(seed + i.to_bytes(4, "big")).digest() for i in range(blocks)])
-    return mask[:size_bytes]

@@ -23,6 +23,7 @@ from protocol.tpm12.resources import ContextBlob, ContextSensitive
 from protocol.tpm12.wire import WireError
 from tpmcore.errors import TpmError
 from tpmcore.tpm12.daa_session import DaaSession
+from tpmcore.tpm12.primitives import hmac_sha1
 from tpmcore.tpm12.state import ZERO_DIGEST, EntityKind, LoadedKey, Session, TransportSession
 from tpmcore.tpm12.stateformat import (
     decode_daa_session,
@@ -145,7 +146,7 @@ def _seal(
 
 
 def _integrity(tpm: Tpm, clear: ContextBlob, nonce: bytes) -> bytes:
-    return hmac.digest(tpm.permanent.tpm_proof, clear.encode() + nonce, "sha1")
+    return hmac_sha1(tpm.permanent.tpm_proof, clear.encode() + nonce)
 
 
 def _is_ours(tpm: Tpm, blob: ContextBlob, clear: ContextBlob) -> bool:

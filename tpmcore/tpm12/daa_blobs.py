@@ -16,6 +16,7 @@ from protocol.tpm12.daa import DaaBlob, DaaSensitive
 from protocol.tpm12.wire import DIGEST_BYTES, WireError
 from tpmcore.errors import TpmError
 from tpmcore.tpm12.daa_session import DaaSecrets
+from tpmcore.tpm12.primitives import hmac_sha1
 from tpmcore.tpm12.tpm import Tpm
 
 _LABEL: Final = bytes(16)
@@ -40,7 +41,7 @@ def seal(tpm: Tpm, resource_type: ResourceType, data: bytes) -> bytes:
 
 def _integrity(secrets: DaaSecrets, blob: bytes) -> bytes:
     zeroed = _with_integrity(blob, bytes(DIGEST_BYTES))
-    return hmac.digest(secrets.proof, zeroed, "sha1")
+    return hmac_sha1(secrets.proof, zeroed)
 
 
 def _with_integrity(blob: bytes, integrity: bytes) -> bytes:

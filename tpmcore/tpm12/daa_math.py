@@ -14,7 +14,7 @@ from typing import Final
 import gmpy2  # type: ignore[import-untyped]  # it comes without type stubs
 
 from protocol.tpm12.daa import POWER0, POWER1, SIZE_MODULUS
-from tpmcore.tpm12.context import mgf1
+from tpmcore.tpm12.primitives import mgf1
 
 _LOW0: Final = (1 << POWER0) - 1
 _LOW1: Final = (1 << POWER1) - 1

@@ -14,6 +14,7 @@ from tpmcore.errors import TpmError
 from tpmcore.tpm12 import delegation_table as table
 from tpmcore.tpm12.command import NO_AUTH, NOTHING, Command, Gate, Nothing
 from tpmcore.tpm12.context import Context, Entity
+from tpmcore.tpm12.primitives import hmac_sha1
 from tpmcore.tpm12.sessions import adip_scheme
 from tpmcore.tpm12.state import EntityKind, Session
 from tpmcore.tpm12.tpm import Tpm
@@ -65,7 +66,7 @@ def dsap(ctx: Context, request: DsapRequest) -> DsapResponse:
             0,
             ProtocolId.DSAP,
             tpm.new_nonce(),
-            hmac.digest(entity.secret, nonce_even_dsap + request.nonce_odd_dsap, "sha1"),
+            hmac_sha1(entity.secret, nonce_even_dsap + request.nonce_odd_dsap),
             entity.kind,
             entity.digest,
             adip,

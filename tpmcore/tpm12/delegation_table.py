@@ -25,6 +25,7 @@ from protocol.tpm12.wire import DIGEST_BYTES, SIZED, WireError
 from tpmcore.errors import TpmError
 from tpmcore.tpm12.context import Context
 from tpmcore.tpm12.parsing import parse_code
+from tpmcore.tpm12.primitives import hmac_sha1
 from tpmcore.tpm12.state import ZERO_DIGEST, DelegateRow, KeyBody
 from tpmcore.tpm12.tpm import Tpm
 
@@ -144,7 +145,7 @@ def with_public(tpm: Tpm, blob: Blob, public: DelegatePublic) -> bytes:
 
 def _integrity(tpm: Tpm, public: DelegatePublic, encoded: bytes) -> bytes:
     zeroed = _with_digest(public, encoded, ZERO_DIGEST)
-    return hmac.digest(tpm.permanent.tpm_proof, zeroed, "sha1")
+    return hmac_sha1(tpm.permanent.tpm_proof, zeroed)
 
 
 def _with_digest(public: DelegatePublic, encoded: bytes, digest: bytes) -> bytes:

@@ -12,7 +12,6 @@ by ExecuteTransport); what comes before is judged once, for the outer command.
 from __future__ import annotations
 
 import hashlib
-import hmac
 import struct
 from collections.abc import Collection, Mapping
 from typing import Final
@@ -28,6 +27,7 @@ from tpmcore.tpm12 import audit_trail, selftest
 from tpmcore.tpm12.command import Awaiting, Command, Gate
 from tpmcore.tpm12.context import AuthBlock, Context
 from tpmcore.tpm12.parsing import parse_code
+from tpmcore.tpm12.primitives import hmac_sha1
 from tpmcore.tpm12.rsa import RsaError
 from tpmcore.tpm12.state import SelfTest, TransportSession
 from tpmcore.tpm12.tpm import Tpm
@@ -338,7 +338,7 @@ class Dispatcher:
             nonce_even = block.nonce_even or tpm.new_nonce()
             flag = b"\x01" if block.continue_session else b"\x00"
             digest = context.out_param_digest + nonce_even + block.nonce_odd + flag
-            parts += (nonce_even, flag, hmac.digest(block.hmac_key, digest, "sha1"))
+            parts += (nonce_even, flag, hmac_sha1(block.hmac_key, digest))
             session.nonce_even = nonce_even
             if not block.continue_session:
                 tpm.stany.sessions.pop(session.handle, None)

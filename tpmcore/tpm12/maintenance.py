@@ -26,10 +26,11 @@ from protocol.tpm12.wire import BOOL, DIGEST, SIZED, Structure
 from tpmcore.errors import TpmError
 from tpmcore.tpm12 import foreignkeys
 from tpmcore.tpm12.command import AUTH1, NO_AUTH, NOTHING, Command, Gate, Nothing
-from tpmcore.tpm12.context import Context, mgf1, xor
+from tpmcore.tpm12.context import Context
 from tpmcore.tpm12.migrationblob import decode_inner, encode_inner
 from tpmcore.tpm12.ownership import check_srk, clear
 from tpmcore.tpm12.parsing import decode_plaintext
+from tpmcore.tpm12.primitives import mgf1, xor
 from tpmcore.tpm12.rsa import PrivateKey, RsaError
 from tpmcore.tpm12.state import KeyBody
 from tpmcore.tpm12.tpm import Tpm

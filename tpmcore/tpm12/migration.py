@@ -24,8 +24,9 @@ from protocol.tpm12.wire import SIZED, U16, U32, Structure
 from tpmcore.errors import TpmError
 from tpmcore.tpm12 import foreignkeys
 from tpmcore.tpm12.command import AUTH0_OR_1, AUTH1, AUTH1_OR_2, Command, Gate
-from tpmcore.tpm12.context import OIAP_ONLY, Context, Entity, xor
+from tpmcore.tpm12.context import OIAP_ONLY, Context, Entity
 from tpmcore.tpm12.migrationblob import encode_inner, open_blob, unwrap_store
+from tpmcore.tpm12.primitives import xor
 from tpmcore.tpm12.rsa import RsaError
 from tpmcore.tpm12.state import EntityKind
 from tpmcore.tpm12.storage import require_storage_key

@@ -16,9 +16,9 @@ from protocol.tpm12.migration import MigrateAsymKey
 from protocol.tpm12.wire import DIGEST_BYTES, SIZED, Reader, WireError
 from tpmcore.errors import TpmError
 from tpmcore.tpm12 import oaep
-from tpmcore.tpm12.context import xor
 from tpmcore.tpm12.oaep import OaepBlock
 from tpmcore.tpm12.parsing import decode_plaintext, parse_code
+from tpmcore.tpm12.primitives import xor
 from tpmcore.tpm12.rsa import RsaError
 from tpmcore.tpm12.state import KeyBody
 

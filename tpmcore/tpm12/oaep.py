@@ -12,7 +12,7 @@ from typing import Final
 
 from protocol.tpm12.records import record
 from protocol.tpm12.wire import DIGEST_BYTES
-from tpmcore.tpm12.context import mgf1, xor
+from tpmcore.tpm12.primitives import mgf1, xor
 from tpmcore.tpm12.rsa import RsaError
 
 _SEPARATOR: Final = b"\x01"

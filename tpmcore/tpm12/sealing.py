@@ -15,8 +15,9 @@ from protocol.tpm12.pcr import PcrInfo, PcrInfoLong
 from protocol.tpm12.stored import SealedData, StoredData
 from protocol.tpm12.wire import WireError
 from tpmcore.errors import TpmError
-from tpmcore.tpm12.context import Context, aes128_ctr, mgf1, xor
+from tpmcore.tpm12.context import Context
 from tpmcore.tpm12.keyblob import with_creation_values
+from tpmcore.tpm12.primitives import aes128_ctr, mgf1, xor
 from tpmcore.tpm12.rsa import RsaError
 from tpmcore.tpm12.state import KeyBody
 from tpmcore.tpm12.tpm import Tpm

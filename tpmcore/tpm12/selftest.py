@@ -9,11 +9,10 @@ the command line of OpenSSL 3.0 for a key made there.
 from __future__ import annotations
 
 import hashlib
-import hmac
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from tpmcore.tpm12.context import aes128_ctr, mgf1
+from tpmcore.tpm12.primitives import aes128_ctr, hmac_sha1, mgf1
 from tpmcore.tpm12.rsa import PrivateKey, RsaError
 from tpmcore.tpm12.state import SelfTest
 from tpmcore.tpm12.tpm import Tpm
@@ -50,7 +49,7 @@ def _sha1(_tpm: Tpm) -> bool:
 
 
 def _hmac(_tpm: Tpm) -> bool:
-    digest = hmac.digest(b"Jefe", b"what do ya want for nothing?", "sha1")
+    digest = hmac_sha1(b"Jefe", b"what do ya want for nothing?")
     return digest.hex() == "effcdf6ae5eb2fa2d27416d5f184df9c259a7c79"
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hmac
 from typing import Annotated, Final
 
 from protocol.tpm12.constants import (
@@ -21,6 +20,7 @@ from tpmcore.errors import TpmError
 from tpmcore.tpm12.command import NO_AUTH, Command, Gate, Nothing
 from tpmcore.tpm12.context import Context, Entity
 from tpmcore.tpm12.delegation_table import check_current, find_row
+from tpmcore.tpm12.primitives import hmac_sha1
 from tpmcore.tpm12.state import EntityKind, Session
 from tpmcore.tpm12.tpm import Tpm
 
@@ -80,7 +80,7 @@ def osap(ctx: Context, request: OsapRequest) -> OsapResponse:
         entity = Entity(EntityKind.OWNER, row.auth_value, entity.digest)
         delegation = row.public
     nonce_even_osap = tpm.new_nonce()
-    shared_secret = hmac.digest(entity.secret, nonce_even_osap + request.nonce_odd_osap, "sha1")
+    shared_secret = hmac_sha1(entity.secret, nonce_even_osap + request.nonce_odd_osap)
     assert entity.digest is not None
     session = tpm.open_session(
         Session(

@@ -35,6 +35,7 @@ from tpmcore.tpm12 import transport_log
 from tpmcore.tpm12.command import AUTH0_OR_1, AUTH1, AUTH1_OR_2, Command, Gate
 from tpmcore.tpm12.context import ANY_SESSION, Context
 from tpmcore.tpm12.parsing import decode_plaintext
+from tpmcore.tpm12.primitives import hmac_sha1
 from tpmcore.tpm12.rsa import RsaError
 from tpmcore.tpm12.state import KeyBody, TransportSession
 from tpmcore.tpm12.ticks import current_ticks
@@ -302,7 +303,7 @@ def _authorize(ctx: Context, index: int, transport: TransportSession, digest: by
     """
     block = ctx.auths[index]
     data = digest + transport.nonce_even + block.nonce_odd + block.continue_byte
-    if not hmac.compare_digest(hmac.digest(transport.auth_data, data, "sha1"), block.auth):
+    if not hmac.compare_digest(hmac_sha1(transport.auth_data, data), block.auth):
         raise TpmError(ReturnCode.AUTHFAIL if index == 0 else ReturnCode.AUTH2FAIL)
     block.session = transport
     block.hmac_key = transport.auth_data

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from protocol.tpm12.constants import Algorithm, EncScheme
 from protocol.tpm12.transport import TransportPublic
-from tpmcore.tpm12.context import aes128_ctr, mgf1, xor
+from tpmcore.tpm12.primitives import aes128_ctr, mgf1, xor
 
 REQUEST: Final = b"in"
 RESPONSE: Final = b"out"

@@ -9,7 +9,7 @@ from protocol.tpm12.pcr import PcrInfo, PcrInfoLong
 from protocol.tpm12.stored import StoredData
 from protocol.tpm12.wire import SIZED, U32, Reader
 from tpmcore.engine import RandomSource
-from tpmcore.tpm12.context import mgf1
+from tpmcore.tpm12.primitives import mgf1
 from tpmcore.tss12.conversation import Conversation, Session, execute
 from tpmcore.tss12.sessions import (
     encrypt_secret,

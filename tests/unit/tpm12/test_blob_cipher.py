@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tpmcore.tpm12.blob_cipher import BlobCipher
-from tpmcore.tpm12.context import aes128_ctr
+from tpmcore.tpm12.primitives import aes128_ctr
 
 _KEYS = [bytes([n]) * 16 for n in range(5)]
 
