@@ -7,7 +7,7 @@ first event of a chain costs an increment of the persistent audit counter, which
 
 from __future__ import annotations
 
-import hashlib
+from hashlib import sha1
 from typing import TYPE_CHECKING, Final
 
 from protocol.tpm12.constants import ReturnCode, StructureTag
@@ -45,21 +45,27 @@ def record_input(tpm: Tpm, in_digest: bytes) -> None:
         TpmError: AUDITFAIL_SUCCESSFUL, and the TPM is in failure mode, if the counter is at its
             end.
     """
-    stany = tpm.stany
-    if stany.audit_digest == ZERO_DIGEST:
-        if tpm.permanent.audit_counter == _LAST_COUNT:
-            tpm.self_test = SelfTest.FAILED
-            raise TpmError(ReturnCode.AUDITFAIL_SUCCESSFUL)
-        tpm.permanent.audit_counter += 1
     _chain(tpm, _EVENT_IN + in_digest)
 
 
-def record_output(tpm: Tpm, out_digest: bytes) -> None:
-    """Chain a TPM_AUDIT_EVENT_OUT."""
-    _chain(tpm, _EVENT_OUT + out_digest)
+def record_both(tpm: Tpm, in_digest: bytes, out_digest: bytes) -> None:
+    """Chain a TPM_AUDIT_EVENT_IN, and a TPM_AUDIT_EVENT_OUT behind it.
+
+    Raises:
+        TpmError: as `record_input`.
+    """
+    _chain(tpm, _EVENT_IN + in_digest, _EVENT_OUT + out_digest)
 
 
-def _chain(tpm: Tpm, event: bytes) -> None:
-    stany = tpm.stany
-    count = _COUNT_HEAD + U32.write(tpm.permanent.audit_counter)
-    stany.audit_digest = hashlib.sha1(stany.audit_digest + event + count).digest()
+def _chain(tpm: Tpm, *events: bytes) -> None:
+    stany, permanent = tpm.stany, tpm.permanent
+    digest = stany.audit_digest
+    if digest == ZERO_DIGEST:
+        if permanent.audit_counter == _LAST_COUNT:
+            tpm.self_test = SelfTest.FAILED
+            raise TpmError(ReturnCode.AUDITFAIL_SUCCESSFUL)
+        permanent.audit_counter += 1
+    count = _COUNT_HEAD + U32.write(permanent.audit_counter)
+    for event in events:
+        digest = sha1(digest + event + count).digest()
+    stany.audit_digest = digest

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 OIAP_ONLY = frozenset({ProtocolId.OIAP})
 OSAP_ONLY = frozenset({ProtocolId.OSAP, ProtocolId.DSAP})
 ANY_SESSION = OIAP_ONLY | OSAP_ONLY
+BOOL_BYTES: Final = (b"\x00", b"\x01")
+"""Wire form of continueAuthSession."""
 
 
 @dataclass(slots=True, repr=False)
@@ -48,8 +50,8 @@ class AuthBlock(Structure):
     """One authorization block of a request, 45 bytes (Part 3, 1.1), and what became of it.
 
     Attributes:
-        continue_session: as asked; a handler that must end the session sets it to False.
-        continue_byte: as it came, for the HMAC.
+        continue_session: as asked.
+        ends: set by a handler that ends the session whatever was asked.
         session: the session once it is verified, else None.
         hmac_key: the secret that verified the request; the response is keyed with it too.
         delegation: once it is verified: what it was limited to, or None.
@@ -61,14 +63,16 @@ class AuthBlock(Structure):
     nonce_odd: Annotated[bytes, DIGEST]
     continue_session: Annotated[bool, BOOL]
     auth: Annotated[bytes, DIGEST]
-    continue_byte: bytes = field(init=False)
+    ends: bool = field(default=False, init=False)
     session: Session | TransportSession | None = field(default=None, init=False)
     hmac_key: bytes = field(default=b"", init=False)
     delegation: DelegatePublic | None = field(default=None, init=False)
     nonce_even: bytes = field(default=b"", init=False)
 
-    def __post_init__(self) -> None:
-        self.continue_byte = b"\x01" if self.continue_session else b"\x00"
+    @property
+    def continues(self) -> bool:
+        """Whether the session outlives the command."""
+        return self.continue_session and not self.ends
 
 
 @record(repr=False)
@@ -253,7 +257,10 @@ class Context:
             self._check_delegation(delegation, entity)
         expected = hmac_sha1(
             secret,
-            self.in_param_digest + session.nonce_even + block.nonce_odd + block.continue_byte,
+            self.in_param_digest
+            + session.nonce_even
+            + block.nonce_odd
+            + BOOL_BYTES[block.continue_session],
         )
         if not hmac.compare_digest(expected, block.auth):
             self.tpm.lockout.record_failure()
@@ -325,7 +332,7 @@ class Context:
 
     def end_session(self, index: int) -> None:
         """Make the response say continueAuthSession = FALSE and end the session."""
-        self.auths[index].continue_session = False
+        self.auths[index].ends = True
 
     def decrypt_secret(self, index: int, encrypted: bytes, *, second: bool = False) -> bytes:
         """Undo ADIP: decrypt a 20-byte secret sent under a verified OSAP or DSAP session (Part 1,

@@ -11,9 +11,9 @@ by ExecuteTransport); what comes before is judged once, for the outer command.
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from collections.abc import Collection, Mapping
+from hashlib import sha1
 from typing import Final
 
 from protocol.tpm12.constants import Ordinal, ReturnCode, Tag
@@ -25,7 +25,7 @@ from tpmcore.engine import Done, EffectResult
 from tpmcore.errors import EngineFault, GateError, TpmError
 from tpmcore.tpm12 import audit_trail, selftest
 from tpmcore.tpm12.command import Awaiting, Command, Gate
-from tpmcore.tpm12.context import AuthBlock, Context
+from tpmcore.tpm12.context import BOOL_BYTES, AuthBlock, Context
 from tpmcore.tpm12.parsing import parse_code
 from tpmcore.tpm12.primitives import hmac_sha1
 from tpmcore.tpm12.rsa import RsaError
@@ -34,6 +34,8 @@ from tpmcore.tpm12.tpm import Tpm
 
 _HEADER = struct.Struct(">HII").unpack_from
 _U32 = struct.Struct(">I").pack
+_OUT_DIGEST_HEAD = struct.Struct(">II").pack
+"""Return code and ordinal."""
 
 MAX_LOCALITY: Final = 4
 
@@ -46,6 +48,19 @@ _AUTH_COUNT: Final[Mapping[int, int]] = {
 _NEEDS_ENABLED: Final = frozenset({Gate.ENABLED, Gate.ENABLED_ACTIVATED, Gate.OPERATIONAL})
 _NEEDS_ACTIVATED: Final = frozenset({Gate.ACTIVATED, Gate.ENABLED_ACTIVATED, Gate.OPERATIONAL})
 _NEEDS_OWNER: Final = frozenset({Gate.OWNED, Gate.OPERATIONAL})
+_WHEN_FAILED: Final = frozenset({Gate.ALWAYS_AND_FAILED, Gate.STARTUP})
+
+# Every command asks for these, and to get a member from its enumeration takes as long as a call.
+_STARTUP_GATE: Final = Gate.STARTUP
+_RQU_COMMAND: Final = int(Tag.RQU_COMMAND)
+_SUCCESS: Final = int(ReturnCode.SUCCESS)
+_RSP_TAGS: Final = (Tag.RSP_COMMAND, Tag.RSP_AUTH1_COMMAND, Tag.RSP_AUTH2_COMMAND)
+"""By the number of authorization blocks."""
+_NOT_TESTED: Final = SelfTest.LIMITED
+_TEST_FAILED: Final = SelfTest.FAILED
+_EXECUTE_TRANSPORT: Final = int(Ordinal.EXECUTE_TRANSPORT)
+_STARTUP: Final = int(Ordinal.STARTUP)
+_SAVE_STATE: Final = int(Ordinal.SAVE_STATE)
 
 _NEEDS_NO_SELF_TEST: Final = frozenset(
     {
@@ -110,10 +125,13 @@ class Dispatcher:
     def effective_row(self, command: bytes) -> Command | None:
         """Return the row that tells what a command may do to the state and how long it may take:
         that of the wrapped command if there is one."""
-        row = self.row(command)
+        if len(command) < HEADER_BYTES:
+            return None
+        ordinal = _HEADER(command)[2]
+        row = self._table.get(ordinal)
         if (
-            row is not None
-            and row.ordinal == Ordinal.EXECUTE_TRANSPORT
+            ordinal == _EXECUTE_TRANSPORT
+            and row is not None
             and len(command) >= _WRAPPED_HEADER_END
         ):
             wrapped = int.from_bytes(command[_WRAPPED_ORDINAL_AT:_WRAPPED_HEADER_END], "big")
@@ -159,16 +177,17 @@ class Dispatcher:
             return error_response(ReturnCode.BAD_PARAM_SIZE)
         if not 0 <= locality <= MAX_LOCALITY:
             return error_response(ReturnCode.BAD_LOCALITY)
-        if tpm.self_test is SelfTest.LIMITED and ordinal not in _NEEDS_NO_SELF_TEST:
+        if tpm.self_test is _NOT_TESTED and ordinal not in _NEEDS_NO_SELF_TEST:
             selftest.run_all(tpm)
         # For ExecuteTransport the wrapped ordinal decides.
-        if tpm.sha1_thread is not None and ordinal != Ordinal.EXECUTE_TRANSPORT:
+        if tpm.sha1_thread is not None and ordinal != _EXECUTE_TRANSPORT:
             self._keep_or_drop_sha1_thread(ordinal, None)
-        if tpm.permanent.saved_state and ordinal != Ordinal.STARTUP:
-            tpm.permanent.saved_state = b""
-        if tpm.stany.transport_exclusive and ordinal not in _KEEPS_EXCLUSIVE_TRANSPORT:
+        permanent, stany = tpm.permanent, tpm.stany
+        if permanent.saved_state and ordinal != _STARTUP:
+            permanent.saved_state = b""
+        if stany.transport_exclusive and ordinal not in _KEEPS_EXCLUSIVE_TRANSPORT:
             tpm.end_exclusive_transport()
-        tpm.stany.locality_modifier = locality
+        stany.locality_modifier = locality
         row = self._table.get(ordinal)
         if row is None:
             return error_response(ReturnCode.BAD_ORDINAL)
@@ -245,7 +264,9 @@ class Dispatcher:
             auth_count = _AUTH_COUNT.get(tag)
             if auth_count is None or auth_count not in row.auth_blocks:
                 return error_response(ReturnCode.BADTAG)
-            auths = [AuthBlock.read(reader) for _ in range(auth_count)]
+            auths = [AuthBlock.read(reader)] if auth_count else []
+            if auth_count == 2:
+                auths.append(AuthBlock.read(reader))
             reader.finish()
         except WireError as error:
             return error_response(parse_code(error))
@@ -256,10 +277,10 @@ class Dispatcher:
         audited = audit_trail.is_audited(tpm, row)
         if auths or audited:
             parameters = command[HEADER_BYTES + row.handles_in : body_end]
-            in_param_digest = hashlib.sha1(_U32(row.ordinal) + parameters).digest()
+            in_param_digest = sha1(_U32(row.ordinal) + parameters).digest()
         context = Context(tpm, row, locality, auths, in_param_digest, self, transport)
         try:
-            if audited and row.ordinal == Ordinal.SAVE_STATE:
+            if audited and row.ordinal == _SAVE_STATE:
                 # In what is saved there can be nothing of the response (4.6).
                 audit_trail.record_input(tpm, in_param_digest)
                 audited = False
@@ -285,12 +306,13 @@ class Dispatcher:
         Raises:
             TpmError: SIZE, AUDITFAIL_SUCCESSFUL.
         """
-        if HEADER_BYTES + len(body) + 41 * len(context.auths) > max_response_bytes:
+        auths = context.auths
+        if HEADER_BYTES + len(body) + 41 * len(auths) > max_response_bytes:
             raise TpmError(ReturnCode.SIZE)
-        if (context.auths or audited) and not context.out_param_digest:
+        if (auths or audited) and not context.out_param_digest:
             row = context.command
-            answered = bytes(4) + _U32(row.ordinal) + body[row.handles_out :]
-            context.out_param_digest = hashlib.sha1(answered).digest()
+            answered = _OUT_DIGEST_HEAD(_SUCCESS, row.ordinal) + body[row.handles_out :]
+            context.out_param_digest = sha1(answered).digest()
         if audited:
             _audit(context)
 
@@ -298,14 +320,11 @@ class Dispatcher:
         """Apply step 5 of the reference order."""
         tpm = self._tpm
         gate = row.gate
-        if tag != Tag.RQU_COMMAND and row.stops_for_lockout and tpm.lockout.is_active:
+        if tag != _RQU_COMMAND and row.stops_for_lockout and tpm.lockout.is_active:
             raise TpmError(ReturnCode.DEFEND_LOCK_RUNNING)
-        if tpm.self_test is SelfTest.FAILED and gate not in (
-            Gate.ALWAYS_AND_FAILED,
-            Gate.STARTUP,
-        ):
+        if tpm.self_test is _TEST_FAILED and gate not in _WHEN_FAILED:
             raise TpmError(ReturnCode.FAILEDSELFTEST)
-        if tpm.stany.post_initialise != (gate is Gate.STARTUP):
+        if tpm.stany.post_initialise != (gate is _STARTUP_GATE):
             raise TpmError(ReturnCode.INVALID_POSTINIT)
         if gate in _NEEDS_ENABLED and tpm.permanent.flags.disable:
             raise TpmError(ReturnCode.DISABLED)
@@ -323,30 +342,27 @@ class Dispatcher:
     def _respond(self, context: Context, body: bytes) -> bytes:
         """Build the response of a success: roll nonces, authenticate, end sessions (4.1.4,
         4.1.5)."""
-        tpm, row, auths = self._tpm, context.command, context.auths
+        auths = context.auths
         if not auths:
-            return build_message(Tag.RSP_COMMAND, ReturnCode.SUCCESS, body)
+            return build_message(_RSP_TAGS[0], _SUCCESS, body)
+        tpm = self._tpm
         if len(auths) == 2 and auths[0].handle == auths[1].handle:
             # One session for both: it goes on only if both blocks say so, and with the last nonce.
-            continues = auths[0].continue_session and auths[1].continue_session
-            auths[0].continue_session = auths[1].continue_session = continues
+            auths[0].ends = auths[1].ends = not (auths[0].continues and auths[1].continues)
         parts = [body]
         for block in auths:
             session = block.session
             if session is None:
-                raise EngineFault(f"{row.ordinal.name} succeeded with an unchecked authorization")
-            nonce_even = block.nonce_even or tpm.new_nonce()
-            flag = b"\x01" if block.continue_session else b"\x00"
+                ordinal = context.command.ordinal
+                raise EngineFault(f"{ordinal.name} succeeded with an unchecked authorization")
+            session.nonce_even = nonce_even = block.nonce_even or tpm.new_nonce()
+            continues = block.continues
+            flag = BOOL_BYTES[continues]
             digest = context.out_param_digest + nonce_even + block.nonce_odd + flag
             parts += (nonce_even, flag, hmac_sha1(block.hmac_key, digest))
-            session.nonce_even = nonce_even
-            if not block.continue_session:
+            if not continues:
                 tpm.stany.sessions.pop(session.handle, None)
-        return build_message(
-            Tag.RSP_AUTH1_COMMAND if len(auths) == 1 else Tag.RSP_AUTH2_COMMAND,
-            ReturnCode.SUCCESS,
-            b"".join(parts),
-        )
+        return build_message(_RSP_TAGS[len(auths)], _SUCCESS, b"".join(parts))
 
 
 def _audit(context: Context) -> None:
@@ -361,12 +377,11 @@ def _audit(context: Context) -> None:
     elif transport is not None and transport.has(TransportAttributes.ENCRYPT):
         # Parameters that were encrypted on their way do not get out by way of the digest.
         ordinal = _U32(context.command.ordinal)
-        event_in = hashlib.sha1(ordinal).digest()
-        event_out = hashlib.sha1(bytes(4) + ordinal).digest()
+        event_in = sha1(ordinal).digest()
+        event_out = sha1(bytes(4) + ordinal).digest()
     else:
         event_in, event_out = context.in_param_digest, context.out_param_digest
-    audit_trail.record_input(tpm, event_in)
-    audit_trail.record_output(tpm, event_out)
+    audit_trail.record_both(tpm, event_in, event_out)
 
 
 def build_table(families: tuple[tuple[Command, ...], ...]) -> dict[int, Command]:

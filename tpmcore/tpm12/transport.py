@@ -33,7 +33,7 @@ from protocol.tpm12.wire import DIGEST, DIGEST_BYTES, SIZED, U32, U64, Structure
 from tpmcore.errors import GateError, TpmError
 from tpmcore.tpm12 import transport_log
 from tpmcore.tpm12.command import AUTH0_OR_1, AUTH1, AUTH1_OR_2, Command, Gate
-from tpmcore.tpm12.context import ANY_SESSION, Context
+from tpmcore.tpm12.context import ANY_SESSION, BOOL_BYTES, Context
 from tpmcore.tpm12.parsing import decode_plaintext
 from tpmcore.tpm12.primitives import hmac_sha1
 from tpmcore.tpm12.rsa import RsaError
@@ -208,7 +208,7 @@ def _execute(ctx: Context, transport: TransportSession, command: bytes) -> Execu
     )
     if tpm.stany.transports.get(transport.handle) is not transport:
         # The command ended the session that it came in.
-        block.continue_session = False
+        block.ends = True
     elif not block.continue_session:
         tpm.end_transport(transport.handle)
     return ExecuteTransportResponse(ticks.current_ticks, ctx.locality, response)
@@ -257,7 +257,7 @@ def release_transport_signed(
     tpm, last = ctx.tpm, ctx.auth_count - 1
     transport = _find_transport(ctx, last)
     tpm.end_transport(transport.handle)
-    ctx.auths[last].continue_session = False
+    ctx.end_session(last)
     key = ctx.key(request.key_handle)
     if key.public.algorithm_parms.sig_scheme not in _DIGEST_SCHEMES:
         raise TpmError(ReturnCode.INAPPROPRIATE_SIG)
@@ -302,7 +302,7 @@ def _authorize(ctx: Context, index: int, transport: TransportSession, digest: by
         TpmError: AUTHFAIL for the first block, AUTH2FAIL for the second.
     """
     block = ctx.auths[index]
-    data = digest + transport.nonce_even + block.nonce_odd + block.continue_byte
+    data = digest + transport.nonce_even + block.nonce_odd + BOOL_BYTES[block.continue_session]
     if not hmac.compare_digest(hmac_sha1(transport.auth_data, data), block.auth):
         raise TpmError(ReturnCode.AUTHFAIL if index == 0 else ReturnCode.AUTH2FAIL)
     block.session = transport
