@@ -54,8 +54,9 @@ class RsaKeyParms(Structure):
         Zero bytes at the ends do not count: clients write the number in either byte order, and the
         exponents in use read the same from both ends.
         """
-        significant = self.exponent.strip(b"\0")
-        return int.from_bytes(significant, "big") if self.exponent else DEFAULT_EXPONENT
+        if not self.exponent:
+            return DEFAULT_EXPONENT
+        return int.from_bytes(self.exponent.strip(b"\0"), "big")
 
 
 @functools.lru_cache(maxsize=32)
@@ -153,24 +154,23 @@ class Key(Structure):
     def read(cls, reader: Reader) -> Self:
         """Take a TPM_KEY or TPM_KEY12; the first byte tells which."""
         start = reader.position
-        head = reader.take(4, "version")
-        if head[0] == 0x01:
+        head, usage, flags, auth_data_usage = reader.unpack(_KEY_HEAD, "key")
+        is_key12 = head == _KEY12_HEAD
+        if not is_key12:
+            if head[0] != 0x01:
+                raise BadKeyProperty(
+                    "tag", start, f"{_KEY12_HEAD.hex()} wanted, found {head.hex()}"
+                )
             if head[1] != 0x01:
                 raise BadVersion("version", start, f"01 01 wanted, found {head.hex()}")
-        elif head != _KEY12_HEAD:
-            raise BadKeyProperty("tag", start, f"{_KEY12_HEAD.hex()} wanted, found {head.hex()}")
-        is_key12 = head[0] == 0x00
-        usage = reader.u16("keyUsage")
-        flags = reader.u32("keyFlags")
         if flags & ~KEY_FLAGS_MASK:
-            raise BadKeyProperty("keyFlags", reader.position - 4, f"{flags:#x} has unknown bits")
-        auth_data_usage = reader.u8("authDataUsage")
+            raise BadKeyProperty("keyFlags", start + 6, f"{flags:#x} has unknown bits")
         parms = KeyParms.read(reader)
         info = reader.sized("PCRInfo")
         pcr_info: PcrInfo | PcrInfoLong | None = None
         if info:
             pcr_info = PcrInfoLong.decode(info) if is_key12 else PcrInfo.decode(info)
-        return cls(
+        value = cls(
             is_key12,
             usage,
             flags,
@@ -180,9 +180,17 @@ class Key(Structure):
             reader.sized("pubKey"),
             reader.sized("encData"),
         )
+        if is_key12 or head == _KEY_VERSION:
+            # What of a version counts is not all of it.
+            value.keep_encoding(reader.since(start))
+        return value
 
     def encode_public(self) -> bytes:
         """Return the structure through pubKey, which is what pubDataDigest covers."""
+        return self.encode_once()[: -4 - len(self.enc_data)]
+
+    def encode(self) -> bytes:
+        """Return the wire form."""
         info = b"" if self.pcr_info is None else self.pcr_info.encode_once()
         head = _KEY12_HEAD if self.is_key12 else _KEY_VERSION
         return b"".join(
@@ -191,12 +199,9 @@ class Key(Structure):
                 self.algorithm_parms.encode_once(),
                 SIZED.write(info),
                 SIZED.write(self.pub_key),
+                SIZED.write(self.enc_data),
             )
         )
-
-    def encode(self) -> bytes:
-        """Return the wire form."""
-        return self.encode_public() + SIZED.write(self.enc_data)
 
     def public_digest(self) -> bytes:
         """Return pubDataDigest: SHA-1 without encDataSize and encData (10.6)."""
@@ -211,7 +216,7 @@ class Key(Structure):
 
     def with_private(self, enc_data: bytes) -> Key:
         """Return a copy with another encData."""
-        return Key(
+        changed = Key(
             self.is_key12,
             self.key_usage,
             self.key_flags,
@@ -221,6 +226,8 @@ class Key(Structure):
             self.pub_key,
             enc_data,
         )
+        changed.keep_encoding(self.encode_public() + SIZED.write(enc_data))
+        return changed
 
     def with_public(self, pub_key: bytes, pcr_info: PcrInfo | PcrInfoLong | None) -> Key:
         """Return a copy with another modulus and PCR structure, and with empty encData."""

@@ -41,6 +41,10 @@ if TYPE_CHECKING:
 OIAP_ONLY = frozenset({ProtocolId.OIAP})
 OSAP_ONLY = frozenset({ProtocolId.OSAP, ProtocolId.DSAP})
 ANY_SESSION = OIAP_ONLY | OSAP_ONLY
+# Asked for by every command, see dispatch.
+_SRK: Final = int(ReservedHandle.SRK)
+_OWNER: Final = int(ReservedHandle.OWNER)
+_OIAP: Final = int(ProtocolId.OIAP)
 BOOL_BYTES: Final = (b"\x00", b"\x01")
 """Wire form of continueAuthSession."""
 
@@ -139,7 +143,7 @@ class Context:
         Raises:
             TpmError: KEYNOTFOUND, INVALID_RESOURCE or INVALID_KEYHANDLE.
         """
-        if handle == ReservedHandle.SRK:
+        if handle == _SRK:
             srk = self.tpm.permanent.srk
             if srk is None:
                 raise TpmError(ReturnCode.KEYNOTFOUND)
@@ -181,7 +185,7 @@ class Context:
         body = self.find_key(handle)
         if body.release is not None and not body.release.pcr_selection.is_empty:
             return True
-        return handle != ReservedHandle.SRK and self.find_loaded(handle).parent_pcr_status
+        return handle != _SRK and self.find_loaded(handle).parent_pcr_status
 
     def check_release(self, release: PcrInfoShort) -> None:
         """Check PCR values and locality of a release condition (Part 1, 4.10.3).
@@ -236,10 +240,10 @@ class Context:
         block = self.auths[index]
         session = self.require_session(index, allowed)
         delegation: DelegatePublic | None = None
-        if session.protocol == ProtocolId.OIAP:
+        if session.protocol == _OIAP:
             secret = entity.secret
             reference = self.tpm.stclear.owner_reference
-            if reference != ReservedHandle.OWNER and entity.kind is EntityKind.OWNER:
+            if reference != _OWNER and entity.kind is EntityKind.OWNER:
                 row = self.tpm.permanent.delegate_rows.get(reference)
                 if row is None:
                     raise TpmError(ReturnCode.AUTHFAIL)

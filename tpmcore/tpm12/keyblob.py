@@ -6,6 +6,7 @@ Sections "4.8.x" are those of the engine reference: key blobs, property rules.
 
 from __future__ import annotations
 
+import functools
 import hmac
 from collections.abc import Mapping
 from dataclasses import replace
@@ -83,18 +84,20 @@ def check_rsa_parms(parms: KeyParms) -> RsaKeyParms:
     Raises:
         TpmError: BAD_KEY_PROPERTY.
     """
-    if parms.algorithm_id != Algorithm.RSA:
+    if parms.algorithm_id != Algorithm.RSA or not _is_usable(parms.rsa):
         raise TpmError(ReturnCode.BAD_KEY_PROPERTY)
-    rsa = parms.rsa
-    if (
-        rsa.num_primes != 2
-        or not MIN_KEY_BITS <= rsa.key_length <= MAX_KEY_BITS
-        or rsa.key_length % _KEY_BITS_STEP
-        or len(rsa.exponent) > _MAX_EXPONENT_BYTES
-        or rsa.exponent_value not in _EXPONENTS
-    ):
-        raise TpmError(ReturnCode.BAD_KEY_PROPERTY)
-    return rsa
+    return parms.rsa
+
+
+@functools.lru_cache(maxsize=32)
+def _is_usable(rsa: RsaKeyParms) -> bool:
+    return (
+        rsa.num_primes == 2
+        and MIN_KEY_BITS <= rsa.key_length <= MAX_KEY_BITS
+        and rsa.key_length % _KEY_BITS_STEP == 0
+        and len(rsa.exponent) <= _MAX_EXPONENT_BYTES
+        and rsa.exponent_value in _EXPONENTS
+    )
 
 
 def check_key_properties(key: Key, *, fips: bool = False) -> None:

@@ -51,14 +51,19 @@ class PrivateKey:
         p: a prime factor; the other one is `modulus / p`.
         q: the other prime factor.
         exponent: public exponent.
+
+    Attributes:
+        n: the modulus.
+        size_bytes: length of the modulus.
     """
 
-    __slots__ = ("_key", "_public", "exponent", "n", "p", "q")
+    __slots__ = ("_key", "_public", "exponent", "n", "p", "q", "size_bytes")
 
     def __init__(self, p: int, q: int, exponent: int) -> None:
         self.p = p
         self.q = q
         self.n = p * q
+        self.size_bytes = (self.n.bit_length() + 7) // 8
         self.exponent = exponent
         self._key: rsa.RSAPrivateKey | None = None
         self._public: rsa.RSAPublicKey | None = None
@@ -99,11 +104,6 @@ class PrivateKey:
         if not smallrsa.are_coprime(p, q):
             raise RsaError("the factors have a common divisor")
         return cls(p, q, exponent)
-
-    @property
-    def size_bytes(self) -> int:
-        """Length of the modulus."""
-        return (self.n.bit_length() + 7) // 8
 
     @property
     def modulus(self) -> bytes:
