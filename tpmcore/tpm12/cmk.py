@@ -165,9 +165,11 @@ def cmk_create_key(ctx: Context, request: CmkCreateKeyRequest) -> CmkCreateKeyRe
     return CmkCreateKeyResponse(wrapped(parent, body))
 
 
+_CMK_FLAGS: Final = int(KeyFlags.MIGRATABLE | KeyFlags.MIGRATE_AUTHORITY)
+
+
 def _require_cmk_flags(key: Key) -> None:
-    wanted = KeyFlags.MIGRATABLE | KeyFlags.MIGRATE_AUTHORITY
-    if key.key_flags & wanted != wanted:
+    if key.key_flags & _CMK_FLAGS != _CMK_FLAGS:
         raise TpmError(ReturnCode.INVALID_KEYUSAGE)
 
 

@@ -84,13 +84,15 @@ def check_rsa_parms(parms: KeyParms) -> RsaKeyParms:
     Raises:
         TpmError: BAD_KEY_PROPERTY.
     """
-    if parms.algorithm_id != Algorithm.RSA or not _is_usable(parms.rsa):
+    if parms.algorithm_id != Algorithm.RSA or not _is_usable(parms.parms):
         raise TpmError(ReturnCode.BAD_KEY_PROPERTY)
     return parms.rsa
 
 
 @functools.lru_cache(maxsize=32)
-def _is_usable(rsa: RsaKeyParms) -> bool:
+def _is_usable(parms: bytes) -> bool:
+    """Judge RSA parameters: there are few, and every new key asks twice."""
+    rsa = RsaKeyParms.decode(parms)
     return (
         rsa.num_primes == 2
         and MIN_KEY_BITS <= rsa.key_length <= MAX_KEY_BITS

@@ -156,6 +156,9 @@ def disable_force_clear(ctx: Context, _request: Nothing) -> Nothing:
     return NOTHING
 
 
+_OWNER_ACCESS: Final = int(NvAttributes.OWNERREAD | NvAttributes.OWNERWRITE)
+
+
 def clear(tpm: Tpm, *, d_bit_areas: bool = False) -> None:
     """Do what OwnerClear, ForceClear and RevokeTrust have in common: end the owner period.
 
@@ -203,8 +206,7 @@ def clear(tpm: Tpm, *, d_bit_areas: bool = False) -> None:
 def _dies_with_owner(index: int, area: NvArea, *, d_bit_areas: bool) -> bool:
     if index & NV_INDEX_D_BIT:
         return d_bit_areas
-    owner = NvAttributes.OWNERREAD | NvAttributes.OWNERWRITE
-    return bool(area.public.permission.attributes & owner)
+    return bool(area.public.permission.attributes & _OWNER_ACCESS)
 
 
 COMMANDS = (

@@ -258,7 +258,7 @@ class Counter:
 
     def released(self) -> Counter:
         """Return the slot without its counter: the next one begins above every value there was."""
-        return Counter(False, self.label, self.value)
+        return Counter(False, self.label, self.value) if self.valid else self
 
 
 @record(repr=False)

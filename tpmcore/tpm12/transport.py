@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import struct
 from typing import Annotated, Final
 
 from protocol.tpm12.attestation import SignInfo
@@ -51,6 +52,16 @@ _REQUEST_TAGS: Final = (Tag.RQU_COMMAND, Tag.RQU_AUTH1_COMMAND, Tag.RQU_AUTH2_CO
 
 _ENVELOPE_BYTES: Final = HEADER_BYTES + 8 + 4 + 4 + _RESPONSE_AUTH_BYTES
 """What the response of ExecuteTransport has around the wrapped one."""
+
+_SUCCESS: Final = int(ReturnCode.SUCCESS)
+_ORDINAL: Final = int(Ordinal.EXECUTE_TRANSPORT)
+# What is digested of ExecuteTransport (4.7): of the wrapped command there is its own digest.
+_EXECUTING: Final = struct.Struct(">II20s").pack
+"""Ordinal, wrappedCmdSize, H1."""
+_EXECUTED: Final = struct.Struct(">IIQII20s").pack
+"""Return code, ordinal, currentTicks, locality, wrappedRspSize, H2."""
+_OUT_HEAD: Final = struct.Struct(">II").pack
+"""Return code and ordinal."""
 
 
 @record(repr=False)
@@ -169,8 +180,7 @@ def _execute(ctx: Context, transport: TransportSession, command: bytes) -> Execu
         clear = crypt(public, auth_data, nonces, REQUEST, command[start:end])
         command = command[:start] + clear + command[end:]
     digest_in = _sha1(U32.write(row.ordinal) + command[start:end])
-    size = U32.write(len(command))
-    _authorize(ctx, 0, transport, _sha1(_EXECUTE + size + digest_in))
+    _authorize(ctx, 0, transport, _sha1(_EXECUTING(_ORDINAL, len(command), digest_in)))
     if not row.wrappable:
         raise TpmError(ReturnCode.NO_WRAP_TRANSPORT)
     if logs:
@@ -189,7 +199,7 @@ def _execute(ctx: Context, transport: TransportSession, command: bytes) -> Execu
         start += row.handles_out
         end -= _RESPONSE_AUTH_BYTES * (header.tag - Tag.RSP_COMMAND)
     clear = response[start:end]
-    digest_out = _sha1(U32.write(header.code) + U32.write(row.ordinal) + clear)
+    digest_out = _sha1(_OUT_HEAD(header.code, row.ordinal) + clear)
     ticks = current_ticks(tpm)
     if logs:
         transport_log.log_out(transport, ticks, digest_out, ctx.locality)
@@ -198,14 +208,10 @@ def _execute(ctx: Context, transport: TransportSession, command: bytes) -> Execu
         hidden = crypt(public, auth_data, nonces, RESPONSE, clear)
         response = response[:start] + hidden + response[end:]
     ctx.audited_as = digest_in, digest_out
-    ctx.out_param_digest = _sha1(
-        U32.write(ReturnCode.SUCCESS)
-        + _EXECUTE
-        + U64.write(ticks.current_ticks)
-        + U32.write(ctx.locality)
-        + U32.write(len(response))
-        + digest_out
+    executed = _EXECUTED(
+        _SUCCESS, _ORDINAL, ticks.current_ticks, ctx.locality, len(response), digest_out
     )
+    ctx.out_param_digest = _sha1(executed)
     if tpm.stany.transports.get(transport.handle) is not transport:
         # The command ended the session that it came in.
         block.ends = True
@@ -312,8 +318,6 @@ def _authorize(ctx: Context, index: int, transport: TransportSession, digest: by
 def _sha1(data: bytes) -> bytes:
     return hashlib.sha1(data).digest()
 
-
-_EXECUTE: Final = U32.write(Ordinal.EXECUTE_TRANSPORT)
 
 COMMANDS = (
     Command(
