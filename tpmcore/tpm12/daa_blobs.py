@@ -20,6 +20,7 @@ from tpmcore.tpm12.primitives import hmac_sha1
 from tpmcore.tpm12.tpm import Tpm
 
 _LABEL: Final = bytes(16)
+_ZEROS: Final = bytes(DIGEST_BYTES)
 _COUNTER_BYTES: Final = 16
 _INTEGRITY_AT: Final = 2 + 4 + len(_LABEL)
 """Offset of blobIntegrity: behind tag, resourceType and label."""
@@ -35,13 +36,8 @@ def seal(tpm: Tpm, resource_type: ResourceType, data: bytes) -> bytes:
     secrets = secrets_of(tpm)
     counter = tpm.random(_COUNTER_BYTES)
     encrypted = tpm.blob_cipher.crypt(secrets.blob_key, counter, DaaSensitive(data).encode())
-    blob = DaaBlob(resource_type, _LABEL, bytes(DIGEST_BYTES), counter, encrypted).encode()
-    return _with_integrity(blob, _integrity(secrets, blob))
-
-
-def _integrity(secrets: DaaSecrets, blob: bytes) -> bytes:
-    zeroed = _with_integrity(blob, bytes(DIGEST_BYTES))
-    return hmac_sha1(secrets.proof, zeroed)
+    zeroed = DaaBlob(resource_type, _LABEL, _ZEROS, counter, encrypted).encode()
+    return _with_integrity(zeroed, hmac_sha1(secrets.proof, zeroed))
 
 
 def _with_integrity(blob: bytes, integrity: bytes) -> bytes:
@@ -62,7 +58,8 @@ def unseal(tpm: Tpm, resource_type: ResourceType, data: bytes) -> bytes:
         blob = DaaBlob.decode(data)
     except WireError:
         raise TpmError(ReturnCode.DAA_INPUT_DATA0) from None
-    if not hmac.compare_digest(_integrity(secrets, data), blob.blob_integrity):
+    expected = hmac_sha1(secrets.proof, _with_integrity(data, _ZEROS))
+    if not hmac.compare_digest(expected, blob.blob_integrity):
         raise TpmError(ReturnCode.DAA_INPUT_DATA0)
     if blob.resource_type != resource_type:
         raise TpmError(ReturnCode.DAA_INPUT_DATA0)

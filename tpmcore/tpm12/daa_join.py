@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 from protocol.tpm12.constants import ResourceType, ReturnCode
@@ -85,7 +84,7 @@ def _begin_join(data0: bytes) -> DaaSession:
     if not count:
         raise TpmError(DATA0)
     session = DaaSession(0)
-    session.tpm_specific = replace(session.tpm_specific, count=count)
+    session.tpm_specific = session.tpm_specific.having(count=count)
     session.digest_context = _join_context(session)
     return session
 
@@ -97,11 +96,11 @@ def _issuer_key(step: Step) -> bytes:
     if session.digest_n0 == NO_DIGEST:
         session.digest_n0 = sha1(step.data0)
         seed = daa_blobs.secrets_of(step.tpm).seed
-        specific = replace(specific, rekey=sha1(seed, session.digest_n0))
+        specific = specific.having(rekey=sha1(seed, session.digest_n0))
     else:
         _verify_issuer(step, step.data0)
     session.scratch = step.data0
-    session.tpm_specific = replace(specific, count=specific.count - 1)
+    session.tpm_specific = specific.having(count=specific.count - 1)
     step.repeats = session.tpm_specific.count > 0
     return NOTHING
 
@@ -121,7 +120,7 @@ def _issuer_settings(step: Step) -> bytes:
     issuer = read_issuer(step.data0)
     _verify_issuer(step, session.digest_n0 + step.data0)
     session.issuer = issuer
-    session.tpm_specific = replace(session.tpm_specific, digest_issuer=sha1(step.data0))
+    session.tpm_specific = session.tpm_specific.having(digest_issuer=sha1(step.data0))
     step.take_scratch()
     return NOTHING
 
@@ -131,7 +130,7 @@ def _blinding(step: Step) -> bytes:
     session = step.session
     require_size(step.data0, 4, DATA0)
     count = int.from_bytes(step.data0, "big")
-    session.tpm_specific = replace(session.tpm_specific, count=count)
+    session.tpm_specific = session.tpm_specific.having(count=count)
     session.join_u0 = step.tpm.random(JOIN_U0_BYTES)
     session.join_u1 = step.tpm.random(JOIN_U1_BYTES)
     return NOTHING
@@ -188,7 +187,7 @@ def _credential_v0(step: Step) -> bytes:
     total = int.from_bytes(step.data0, "big") + _u0(step)
     v0 = daa_math.low1(total).to_bytes(SIZE_V0, "big")
     session = step.session
-    session.tpm_specific = replace(session.tpm_specific, digest_v0=sha1(v0))
+    session.tpm_specific = session.tpm_specific.having(digest_v0=sha1(v0))
     step.scratch = daa_math.high1(total)
     return daa_blobs.seal(step.tpm, ResourceType.DAA_V0, v0)
 
@@ -201,7 +200,7 @@ def _credential_v1(step: Step) -> bytes:
         raise TpmError(DATA0)
     v1 = total.to_bytes(SIZE_V1, "big")
     session = step.session
-    session.tpm_specific = replace(session.tpm_specific, digest_v1=sha1(v1))
+    session.tpm_specific = session.tpm_specific.having(digest_v1=sha1(v1))
     step.take_scratch()
     return daa_blobs.seal(step.tpm, ResourceType.DAA_V1, v1)
 

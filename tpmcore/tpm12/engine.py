@@ -61,6 +61,7 @@ _REFUSALS = frozenset(
         ReturnCode.DEFEND_LOCK_RUNNING,
     }
 )
+_OVERLAP = "a step is pending"
 _EXECUTE_TRANSPORT = Ordinal.EXECUTE_TRANSPORT.to_bytes(4, "big")
 
 
@@ -135,7 +136,8 @@ class Tpm12Engine:
 
     def execute(self, command: bytes, locality: int) -> Step:
         """Run one command; see `tpmcore.engine.Engine.execute`."""
-        self._refuse_overlap()
+        if self._pending is not None:
+            raise EngineFault(_OVERLAP)
         tpm = self._tpm
         row = self._dispatcher.effective_row(command)
         tested, exclusive = tpm.self_test, tpm.stany.transport_exclusive
@@ -165,7 +167,8 @@ class Tpm12Engine:
 
     def handle(self, event: Event) -> Step:
         """Take an event; see `tpmcore.engine.Engine.handle`."""
-        self._refuse_overlap()
+        if self._pending is not None:
+            raise EngineFault(_OVERLAP)
         step = self._step(lambda: self._run_event(event), b"")
         return EventDone(ReturnCode.FAILEDSELFTEST) if isinstance(step, bytes) else step
 
@@ -252,10 +255,6 @@ class Tpm12Engine:
     def is_established(self) -> bool:
         """The tpmEstablished flag, whose inverse is bit 0 of the TIS ACCESS register (TIS 1.3)."""
         return self._tpm.permanent.flags.tpm_established
-
-    def _refuse_overlap(self) -> None:
-        if self._pending is not None:
-            raise EngineFault("a step is pending")
 
     def _suspend(self, suspended: Suspended) -> ParentQuote:
         self._pending = suspended

@@ -20,8 +20,12 @@ MAX_LIST: Final = 1 << 16
 
 def assemble(magic: bytes, sections: list[tuple[int, bytes]]) -> bytes:
     """Return a state made of its sections, which are in ascending order."""
-    head = magic + _VERSION_BYTES
-    return head + b"".join([_PACK_SECTION(number, len(data)) + data for number, data in sections])
+    parts = [magic, _VERSION_BYTES]
+    add = parts.append
+    for number, data in sections:
+        add(_PACK_SECTION(number, len(data)))
+        add(data)
+    return b"".join(parts)
 
 
 def split_sections(
