@@ -24,6 +24,7 @@ _ZEROS: Final = bytes(DIGEST_BYTES)
 _COUNTER_BYTES: Final = 16
 _INTEGRITY_AT: Final = 2 + 4 + len(_LABEL)
 """Offset of blobIntegrity: behind tag, resourceType and label."""
+_INTEGRITY_END: Final = _INTEGRITY_AT + DIGEST_BYTES
 
 
 def secrets_of(tpm: Tpm) -> DaaSecrets:
@@ -36,13 +37,13 @@ def seal(tpm: Tpm, resource_type: ResourceType, data: bytes) -> bytes:
     secrets = secrets_of(tpm)
     counter = tpm.random(_COUNTER_BYTES)
     encrypted = tpm.blob_cipher.crypt(secrets.blob_key, counter, DaaSensitive(data).encode())
-    zeroed = DaaBlob(resource_type, _LABEL, _ZEROS, counter, encrypted).encode()
-    return _with_integrity(zeroed, hmac_sha1(secrets.proof, zeroed))
+    blob = DaaBlob(resource_type, _LABEL, _ZEROS, counter, encrypted).encode()
+    return blob[:_INTEGRITY_AT] + _integrity(secrets, blob) + blob[_INTEGRITY_END:]
 
 
-def _with_integrity(blob: bytes, integrity: bytes) -> bytes:
-    """Return an encoded blob with another blobIntegrity."""
-    return blob[:_INTEGRITY_AT] + integrity + blob[_INTEGRITY_AT + DIGEST_BYTES :]
+def _integrity(secrets: DaaSecrets, blob: bytes) -> bytes:
+    """Return the blobIntegrity of an encoded blob, whatever it has in its place."""
+    return hmac_sha1(secrets.proof, blob[:_INTEGRITY_AT] + _ZEROS + blob[_INTEGRITY_END:])
 
 
 def unseal(tpm: Tpm, resource_type: ResourceType, data: bytes) -> bytes:
@@ -58,8 +59,7 @@ def unseal(tpm: Tpm, resource_type: ResourceType, data: bytes) -> bytes:
         blob = DaaBlob.decode(data)
     except WireError:
         raise TpmError(ReturnCode.DAA_INPUT_DATA0) from None
-    expected = hmac_sha1(secrets.proof, _with_integrity(data, _ZEROS))
-    if not hmac.compare_digest(expected, blob.blob_integrity):
+    if not hmac.compare_digest(_integrity(secrets, data), blob.blob_integrity):
         raise TpmError(ReturnCode.DAA_INPUT_DATA0)
     if blob.resource_type != resource_type:
         raise TpmError(ReturnCode.DAA_INPUT_DATA0)

@@ -41,7 +41,7 @@ class Lockout:
     @property
     def is_active(self) -> bool:
         """True while authorized commands are refused."""
-        return self.seconds_left > 0
+        return self._tpm.stclear.lockout_until_us > 0 and self.seconds_left > 0
 
     def record_failure(self) -> None:
         """Count a wrong HMAC."""
