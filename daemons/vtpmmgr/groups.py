@@ -43,8 +43,6 @@ from daemons.vtpmmgr.records import (
     MoveRecord,
     PolicyRecord,
     SealRecord,
-    StateSecretRecord,
-    StateTargetRecord,
     TransportKeyRecord,
     VtpmRecord,
 )
@@ -54,6 +52,7 @@ from daemons.vtpmmgr.sealing import (
     composite_of,
     encode_group_secret,
 )
+from daemons.vtpmmgr.staterecords import StateSecretRecord, StateTargetRecord
 from protocol.manager import approval, quotes
 from protocol.manager.constants import ManagementOrdinal, ManagerCode, QuoteFlags
 from protocol.manager.exchange import BadExchange, Exchange

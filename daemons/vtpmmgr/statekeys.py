@@ -32,12 +32,8 @@ from daemons.vtpmmgr.hardware import Hardware
 from daemons.vtpmmgr.identity import Client
 from daemons.vtpmmgr.ledger import Ledger, Transaction
 from daemons.vtpmmgr.management import refused_by_hardware
-from daemons.vtpmmgr.records import (
-    GroupRecord,
-    StateSecretRecord,
-    StateTargetRecord,
-    TransportKeyRecord,
-)
+from daemons.vtpmmgr.records import GroupRecord, TransportKeyRecord
+from daemons.vtpmmgr.staterecords import StateSecretRecord, StateTargetRecord
 from protocol.manager.constants import ManagerCode
 from protocol.manager.descriptors import (
     BadDescriptor,

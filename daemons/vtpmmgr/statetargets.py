@@ -19,12 +19,8 @@ from daemons.vtpmmgr.groups import read_group
 from daemons.vtpmmgr.hardware import Hardware
 from daemons.vtpmmgr.ledger import Ledger, Transaction
 from daemons.vtpmmgr.management import Answer, Command, Commands
-from daemons.vtpmmgr.records import (
-    GroupRecord,
-    StateTargetRecord,
-    TransportKeyRecord,
-    VtpmRecord,
-)
+from daemons.vtpmmgr.records import GroupRecord, TransportKeyRecord, VtpmRecord
+from daemons.vtpmmgr.staterecords import StateTargetRecord
 from protocol.manager.constants import ManagementOrdinal, ManagerCode
 from protocol.manager.descriptors import StateTarget, StateTargetShown
 from protocol.manager.management import Nothing, VtpmName

@@ -12,7 +12,8 @@ import apsw
 import pytest
 import trio
 
-from daemons.vtpmmgr.records import RECORD_TYPES, StateSecretRecord, StateTargetRecord
+from daemons.vtpmmgr.records import RECORD_TYPES
+from daemons.vtpmmgr.staterecords import StateSecretRecord, StateTargetRecord
 from daemons.vtpmmgr.store import DiskFull, Store
 from protocol.manager.constants import HEADER_BYTES, ManagementOrdinal, ManagerCode, ManagerTag
 from protocol.manager.descriptors import (
