@@ -289,7 +289,7 @@ class Machine:
             raise RequestRefused(
                 ReturnCode.BAD_PARAMETER, f"a blob of type {blob.kind}, not {kind}"
             )
-        key = await self._with_manager(partial(self._keys.state_key_open, blob.descriptor))
+        key = await self._open_key(blob)
         try:
             state = blob.open(key)
         except WireError as error:
@@ -320,6 +320,14 @@ class Machine:
     async def _save(self, content: Content) -> None:
         if await self._store.save_content(content) is not PersistOutcome.SAVED:
             raise RequestRefused(ReturnCode.IOERROR, "the image is not saved")
+
+    async def _open_key(self, blob: Blob) -> bytes:
+        try:
+            return await self._with_manager(partial(self._keys.state_key_open, blob.descriptor))
+        except RequestRefused as error:
+            # Nothing proves yet whose blob it is; for who reads the log it is what counts.
+            whose = "" if blob.uuid == self._uuid else f" of another vTPM ({blob.uuid})"
+            raise RequestRefused(error.code, f"state blob{whose}: {error}") from error
 
     async def _with_manager(self, ask: Callable[[], Awaitable[_T]]) -> _T:
         try:

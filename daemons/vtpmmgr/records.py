@@ -22,7 +22,11 @@ from daemons.vtpmmgr.rows import (
     as_uuid,
     columns_of,
 )
-from daemons.vtpmmgr.staterecords import StateSecretRecord, StateTargetRecord
+from daemons.vtpmmgr.staterecords import (
+    LocalTargetRecord,
+    StateSecretRecord,
+    StateTargetRecord,
+)
 
 MODULUS_BYTES: Final = 256
 ADMIN_SUSPENDED: Final = 1
@@ -435,5 +439,6 @@ RECORD_TYPES: Final[tuple[type[Record], ...]] = (
     MoveRecord,
     StateSecretRecord,
     StateTargetRecord,
+    LocalTargetRecord,
 )
 """All tables that the hash tree covers."""

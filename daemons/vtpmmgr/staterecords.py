@@ -42,7 +42,7 @@ class StateSecretRecord:
 
 @dataclass(frozen=True, slots=True)
 class StateTargetRecord:
-    """To which other manager the state of a running vTPM goes. A vTPM without one goes nowhere.
+    """To which other manager the state of a running vTPM goes. A vTPM without one goes to none.
 
     Attributes:
         uuid: of the vTPM.
@@ -67,3 +67,28 @@ class StateTargetRecord:
         """Return the record; BadRow if the row cannot be one."""
         uuid, target, approval = columns_of(cls.TABLE, row)
         return cls(as_uuid(uuid), as_blob(target), as_blob(approval))
+
+
+@dataclass(frozen=True, slots=True)
+class LocalTargetRecord:
+    """Which other vTPM of this manager may load the state of a vTPM.
+
+    Attributes:
+        uuid: of the vTPM whose state it is.
+        target: uuid of the other one.
+    """
+
+    TABLE: ClassVar[Table] = Table("local_targets", (("uuid", "BLOB"), ("target", "BLOB")), since=4)
+
+    uuid: UUID
+    target: UUID
+
+    def row(self) -> tuple[SqlValue, ...]:
+        """Return the values in column order."""
+        return self.uuid.bytes, self.target.bytes
+
+    @classmethod
+    def from_row(cls, row: tuple[SqlValue, ...]) -> Self:
+        """Return the record; BadRow if the row cannot be one."""
+        uuid, target = columns_of(cls.TABLE, row)
+        return cls(as_uuid(uuid), as_uuid(target))

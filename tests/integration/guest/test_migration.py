@@ -39,6 +39,7 @@ def moved(image: Image, folder: Path, source: Path, target: Path) -> Iterator[Gu
 def test_a_machine_and_its_tpm_move_while_they_run(run_dir: Path, image: Image) -> None:
     with running_stack(run_dir, ("g1", "g2")) as stack:
         source, target = map(stack.control_socket, ("g1", "g2"))
+        stack.vtpmctl("vtpm", "migrate-to", "--guest", "g1", "--to-vtpm", "g2")
         with moved(image, run_dir, source, target) as guest:
             assert is_settled(guest)
             guest.power_off()
