@@ -9,8 +9,10 @@ SHA-256 of the whole file. Integers are big-endian.
 |--------|-------|-------------|---------|
 | 0      | 8     | magic       | `76 54 50 4D 69 6D 67 0A`, "vTPMimg" and a line feed |
 | 8      | 2     | major       | 1; a reader refuses any other |
-| 10     | 2     | minor       | 1 if a flag is set, else 0; a reader refuses newer ones |
-| 12     | 4     | flags       | bit 0: volatile state is kept, see below; a reader refuses others |
+| 10     | 2     | minor       | of the flags: 2 with bit 1, else 1 with bit 0, else 0; a reader |
+|        |       |             | refuses newer ones |
+| 12     | 4     | flags       | bits 0 and 1: volatile state is kept, see below; a reader |
+|        |       |             | refuses others |
 | 16     | 16    | uuid        | the vTPM that the image belongs to |
 | 32     | 8     | sequence    | 1 for the first image, then one more than the last acknowledged |
 | 40     | 12    | nonce       | of AES-GCM, random |
@@ -21,7 +23,9 @@ SHA-256 of the whole file. Integers are big-endian.
 There is nothing behind the tag. The state is the permanent state of the engine in its own format.
 With bit 0 of the flags it is that state's length (4 bytes), that state, and to the end a volatile
 state in the engine's format: one that a later power-on takes up, as a machine wants it that was
-suspended or has come from elsewhere.
+suspended or has come from elsewhere. With bit 1 too it is that length, the permanent state, 32
+bytes, and the volatile state: it came in, and does not belong to the permanent state beside it, but
+to the one whose SHA-256 the 32 bytes are. No power-on takes it up before that one is there.
 
 Each image has a key of its own, 32 random bytes, which never touch
 the disk: the manager keeps SHA-256(file) || key, 64 bytes together, and gives them back to whom it
@@ -50,10 +54,14 @@ from tpmcore.engine import RandomSource
 
 MAGIC: Final = b"vTPMimg\n"
 VERSION_MAJOR: Final = 1
-VERSION_MINOR: Final = 1
+VERSION_MINOR: Final = 2
 
 KEPT_VOLATILE: Final = 1
-"""Flag: see above."""
+ASTRAY: Final = 2
+"""Flags: see above."""
+
+_MINOR: Final = {0: 0, KEPT_VOLATILE: 1, KEPT_VOLATILE | ASTRAY: VERSION_MINOR}
+"""First minor version that has these flags together; an older reader takes what it can."""
 
 _HEADER: Final = construct.Struct(
     "magic" / construct.Bytes(8),
@@ -86,10 +94,13 @@ class Content:
         permanent: permanent state of the engine.
         volatile: volatile state that the next power-on by the machine takes up; None: it begins
             afresh.
+        astray_from: SHA-256 of the permanent state that `volatile` was taken with, where that is
+            not `permanent`; None: it belongs to `permanent`.
     """
 
     permanent: bytes
     volatile: bytes | None = None
+    astray_from: bytes | None = None
 
     def __repr__(self) -> str:
         kept = "none" if self.volatile is None else f"{len(self.volatile)} bytes"
@@ -98,14 +109,16 @@ class Content:
     @property
     def flags(self) -> int:
         """Of the slot's header."""
-        return 0 if self.volatile is None else KEPT_VOLATILE
+        if self.volatile is None:
+            return 0
+        return KEPT_VOLATILE if self.astray_from is None else KEPT_VOLATILE | ASTRAY
 
     def encode(self) -> bytes:
         """Return what is encrypted."""
         if self.volatile is None:
             return self.permanent
         length = len(self.permanent).to_bytes(_LENGTH_BYTES, "big")
-        return length + self.permanent + self.volatile
+        return length + self.permanent + (self.astray_from or b"") + self.volatile
 
     @classmethod
     def decode(cls, plain: bytes, flags: int) -> Content:
@@ -115,7 +128,12 @@ class Content:
         end = _LENGTH_BYTES + int.from_bytes(plain[:_LENGTH_BYTES], "big")
         if not _LENGTH_BYTES <= end <= len(plain):
             raise WireError("state", HEADER_BYTES, f"permanent part ends at {end} of {len(plain)}")
-        return cls(plain[_LENGTH_BYTES:end], plain[end:])
+        permanent, rest = plain[_LENGTH_BYTES:end], plain[end:]
+        if not flags & ASTRAY:
+            return cls(permanent, rest)
+        if len(rest) < HASH_BYTES:
+            raise WireError("state", HEADER_BYTES + end, f"{len(rest)} bytes of volatile part")
+        return cls(permanent, rest[HASH_BYTES:], rest[:HASH_BYTES])
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +219,7 @@ def seal_image(
         {
             "magic": MAGIC,
             "major": VERSION_MAJOR,
-            # An older reader takes what it can understand.
-            "minor": VERSION_MINOR if content.flags else 0,
+            "minor": _MINOR[content.flags],
             "flags": content.flags,
             "uuid": uuid.bytes,
             "sequence": sequence,
@@ -228,7 +245,7 @@ def parse_slot(slot: bytes) -> SlotHeader:
     if found.major != VERSION_MAJOR or found.minor > VERSION_MINOR:
         known = f"{VERSION_MAJOR}.{VERSION_MINOR}"
         raise WireError("version", 8, f"{found.major}.{found.minor}, known is {known}")
-    if found.flags & ~(KEPT_VOLATILE if found.minor else 0):
+    if _MINOR.get(found.flags, VERSION_MINOR + 1) > found.minor:
         raise WireError("flags", 12, f"unknown flags {found.flags:#x}")
     if found.sequence == 0:
         raise WireError("sequence", 32, "0, the first image has 1")

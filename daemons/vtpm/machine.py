@@ -7,8 +7,9 @@ TPM_Startup. A stopped TPM has no volatile state: what the daemon's memory says 
 `volatility.POWERED_OFF`.
 
 State goes out and comes in as encrypted blobs (`stateblob`). What came in is stored with the next
-image and counts from the next power-on. Callers hold the engine: nothing here runs beside a
-command.
+image and counts from the next power-on. A permanent and a volatile state come one after the other,
+in either order, so it is the power-on that refuses two that were not taken together. Callers hold
+the engine: nothing here runs beside a command.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from daemons.runtime.host import EngineHost, PersistOutcome
 from daemons.runtime.log import Log
 from daemons.vtpm import startup
 from daemons.vtpm.image import Content
-from daemons.vtpm.stateblob import Blob, seal_blob
+from daemons.vtpm.stateblob import Blob, Opened, digest_of, seal_blob
 from daemons.vtpm.store import ManagerLost
 from protocol.errors import WireError
 from protocol.manager.framing import ManagerRefused
@@ -86,6 +87,10 @@ class Store(Protocol):
     def kept_volatile(self) -> bytes | None:
         """The volatile state in it."""
 
+    @property
+    def astray_from(self) -> bytes | None:
+        """Of that state, see `daemons.vtpm.image.Content`."""
+
     async def save_content(self, content: Content) -> PersistOutcome:
         """Make a state durable."""
 
@@ -130,8 +135,13 @@ class Machine:
         self._is_running = is_running
         # A permanent state that came in and is stored; the engine is of the one before.
         self._arrived: bytes | None = None
-        # The volatile state that is kept came in since the TPM was last told to stop.
-        self._has_volatile_arrived = False
+        # That state came in a blob of the format which binds no volatile state to it.
+        self._is_arrived_unbound = False
+        # What the volatile state that is kept was taken with, if it came in since the TPM was last
+        # told to stop, or waits for its permanent state since before this process.
+        self._volatile_taken_with = store.astray_from
+        # The permanent state that was given out last, until a volatile one is or power changes.
+        self._given: bytes | None = None
         # What PCRs get when the guest's firmware has sent TPM_Startup, which succeeds once only: it
         # does no harm to have some for a TPM that is started up already.
         self._pcrs_due: Mapping[int, bytes] = pcrs_due or {}
@@ -155,9 +165,15 @@ class Machine:
             delete_volatile: stored volatile state serves this start only.
 
         Raises:
-            RequestRefused: the stored state is none that this version reads, or it cannot be saved
-                that the volatile part has served. The TPM is stopped.
+            RequestRefused: the volatile state that came in was taken with another permanent one;
+                nothing was changed. Or the stored state is none that this version reads, or it
+                cannot be saved that the volatile part has served; the TPM is stopped.
         """
+        if self._store.astray_from is not None:
+            raise RequestRefused(
+                ReturnCode.BAD_PARAMETER,
+                "the volatile state that came in was taken with another permanent state",
+            )
         self.power_off()
         permanent, volatile = self._permanent, self._store.kept_volatile
         # If volatile state goes on they count only where its TPM still waits for TPM_Startup.
@@ -165,7 +181,7 @@ class Machine:
         engine = await self._restore(permanent, volatile)
         if volatile is not None and delete_volatile:
             await self._save(Content(permanent))
-        self._arrived = None
+        self._arrived, self._is_arrived_unbound = None, False
         self._host.replace(engine)
         self._pcrs_due = pcrs
         self._is_running = True
@@ -173,7 +189,7 @@ class Machine:
 
     def power_off(self) -> None:
         """Stop the TPM; what is volatile is lost."""
-        self._has_volatile_arrived = False
+        self._volatile_taken_with = self._given = None
         if not self._is_running:
             return
         self._is_running = False
@@ -182,27 +198,29 @@ class Machine:
         self._log.info("machine switched off")
 
     async def reset(self, pcrs: Mapping[int, bytes]) -> None:
-        """Do what a reset of the machine with its firmware does; see `startup.reset`.
+        """Do what a reset of the machine with its firmware does; see `startup.reset`. A volatile
+        state that waits for its permanent one is given up.
 
         Args:
             pcrs: of the hardware TPM. The caller asks for them before it takes the engine, since a
                 guest that runs must not wait for a manager that is away.
 
         Raises:
-            DaemonError: the TPM refuses.
+            DaemonError: the TPM refuses, or it cannot be saved what was given up.
         """
         # Half a reset would leave a guest with a TPM that is not started up.
         with trio.CancelScope(shield=True):
-            if not self._is_running:
-                try:
+            try:
+                if self._store.astray_from is not None:
+                    await self._save(Content(self._permanent))
+                self._volatile_taken_with = None
+                if not self._is_running:
                     engine = await self._restore(self._permanent, None)
-                except RequestRefused as error:
-                    raise DaemonError(
-                        f"vTPM {self._uuid} cannot be switched on: {error}"
-                    ) from error
-                self._arrived, self._has_volatile_arrived = None, False
-                self._host.replace(engine)
-                self._is_running = True
+                    self._arrived, self._is_arrived_unbound = None, False
+                    self._host.replace(engine)
+                    self._is_running = True
+            except RequestRefused as error:
+                raise DaemonError(f"vTPM {self._uuid} cannot be reset: {error}") from error
             self._pcrs_due = {}
             await startup.reset(self._host, pcrs, self._log)
 
@@ -246,28 +264,39 @@ class Machine:
         """Return a blob with a part of the running TPM's state.
 
         Raises:
-            RequestRefused: no such type, no such state, or no key from the manager.
+            RequestRefused: no such type, no such state, or no key from the manager; or the
+                permanent state is not any more the one that was given out before this volatile one,
+                so that nothing could be done with the two.
         """
         engine = self._host.engine
+        permanent = engine.permanent_state()
+        given, taken_with = self._given, digest_of(permanent)
+        self._given = None
         match kind:
             case StateType.PERMANENT:
-                state = engine.permanent_state()
+                state = permanent
             case StateType.VOLATILE:
                 state = engine.volatile_state()
+                if given not in (None, taken_with):
+                    raise RequestRefused(
+                        ReturnCode.FAIL, "the permanent state has changed since it was given out"
+                    )
             case StateType.SAVED:
                 raise RequestRefused(NO_SUCH_STATE, "saved state is part of the permanent one")
             case _:
                 raise RequestRefused(ReturnCode.FAIL, f"state type {kind}")
         key, descriptor = await self._with_manager(self._keys.state_key_new)
         blob = seal_blob(
-            StateType(kind),
             state,
+            taken_with=taken_with if kind == StateType.VOLATILE else None,
             uuid=self._uuid,
             sequence=self._store.sequence,
             key=key,
             descriptor=descriptor,
             random=self._random,
         )
+        if kind == StateType.PERMANENT:
+            self._given = taken_with
         self._log.info("state given out", kind=kind, image=self._store.sequence, bytes=len(blob))
         return blob
 
@@ -275,11 +304,13 @@ class Machine:
         """Check and store a blob; it counts from the next power-on.
 
         A permanent state takes the place of everything but a volatile one that came since the TPM
-        was last told to stop: clients may send the two in either order.
+        was last told to stop: clients may send the two in either order. Whether they belong
+        together `power_on` looks at; until then a half can be replaced by the one that fits.
 
         Raises:
             RequestRefused: not a blob of this type, not for this vTPM, a state that this version
-                does not read, or it cannot be saved.
+                does not read, a volatile one of a format that does not say what it belongs to
+                without a permanent one of that format before it, or it cannot be saved.
         """
         try:
             blob = Blob.parse(data)
@@ -289,21 +320,38 @@ class Machine:
             raise RequestRefused(
                 ReturnCode.BAD_PARAMETER, f"a blob of type {blob.kind}, not {kind}"
             )
-        key = await self._with_manager(partial(self._keys.state_key_open, blob.descriptor))
+        key = await self._open_key(blob)
         try:
-            state = blob.open(key)
+            opened = blob.open(key)
         except WireError as error:
             raise RequestRefused(ReturnCode.DECRYPT_ERROR, str(error)) from error
         if blob.kind is StateType.PERMANENT:
-            volatile = self._store.kept_volatile if self._has_volatile_arrived else None
-            content = Content(state, volatile)
+            taken_with = self._volatile_taken_with
+            volatile = None if taken_with is None else self._store.kept_volatile
+            content = _beside(opened.state, volatile, taken_with)
+            is_unbound = not blob.is_bound
         else:
-            content = Content(self._permanent, state)
-        await self._restore(content.permanent, content.volatile)
+            taken_with = self._belonging(opened)
+            content = _beside(self._permanent, opened.state, taken_with)
+            is_unbound = self._is_arrived_unbound
+        is_whole = content.astray_from is None
+        await self._restore(content.permanent, content.volatile if is_whole else None)
         await self._save(content)
-        self._arrived = content.permanent
-        self._has_volatile_arrived = content.volatile is not None
+        self._arrived, self._is_arrived_unbound = content.permanent, is_unbound
+        self._volatile_taken_with = taken_with
         self._log.info("state taken in", kind=kind, source=blob.uuid, source_image=blob.sequence)
+
+    def _belonging(self, opened: Opened) -> bytes:
+        """Return the digest of the permanent state that a volatile one belongs to."""
+        if opened.taken_with is not None:
+            return opened.taken_with
+        # Otherwise a blob from before could be put beside any state of today.
+        if not self._is_arrived_unbound:
+            raise RequestRefused(
+                ReturnCode.BAD_PARAMETER,
+                "a volatile state of format 1.0 comes after its permanent one, of format 1.0 too",
+            )
+        return digest_of(self._permanent)
 
     @property
     def _permanent(self) -> bytes:
@@ -321,6 +369,14 @@ class Machine:
         if await self._store.save_content(content) is not PersistOutcome.SAVED:
             raise RequestRefused(ReturnCode.IOERROR, "the image is not saved")
 
+    async def _open_key(self, blob: Blob) -> bytes:
+        try:
+            return await self._with_manager(partial(self._keys.state_key_open, blob.descriptor))
+        except RequestRefused as error:
+            # Nothing proves yet whose blob it is; for who reads the log it is what counts.
+            whose = "" if blob.uuid == self._uuid else f" of another vTPM ({blob.uuid})"
+            raise RequestRefused(error.code, f"state blob{whose}: {error}") from error
+
     async def _with_manager(self, ask: Callable[[], Awaitable[_T]]) -> _T:
         try:
             with trio.move_on_after(KEY_WAIT_S):
@@ -330,6 +386,11 @@ class Machine:
         except ManagerLost as error:
             raise RequestRefused(ReturnCode.IOERROR, str(error)) from error
         raise RequestRefused(ReturnCode.IOERROR, f"no key from the manager within {KEY_WAIT_S:g} s")
+
+
+def _beside(permanent: bytes, volatile: bytes | None, taken_with: bytes | None) -> Content:
+    """Return a permanent state with a volatile one that was taken with the state of a digest."""
+    return Content(permanent, volatile, None if taken_with == digest_of(permanent) else taken_with)
 
 
 def _told_of(code: int) -> int:

@@ -121,6 +121,7 @@ class ImageStore:
         self._current: Image | None = None
         # Goes into every image, until somebody wants it otherwise.
         self._kept: bytes | None = None
+        self._kept_astray_from: bytes | None = None
         # The record of the save under way: what the manager may have as well.
         self._pending: HashKey | None = None
         self._loaded = False
@@ -146,6 +147,11 @@ class ImageStore:
         """The volatile state in that image; None if there is none."""
         return self._kept
 
+    @property
+    def astray_from(self) -> bytes | None:
+        """Of that volatile state, see `daemons.vtpm.image.Content`."""
+        return self._kept_astray_from
+
     async def load(self) -> bytes | None:
         """Return the permanent state, or None for a new vTPM, whose uuid is then registered.
 
@@ -162,7 +168,7 @@ class ImageStore:
             case Image(index=index, sequence=sequence, content=content):
                 # The state itself is the engine's now; no second copy of its secrets stays here.
                 self._current = Image(index, sequence, chosen.record, _ELSEWHERE)
-                self._kept = content.volatile
+                self._keep(content)
                 size = len(content.permanent)
                 self._log.info("image loaded", slot=index, sequence=sequence, bytes=size)
                 self._loaded = True
@@ -200,7 +206,7 @@ class ImageStore:
 
         As `save_content`.
         """
-        return await self.save_content(Content(state, self._kept))
+        return await self.save_content(Content(state, self._kept, self._kept_astray_from))
 
     async def save_content(self, content: Content) -> PersistOutcome:
         """Make a state durable; shielded from cancellation, see `stop_waiting`.
@@ -250,10 +256,13 @@ class ImageStore:
             self._log.error("image not saved", slot=index, sequence=sequence, reason="manager")
             return PersistOutcome.NOT_SAVED
         self._current = Image(index, sequence, record, _ELSEWHERE)
-        self._kept = content.volatile
+        self._keep(content)
         elapsed_ms = (trio.current_time() - started) * 1000
         self._log.debug("image saved", slot=index, sequence=sequence, duration_ms=elapsed_ms)
         return PersistOutcome.SAVED
+
+    def _keep(self, content: Content) -> None:
+        self._kept, self._kept_astray_from = content.volatile, content.astray_from
 
     async def _settle(self, record: HashKey) -> bool:
         """Send SAVEHASHKEY until it is certain; whether the manager has the new record now."""

@@ -95,6 +95,8 @@ _MEANINGS: Final[Mapping[tuple[ManagementOrdinal, int], str]] = {
         "the approval is of another move, or older than the group's list; see the log"
     ),
     (_O.STATE_TARGET_SET, _C.BAD_PARAMETER): "the target is not certified, or is this manager",
+    (_O.STATE_TARGET_LOCAL, _C.FAIL): "one of the two vTPMs is not here",
+    (_O.STATE_TARGET_LOCAL, _C.BAD_PARAMETER): "the two are one, or of different groups",
     (_O.STATE_TARGET_CLEAR, _C.FAIL): "no vTPM of this uuid is here",
     (_O.STATE_TARGET_SHOW, _C.FAIL): "no vTPM of this uuid is here",
     (_O.COUNTER_REKEY, _C.FAIL): "freshness is not bound to a counter",

@@ -14,7 +14,7 @@ from daemons.vtpmctl.move_cli import read_message
 from daemons.vtpmctl.options import dir_option, system_option
 from daemons.vtpmctl.vtpm_cli import configured_guests, uuid_of
 from protocol.manager.constants import ManagementOrdinal
-from protocol.manager.descriptors import StateTarget
+from protocol.manager.descriptors import LocalTarget, StateTarget
 from protocol.manager.management import Nothing, VtpmName
 from protocol.manager.moving import MoveApproval, TransportKey
 
@@ -25,6 +25,7 @@ _O = ManagementOrdinal
     "migrate-to",
     epilog=example(
         "vtpmctl vtpm migrate-to --guest web1 --to new.key --approval move.approval",
+        "vtpmctl vtpm migrate-to --guest web1 --to-vtpm web2",
         "vtpmctl vtpm migrate-to --guest web1 --clear",
     ),
 )
@@ -39,7 +40,8 @@ _O = ManagementOrdinal
     type=click.Path(path_type=Path, dir_okay=False),
     help="Of the group's agent: vtpmctl saa approve-move.",
 )
-@click.option("--clear", is_flag=True, help="To no other manager any more.")
+@click.option("--to-vtpm", metavar="UUID|GUEST", help="Another vTPM of this manager and group.")
+@click.option("--clear", is_flag=True, help="To no other manager or vTPM any more.")
 @json_option
 @dir_option
 @system_option
@@ -48,27 +50,44 @@ def migrate_to_command(
     name: str,
     to: Path | None,
     approval: Path | None,
+    to_vtpm: str | None,
     clear: bool,
     as_json: bool,
     root: Path | None,
     system: bool,
 ) -> None:
-    """Say to which other manager the state of a running vTPM may go, for live migration.
+    """Say where the state of a running vTPM may go beside back to itself, for live migration.
 
-    The vTPM runs on. From now on it gives its state out encrypted for that manager alone, so what
-    QEMU saves cannot be loaded here; --clear ends that. A migration takes nothing out of service:
-    delete the vTPM here once the guest runs on the other machine.
+    The vTPM runs on. With --to it gives its state out encrypted for that manager alone from now on,
+    so what QEMU saves cannot be loaded here. With --to-vtpm another vTPM here may load its state
+    too, also what was saved before. --clear ends either. A migration takes nothing out of service:
+    delete the vTPM once the guest runs elsewhere.
     """
-    if clear == (to is not None or approval is not None) or (to is None) != (approval is None):
-        raise click.UsageError("either --to and --approval, or --clear")
-    uuid = uuid_of(name, configured_guests(root, system))
+    chosen = (to is not None or approval is not None, to_vtpm is not None, clear)
+    if sum(chosen) != 1 or (to is None) != (approval is None):
+        raise click.UsageError("either --to and --approval, or --to-vtpm, or --clear")
+    guests = configured_guests(root, system)
+    uuid = uuid_of(name, guests)
+    if to_vtpm is not None:
+        other = uuid_of(to_vtpm, guests)
+
+        async def let(admin: Admin) -> None:
+            await admin.ask(_O.STATE_TARGET_LOCAL, LocalTarget(uuid, other), Nothing)
+
+        ask_manager(root, system, let)
+        tell(
+            {"vtpm": str(uuid), "target_vtpm": str(other)},
+            as_json,
+            f"vTPM {other} may load the state of vTPM {uuid}",
+        )
+        return
     if to is None or approval is None:
 
         async def forget(admin: Admin) -> None:
             await admin.ask(_O.STATE_TARGET_CLEAR, VtpmName(uuid), Nothing)
 
         ask_manager(root, system, forget)
-        tell({"vtpm": str(uuid), "target": None}, as_json, f"the state of vTPM {uuid} stays here")
+        tell({"vtpm": str(uuid), "target": None}, as_json, f"the state of vTPM {uuid} is its own")
         return
     target = read_message(to, TransportKey)
     request = StateTarget(uuid, target, read_message(approval, MoveApproval))

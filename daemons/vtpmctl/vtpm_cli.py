@@ -23,7 +23,7 @@ from daemons.vtpmctl.answers import (
 )
 from daemons.vtpmctl.options import ask, dir_option, find_host, system_option
 from protocol.manager.constants import ManagementOrdinal, ManagerCode, VtpmFlag
-from protocol.manager.descriptors import NO_MANAGER, StateTargetShown
+from protocol.manager.descriptors import NO_UUID, StateTargetShown
 from protocol.manager.management import (
     GroupCount,
     Nothing,
@@ -38,7 +38,7 @@ from protocol.manager.management import (
 _O = ManagementOrdinal
 _COLUMNS = (
     *("uuid", "guest", "group", "admin", "open", "saved", "kern_hash"),
-    *("migrates_to", "approved"),
+    *("migrates_to", "approved", "migrates_to_vtpm"),
 )
 _LIST_COLUMNS = ("uuid", "guest", "group")
 
@@ -123,7 +123,8 @@ async def list_vtpms(admin: Admin, group: int) -> list[tuple[int, UUID]]:
 @system_option
 def show_command(name: str, as_json: bool, root: Path | None, system: bool) -> None:
     """Show a vTPM: its group, whether it may manage, is open, has ever saved, the hash of the label
-    that it is open with; to which manager its state goes, and whether that is still approved."""
+    that it is open with; to which manager its state goes, and whether that is still approved; which
+    other vTPM here may load its state."""
     guests = configured_guests(root, system)
     row = ask_manager(
         root, system, lambda admin: describe_vtpm(admin, uuid_of(name, guests), guests)
@@ -135,7 +136,7 @@ async def describe_vtpm(admin: Admin, uuid: UUID, guests: dict[UUID, str]) -> di
     """Return what the manager says of a vTPM."""
     shown = await admin.ask(_O.VTPM_SHOW, VtpmName(uuid), VtpmShown)
     target = await admin.ask(_O.STATE_TARGET_SHOW, VtpmName(uuid), StateTargetShown)
-    has_target = target.manager != NO_MANAGER
+    has_target = target.manager != NO_UUID
     return {
         "uuid": str(uuid),
         "guest": guests.get(uuid),
@@ -146,6 +147,7 @@ async def describe_vtpm(admin: Admin, uuid: UUID, guests: dict[UUID, str]) -> di
         "kern_hash": shown.kern_hash.hex() if shown.open else None,
         "migrates_to": str(target.manager) if has_target else None,
         "approved": target.counts if has_target else None,
+        "migrates_to_vtpm": None if target.vtpm == NO_UUID else str(target.vtpm),
     }
 
 

@@ -43,8 +43,6 @@ from daemons.vtpmmgr.records import (
     MoveRecord,
     PolicyRecord,
     SealRecord,
-    StateSecretRecord,
-    StateTargetRecord,
     TransportKeyRecord,
     VtpmRecord,
 )
@@ -54,6 +52,8 @@ from daemons.vtpmmgr.sealing import (
     composite_of,
     encode_group_secret,
 )
+from daemons.vtpmmgr.staterecords import StateSecretRecord
+from daemons.vtpmmgr.stateways import forget_ways
 from protocol.manager import approval, quotes
 from protocol.manager.constants import ManagementOrdinal, ManagerCode, QuoteFlags
 from protocol.manager.exchange import BadExchange, Exchange
@@ -225,7 +225,7 @@ class _DeleteGroup:
                 _forget_move(transaction, move)
         for vtpm in self.vtpms:
             transaction.delete(VtpmRecord, vtpm.bytes)
-            transaction.delete(StateTargetRecord, vtpm.bytes)
+            forget_ways(transaction, vtpm)
         for seal in transaction.seals_of(self.group):
             transaction.delete(SealRecord, seal.identifier.bytes)
         transaction.delete(PolicyRecord, self.group.bytes)

@@ -17,11 +17,8 @@ from daemons.vtpmmgr.management import Answer, Command, Commands
 from daemons.vtpmmgr.moves import Found, Moves, noted_in, with_state
 from daemons.vtpmmgr.movestates import Action, Event
 from daemons.vtpmmgr.openings import Openings
-from daemons.vtpmmgr.records import (
-    MoveRecord,
-    StateTargetRecord,
-    VtpmRecord,
-)
+from daemons.vtpmmgr.records import MoveRecord, VtpmRecord
+from daemons.vtpmmgr.stateways import forget_ways
 from protocol.manager.constants import ManagementOrdinal, ManagerCode
 from protocol.manager.management import Nothing, VtpmName
 from protocol.manager.moving import (
@@ -130,7 +127,7 @@ class LeavingCommands:
 
         def change(transaction: Transaction) -> None:
             transaction.delete(VtpmRecord, vtpm.bytes)
-            transaction.delete(StateTargetRecord, vtpm.bytes)
+            forget_ways(transaction, vtpm)
             transaction.put(leaving)
 
         await alone.commit(change, bind_now=True)

@@ -35,6 +35,7 @@ from daemons.vtpmmgr.records import (
     VtpmRecord,
 )
 from daemons.vtpmmgr.rows import BadRow, Record, SqlValue, describe, encode_row, tree_key
+from daemons.vtpmmgr.staterecords import LocalTargetRecord
 from daemons.vtpmmgr.store import CommitRow, RowChange, Store
 
 R = TypeVar("R", bound=Record)
@@ -164,6 +165,11 @@ class Ledger:
     def moves(self) -> list[UUID]:
         """Return the uuids of all vTPMs of which a move is noted, ascending."""
         return sorted([UUID(bytes=_key(row)) for row, _ in self._store.scan(MoveRecord.TABLE)])
+
+    def local_targets(self) -> list[UUID]:
+        """Return the uuids of all vTPMs whose state may go to another one here, ascending."""
+        rows = self._store.scan(LocalTargetRecord.TABLE)
+        return sorted([UUID(bytes=_key(row)) for row, _ in rows])
 
     @property
     def log_pages(self) -> int:
@@ -326,6 +332,12 @@ class Transaction:
         found = dict.fromkeys(uuid.bytes for uuid in self._ledger.moves())
         found.update((key, None) for (kind, key), _ in self.changes() if kind is MoveRecord)
         return [move for key in found if (move := self.get(MoveRecord, key)) is not None]
+
+    def local_targets(self) -> list[LocalTargetRecord]:
+        """Return which vTPMs' state may go to another one here."""
+        found = dict.fromkeys(uuid.bytes for uuid in self._ledger.local_targets())
+        found.update((key, None) for (kind, key), _ in self.changes() if kind is LocalTargetRecord)
+        return [way for key in found if (way := self.get(LocalTargetRecord, key)) is not None]
 
     def put(self, record: Record) -> None:
         """Insert a record or replace the one with its key."""

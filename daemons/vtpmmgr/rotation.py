@@ -44,11 +44,11 @@ from daemons.vtpmmgr.records import (
     GroupRecord,
     PolicyRecord,
     SealRecord,
-    StateSecretRecord,
     TransportKeyRecord,
     VtpmRecord,
 )
 from daemons.vtpmmgr.sealing import encode_group_secret, nv_indices
+from daemons.vtpmmgr.staterecords import StateSecretRecord
 from protocol.manager.constants import ManagementOrdinal, ManagerCode
 from protocol.manager.management import GroupNumber, Nothing
 

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keys under which a vTPM's state leaves its daemon, for a vTPM that asks for itself.
 
-A new key is for vTPMs of the same group here, unless the operator has set a target
-(`statetargets`): then it is for the vTPM of the same uuid at that manager, and for nobody here.
+A new key is for the vTPM that asks, and for no other: a vTPM that was taken over and is shown
+another's state must not read it. What the operator says (`statetargets`) changes that. With another
+manager as the target it is for the vTPM of the same uuid there, and for nobody here; with another
+vTPM of the group as the target it is for that one too, as long as the operator leaves it so.
+
 Nothing is noted of a key that was given out; the log has a line for each, and for each that was
 asked for again.
 
@@ -32,12 +35,9 @@ from daemons.vtpmmgr.hardware import Hardware
 from daemons.vtpmmgr.identity import Client
 from daemons.vtpmmgr.ledger import Ledger, Transaction
 from daemons.vtpmmgr.management import refused_by_hardware
-from daemons.vtpmmgr.records import (
-    GroupRecord,
-    StateSecretRecord,
-    StateTargetRecord,
-    TransportKeyRecord,
-)
+from daemons.vtpmmgr.records import GroupRecord, TransportKeyRecord
+from daemons.vtpmmgr.staterecords import StateSecretRecord, StateTargetRecord
+from daemons.vtpmmgr.stateways import may_load
 from protocol.manager.constants import ManagerCode
 from protocol.manager.descriptors import (
     BadDescriptor,
@@ -51,6 +51,7 @@ from protocol.tpm12.keys import PubKey
 from tpmcore import tss12
 
 _IDENTIFIER_BYTES: Final = 16
+_ANOTHER_VTPM: Final = "the state is of another vTPM"
 
 
 class NotGiven(CommandRefused):
@@ -235,17 +236,25 @@ class StateKeys:
                 raise NotGiven("no key was ever made for the group")
             secret = ledger.keys.unwrap_state_secret(group.record, record.secret)
             try:
-                return Secret(descriptor.open(secret))
+                key = Secret(descriptor.open(secret))
             except BadDescriptor as error:
                 raise NotGiven("the descriptor was changed") from error
+            # only now is it known that the descriptor says the truth
+            if not may_load(ledger, client.uuid, descriptor.vtpm):
+                raise NotGiven(_ANOTHER_VTPM)
+            return key
 
         key = await self._committer.read(client.uuid, read)
-        self._log.info(
-            "state key given again",
-            uuid=client.uuid,
-            descriptor=descriptor.identifier,
-            made_for=descriptor.vtpm,
-        )
+        vtpm, identifier, source = client.uuid, descriptor.identifier, descriptor.vtpm
+        if vtpm == source:
+            self._log.info("state key given again", uuid=vtpm, descriptor=identifier)
+        else:
+            self._log.info(
+                "state key given to another vTPM",
+                uuid=vtpm,
+                descriptor=identifier,
+                made_for=source,
+            )
         return key
 
     async def _open_package(self, client: Client, package: StatePackage) -> Secret:
@@ -259,7 +268,7 @@ class StateKeys:
 
         found = await self._committer.read(client.uuid, read)
         if package.vtpm != client.uuid:
-            raise NotGiven("the state is of another vTPM")
+            raise NotGiven(_ANOTHER_VTPM)
         if not self._crossings.is_addressed(found.target, package.approval):
             raise NotGiven("the state is for another target or key")
         self._crossings.check_origin(found.target, package)

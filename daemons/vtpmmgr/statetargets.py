@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands by which an operator says to which other manager the state of a running vTPM may go.
+"""Commands by which an operator says where the state of a running vTPM may go.
 
-A target is what live migration needs: while it is set, keys of the vTPM's state are for that
-manager alone (`statekeys`). It takes the same approval as a move of the vTPM, and is looked at
-again whenever a key is made, so a newer list of the group revokes it. It is forgotten with the
-vTPM, and when the vTPM leaves by a move.
+A target is what live migration needs. There is at most one for a vTPM, of one of two kinds:
+
+    another manager   while it is set, keys of the vTPM's state are for that manager alone. It takes
+                      the same approval as a move of the vTPM, and is looked at again whenever a key
+                      is made, so a newer list of the group revokes it
+    another vTPM      of this manager and the same group: while it is set, that one too gets the
+                      keys of the vTPM's state (`stateways`), also those that were made before
+
+It is forgotten with the vTPM, and when the vTPM leaves by a move.
 """
 
 from __future__ import annotations
@@ -19,14 +24,11 @@ from daemons.vtpmmgr.groups import read_group
 from daemons.vtpmmgr.hardware import Hardware
 from daemons.vtpmmgr.ledger import Ledger, Transaction
 from daemons.vtpmmgr.management import Answer, Command, Commands
-from daemons.vtpmmgr.records import (
-    GroupRecord,
-    StateTargetRecord,
-    TransportKeyRecord,
-    VtpmRecord,
-)
+from daemons.vtpmmgr.records import GroupRecord, TransportKeyRecord, VtpmRecord
+from daemons.vtpmmgr.staterecords import LocalTargetRecord, StateTargetRecord
+from daemons.vtpmmgr.stateways import set_way
 from protocol.manager.constants import ManagementOrdinal, ManagerCode
-from protocol.manager.descriptors import StateTarget, StateTargetShown
+from protocol.manager.descriptors import LocalTarget, StateTarget, StateTargetShown
 from protocol.manager.management import Nothing, VtpmName
 from protocol.manager.moving import MoveApproval, TransportKey
 
@@ -36,16 +38,14 @@ class _SetTarget:
     """Note a target, or that there is none any more."""
 
     uuid: UUID
-    record: StateTargetRecord | None
+    record: StateTargetRecord | LocalTargetRecord | None
 
     def apply(self, transaction: Transaction) -> bytes:
         """Make the change."""
-        if transaction.get(VtpmRecord, self.uuid.bytes) is None:
-            raise CommandRefused(ManagerCode.FAIL)
-        if self.record is not None:
-            transaction.put(self.record)
-        elif transaction.get(StateTargetRecord, self.uuid.bytes) is not None:
-            transaction.delete(StateTargetRecord, self.uuid.bytes)
+        _check_there(transaction, self.uuid)
+        if isinstance(self.record, LocalTargetRecord):
+            _check_there(transaction, self.record.target)
+        set_way(transaction, self.uuid, self.record)
         return b""
 
 
@@ -62,6 +62,7 @@ class StateTargetCommands:
         """The commands."""
         return {
             ManagementOrdinal.STATE_TARGET_SET: Command(StateTarget, self._set),
+            ManagementOrdinal.STATE_TARGET_LOCAL: Command(LocalTarget, self._set_local),
             ManagementOrdinal.STATE_TARGET_CLEAR: Command(VtpmName, self._clear),
             ManagementOrdinal.STATE_TARGET_SHOW: Command(VtpmName, self._show),
         }
@@ -78,6 +79,23 @@ class StateTargetCommands:
         self._log.info("state target set", uuid=vtpm, target=request.target.manager)
         return Nothing()
 
+    async def _set_local(self, request: LocalTarget) -> Answer:
+        vtpm, target = request.vtpm, request.target
+
+        def read(ledger: Ledger) -> tuple[UUID, UUID]:
+            return _find_group(ledger, vtpm).uuid, _find_group(ledger, target).uuid
+
+        own, other = await self._committer.read(vtpm, read)
+        if vtpm == target:
+            raise self._refusal(ManagerCode.BAD_PARAMETER, vtpm, "the second vTPM is the first")
+        if own != other:
+            raise self._refusal(
+                ManagerCode.BAD_PARAMETER, vtpm, "the second vTPM is of another group"
+            )
+        await self._committer.submit(_SetTarget(vtpm, LocalTargetRecord(vtpm, target)))
+        self._log.info("local state target set", uuid=vtpm, target=target)
+        return Nothing()
+
     async def _clear(self, request: VtpmName) -> Answer:
         await self._committer.submit(_SetTarget(request.uuid, None))
         self._log.info("state target cleared", uuid=request.uuid)
@@ -88,6 +106,8 @@ class StateTargetCommands:
         source, record = await self._committer.read(vtpm, lambda ledger: _find(ledger, vtpm))
         if record is None:
             return StateTargetShown()
+        if isinstance(record, LocalTargetRecord):
+            return StateTargetShown(vtpm=record.target)
         target, approval = (
             TransportKey.decode(record.target),
             MoveApproval.decode(record.approval),
@@ -102,13 +122,27 @@ class StateTargetCommands:
         return CommandRefused(code)
 
 
-def _find(ledger: Ledger, vtpm: UUID) -> tuple[Party | None, StateTargetRecord | None]:
-    """Return the group of a vTPM as an end of crossings, and the target that is set; FAIL if there
-    is no such vTPM."""
+def _check_there(transaction: Transaction, vtpm: UUID) -> None:
+    if transaction.get(VtpmRecord, vtpm.bytes) is None:
+        raise CommandRefused(ManagerCode.FAIL)
+
+
+def _find_group(ledger: Ledger, vtpm: UUID) -> GroupRecord:
+    """Return the group of a vTPM; FAIL if there is no such vTPM."""
     record = ledger.get(VtpmRecord, vtpm.bytes)
     stored = None if record is None else ledger.get(GroupRecord, record.group.bytes)
     if stored is None:
         raise CommandRefused(ManagerCode.FAIL)
+    return stored
+
+
+def _find(
+    ledger: Ledger, vtpm: UUID
+) -> tuple[Party | None, StateTargetRecord | LocalTargetRecord | None]:
+    """Return the group of a vTPM as an end of crossings, and the target that is set; FAIL if there
+    is no such vTPM."""
+    stored = _find_group(ledger, vtpm)
     group = read_group(ledger, stored.number)
     source = Party.of(group, ledger.get(TransportKeyRecord, stored.uuid.bytes))
-    return source, ledger.get(StateTargetRecord, vtpm.bytes)
+    target = ledger.get(StateTargetRecord, vtpm.bytes)
+    return source, target or ledger.get(LocalTargetRecord, vtpm.bytes)

@@ -27,10 +27,10 @@ from daemons.vtpmmgr.records import RECORD_TYPES
 from daemons.vtpmmgr.rows import SqlValue, Table
 
 APPLICATION_ID: Final = 0x76544D4D  # "vTMM"
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 """Version 2 added policies of groups, the counter, transport keys and moves, version 3 what keys of
-a vTPM's state need. An older database is read as one whose newer tables are empty, and becomes one
-of this version with its next commit."""
+a vTPM's state need, version 4 which other vTPM gets them. An older database is read as one whose
+newer tables are empty, and becomes one of this version with its next commit."""
 _PAGE_BYTES: Final = 4096
 
 _COMMITS_SQL: Final = (

@@ -20,13 +20,8 @@ from daemons.vtpmmgr.ledger import Ledger, Transaction
 from daemons.vtpmmgr.management import Answer, Command, Commands
 from daemons.vtpmmgr.movestates import Event, NotNow, advance, standing_in
 from daemons.vtpmmgr.openings import Openings
-from daemons.vtpmmgr.records import (
-    ADMIN_SUSPENDED,
-    GroupRecord,
-    MoveRecord,
-    StateTargetRecord,
-    VtpmRecord,
-)
+from daemons.vtpmmgr.records import ADMIN_SUSPENDED, GroupRecord, MoveRecord, VtpmRecord
+from daemons.vtpmmgr.stateways import forget_ways
 from protocol.manager.constants import (
     DIGEST_BYTES,
     HEADER_BYTES,
@@ -85,7 +80,7 @@ class _DeleteVtpm:
             raise CommandRefused(ManagerCode.FAIL)
         transaction.delete(VtpmRecord, self.uuid.bytes)
         transaction.delete(MoveRecord, self.uuid.bytes)
-        transaction.delete(StateTargetRecord, self.uuid.bytes)
+        forget_ways(transaction, self.uuid)
         return b""
 
 

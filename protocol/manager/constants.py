@@ -96,6 +96,7 @@ class ManagementOrdinal(enum.IntEnum):
     STATE_TARGET_SET = 0x02000508
     STATE_TARGET_CLEAR = 0x02000509
     STATE_TARGET_SHOW = 0x0200050A
+    STATE_TARGET_LOCAL = 0x0200050B
 
 
 class QuoteFlags(enum.IntFlag):

@@ -3,9 +3,10 @@
 
 Two kinds, told apart by their first ten letters. Neither has a secret that could be read.
 
-    vTPM SKEY1   for vTPMs of the same group of the same manager. Key and MAC key are
-                 HKDF-SHA256(secret of the group, salt = identifier, info = everything before it),
-                 so each identifier has a key of its own, and the manager keeps none of them
+    vTPM SKEY1   for the vTPM that asked for it, of the same manager, and for the one that the
+                 operator names (`LocalTarget`). Key and MAC key are HKDF-SHA256(secret of the
+                 group, salt = identifier, info = everything before it), so each identifier has a
+                 key of its own, and the manager keeps none of them
     vTPM SPKG1   for one vTPM at the manager of another machine. A random key, encrypted to the
                  target's transport key, which only the target's hardware TPM uses; the agent's
                  approval of a move; and a quote by the source's identity key over all of it
@@ -44,7 +45,7 @@ from protocol.tpm12.wire import (
     Structure,
 )
 
-NO_MANAGER: Final = UUID(int=0)
+NO_UUID: Final = UUID(int=0)
 
 _MAC_KEY_BYTES: Final = 32
 _LOCAL: Final = Prefix(b"vTPM SKEY1", 10, BadTag)
@@ -57,12 +58,12 @@ class BadDescriptor(Exception):
 
 @dataclass(frozen=True, slots=True)
 class LocalDescriptor(Structure):
-    """A key for the vTPMs of one group.
+    """A key for a vTPM at the manager that made it.
 
     Attributes:
         manager: whose it is.
-        group: uuid of the group.
-        vtpm: that asked for the key; for the record, any vTPM of the group gets it.
+        group: uuid of the group, which must still be that of whoever gets the key.
+        vtpm: that asked for the key.
         identifier: random.
         mac: HMAC-SHA256 over everything before it.
     """
@@ -164,15 +165,30 @@ class StateTarget(Structure):
 
 
 @dataclass(frozen=True, slots=True)
-class StateTargetShown(Structure):
-    """STATE_TARGET_SHOW's answer.
+class LocalTarget(Structure):
+    """STATE_TARGET_LOCAL: from now on another vTPM of this manager may load a vTPM's state.
 
     Attributes:
-        manager: uuid of the target, NO_MANAGER if none is set.
-        sequence: of the approval.
-        counts: whether the approval still counts.
+        vtpm: whose state.
+        target: that other one, of the same group.
     """
 
-    manager: Annotated[UUID, UUID_WIRE] = NO_MANAGER
+    vtpm: Annotated[UUID, UUID_WIRE]
+    target: Annotated[UUID, UUID_WIRE]
+
+
+@dataclass(frozen=True, slots=True)
+class StateTargetShown(Structure):
+    """STATE_TARGET_SHOW's answer; at most one of `manager` and `vtpm` is set.
+
+    Attributes:
+        manager: uuid of the other manager, NO_UUID if none is set.
+        sequence: of the approval.
+        counts: whether the approval still counts.
+        vtpm: uuid of the other vTPM here, NO_UUID if none is set.
+    """
+
+    manager: Annotated[UUID, UUID_WIRE] = NO_UUID
     sequence: Annotated[int, U64] = 0
     counts: Annotated[bool, BOOL] = False
+    vtpm: Annotated[UUID, UUID_WIRE] = NO_UUID

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 from uuid import UUID
 
 import pytest
+import trio
 
 from daemons.vtpm.manager_client import ManagerCommands
 from protocol.manager.constants import ManagerCode
@@ -71,7 +74,7 @@ async def test_a_key_goes_to_the_approved_machine_and_to_no_other(run_dir: Path)
         back = "--to", str(folders[2] / "0.key"), "--approval", str(folders[2] / "1.approval")
         with pytest.raises(StackError, match="the target is not certified, or is this manager"):
             source.stack.vtpmctl(*migrate, *back)
-        with pytest.raises(StackError, match="either --to and --approval, or --clear"):
+        with pytest.raises(StackError, match="either --to and --approval, or --to-vtpm"):
             source.stack.vtpmctl(*migrate, *way, "--clear")
 
         # now the test is the vTPM
@@ -97,3 +100,48 @@ async def test_a_key_goes_to_the_approved_machine_and_to_no_other(run_dir: Path)
             assert "state key" in machine.stack.stderr()
             for secret in (key, local):
                 assert secret.hex() not in machine.stack.stderr()
+
+
+@pytest.mark.timeout(240)
+async def test_a_key_is_for_one_vtpm_until_the_operator_names_another(run_dir: Path) -> None:
+    with running_stack(run_dir, (GUEST, "other")) as stack:
+        machine = Machine(stack, run_dir)
+        rows = json.loads(machine.insist("guest", "list", "--json"))["guests"]
+        uuids = {row["guest"]: row["uuid"] for row in rows}
+        migrate = "vtpm", "migrate-to", "--guest", GUEST
+
+        def shown() -> str | None:
+            row: dict[str, str | None] = json.loads(machine.insist("vtpm", "show", GUEST, "--json"))
+            return row["migrates_to_vtpm"]
+
+        for each in (GUEST, "other"):
+            machine.insist("guest", "stop", each)
+        async with AsyncExitStack() as vtpms:
+            own, other = [
+                await vtpms.enter_async_context(vtpm_of(machine, UUID(uuids[each])))
+                for each in (GUEST, "other")
+            ]
+            key, descriptor = await own.state_key_new()
+            assert await refused(other, descriptor) == ManagerCode.AUTHFAIL
+            assert shown() is None
+            assert "may load the state" in machine.insist(*migrate, "--to-vtpm", "other")
+            assert shown() == uuids["other"]
+            assert uuids["other"] in machine.insist("vtpm", "show", GUEST)
+            assert await other.state_key_open(descriptor) == key
+            # it is in the database
+            pid = stack.pid("vtpmmgr")
+            os.kill(pid, signal.SIGKILL)
+            await trio.to_thread.run_sync(stack.wait_daemon_replaced, "vtpmmgr", pid)
+            assert shown() == uuids["other"]
+        async with vtpm_of(machine, UUID(uuids["other"])) as other:
+            assert await other.state_key_open(descriptor) == key
+            machine.insist(*migrate, "--clear")
+            assert shown() is None
+            assert await refused(other, descriptor) == ManagerCode.AUTHFAIL
+        with pytest.raises(StackError, match="the two are one, or of different groups"):
+            stack.vtpmctl(*migrate, "--to-vtpm", GUEST)
+        with pytest.raises(StackError, match="one of the two vTPMs is not here"):
+            stack.vtpmctl(*migrate, "--to-vtpm", str(UUID(int=1)))
+        told = stack.stderr()
+        for event in ("state key refused", "state key given to another vTPM"):
+            assert event in told

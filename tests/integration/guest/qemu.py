@@ -214,6 +214,13 @@ class Guest:
         self._qmp_run("quit")
         self._wait_end()
 
+    def go_on_here(self) -> None:
+        """Have the machine go on after a migration that did not arrive, as libvirt does."""
+        # QEMU may not notice: what it sent has been taken off its hands.
+        with contextlib.suppress(GuestError):
+            self._wait_migrated()
+        self._qmp_run("cont")
+
     def why_not_migratable(self) -> list[str]:
         """Return QEMU's reasons against moving or saving this machine; none if it can."""
         reasons: list[str] = self._qmp_run("query-migrate").get("blocked-reasons", [])

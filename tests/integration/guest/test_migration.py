@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.guest.image import Image
-from tests.integration.guest.qemu import Guest, make_disk, running_guest
+from tests.integration.guest.qemu import Guest, GuestError, make_disk, running_guest
 from tests.integration.guest.sealing import SECRET, is_settled, settle, unseal
 from tests.integration.stack import running_stack
 from tests.integration.test_move import GUEST, Machine, provision
@@ -39,6 +39,7 @@ def moved(image: Image, folder: Path, source: Path, target: Path) -> Iterator[Gu
 def test_a_machine_and_its_tpm_move_while_they_run(run_dir: Path, image: Image) -> None:
     with running_stack(run_dir, ("g1", "g2")) as stack:
         source, target = map(stack.control_socket, ("g1", "g2"))
+        stack.vtpmctl("vtpm", "migrate-to", "--guest", "g1", "--to-vtpm", "g2")
         with moved(image, run_dir, source, target) as guest:
             assert is_settled(guest)
             guest.power_off()
@@ -46,6 +47,31 @@ def test_a_machine_and_its_tpm_move_while_they_run(run_dir: Path, image: Image) 
         with running_guest(image, run_dir / "3", target, disk=run_dir / "disk") as guest:
             guest.start_tcsd()
             assert unseal(guest) == SECRET
+
+
+@pytest.mark.timeout(600)
+def test_a_machine_whose_tpm_is_refused_at_the_target_goes_on_and_moves_later(
+    run_dir: Path, image: Image
+) -> None:
+    disk = make_disk(run_dir / "disk")
+    with (
+        running_stack(run_dir, ("g1", "g2")) as stack,
+        running_guest(image, run_dir / "1", stack.control_socket("g1"), disk=disk) as left,
+    ):
+        settle(left)
+        target = stack.control_socket("g2")
+        with (
+            running_guest(image, run_dir / "2", target, disk=disk, incoming=True) as refused,
+            pytest.raises(GuestError, match="tpm-emulator: Setting the stateblob"),
+        ):
+            left.migrate_to(refused)
+        left.go_on_here()
+        assert is_settled(left)
+        assert "state blob of another vTPM" in stack.stderr()
+        stack.vtpmctl("vtpm", "migrate-to", "--guest", "g1", "--to-vtpm", "g2")
+        with running_guest(image, run_dir / "3", target, disk=disk, incoming=True) as arrived:
+            left.migrate_to(arrived)
+            assert is_settled(arrived)
 
 
 @pytest.mark.timeout(600)

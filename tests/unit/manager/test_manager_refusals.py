@@ -18,13 +18,13 @@ from daemons.vtpmmgr.records import RECORD_TYPES
 from daemons.vtpmmgr.startup import StartOptions
 from daemons.vtpmmgr.store import Store
 from protocol.manager.constants import ManagementOrdinal
-from protocol.manager.descriptors import StateTarget
+from protocol.manager.descriptors import LocalTarget, StateTarget
 from protocol.manager.management import VtpmNew
 from protocol.tpm12 import ReturnCode
 from protocol.tpm12.pcr import PcrSelection
 from tests.unit.manager.agent import Agent, Operator, composite
 from tests.unit.manager.fakes import Area, Chip, FakeHardware
-from tests.unit.manager.harness import NV_INDEX, A, B, managed, options
+from tests.unit.manager.harness import NV_INDEX, A, B, C, managed, options
 from tests.unit.manager.moves import Running, transport_key
 from tpmcore.errors import TpmError
 
@@ -303,6 +303,8 @@ async def test_a_changed_value_in_any_column_is_refused(
         await guest.save(bytes(64))
         await guest.new_state_key()
         await op.send(ManagementOrdinal.STATE_TARGET_SET, StateTarget(A, target, approval))
+        await op.send(ManagementOrdinal.VTPM_NEW, VtpmNew(0, C))
+        await op.send(ManagementOrdinal.STATE_TARGET_LOCAL, LocalTarget(C, A))
     changed = f"{column} + 1"
     blob = f"SELECT typeof({column}), {column} FROM {table} WHERE length({column}) LIMIT 1"
     connection = apsw.Connection(str(tmp_path / "manager.db"))
@@ -340,9 +342,7 @@ async def test_a_changed_value_in_any_column_is_refused(
         "CREATE TABLE other (a)",
         "CREATE TRIGGER t AFTER UPDATE ON vtpms BEGIN DELETE FROM vtpms; END",
         "DROP TABLE groups",
-        "PRAGMA user_version = 1",
-        "PRAGMA user_version = 2",
-        "PRAGMA user_version = 4",
+        *(f"PRAGMA user_version = {version}" for version in (1, 2, 3, 5)),
         "PRAGMA application_id = 1",
         "PRAGMA journal_mode = DELETE",
     ],

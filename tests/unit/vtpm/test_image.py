@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemons.vtpm.image import (
+    ASTRAY,
     KEPT_VOLATILE,
     MAX_STATE_BYTES,
     Content,
@@ -28,6 +29,12 @@ GOLDEN_KEPT = bytes.fromhex(
     "61e1ca92a267d112e14e5a0f8dc3e183dd"
 )
 GOLDEN_KEPT_KEY = bytes.fromhex("f9fcdd9f9a6b212b9e1a79ec15dcb29f069d4aaf54aae54180aac1254619c898")
+GOLDEN_ASTRAY = bytes.fromhex(
+    "7654504d696d670a00010002000000038a3f6a525c1f4f0e9d7c0a3b1c2d4e5f000000000000"
+    "00070a1321c6e2b691abff336cef000000359fde1541655009e942499335bf32fb731c9e73ef"
+    "4971f61794774e4925b0ab36727951a1bd46eb58822895a732d382f86006ef8fa9e2e9e9481c"
+    "8d30b8c0f6f7f6120166cc"
+)
 
 
 @given(state=st.binary(max_size=3000), sequence=st.integers(1, 2**64 - 1))
@@ -110,6 +117,16 @@ def test_an_image_of_minor_version_1_is_read_for_ever() -> None:
     assert open_image(GOLDEN_KEPT, GOLDEN_KEPT_KEY) == Content(b"permanent", b"volatile")
 
 
+def test_kept_volatile_state_of_another_permanent_one_says_of_which() -> None:
+    content = Content(b"permanent", b"volatile", hashlib.sha256(b"another").digest())
+    slot, record = seal_image(content, GUEST, 7, CountingRandom())
+    assert (slot, record.key) == (GOLDEN_ASTRAY, GOLDEN_KEPT_KEY)
+    assert open_image(GOLDEN_ASTRAY, GOLDEN_KEPT_KEY) == content
+    assert (slot[10:16], parse_slot(slot).flags) == (bytes.fromhex("0002 00000003"), 3)
+    with pytest.raises(WireError, match="31 bytes of volatile part"):
+        Content.decode(b"\0\0\0\1p" + bytes(31), KEPT_VOLATILE | ASTRAY)
+
+
 @pytest.mark.parametrize("plain", [b"", b"\0\0\0", b"\0\0\0\x04abc", b"\xff\xff\xff\xffabc"])
 def test_kept_state_whose_parts_do_not_fit_is_refused(plain: bytes) -> None:
     with pytest.raises(WireError, match="ends at"):
@@ -145,9 +162,11 @@ def test_a_slot_with_any_one_bit_changed_is_refused() -> None:
     [
         (0, b"XTPMimg\n", "magic"),
         (8, b"\x00\x02\x00\x00", "version"),
-        (8, b"\x00\x01\x00\x02", "version"),
+        (8, b"\x00\x01\x00\x03", "version"),
         (12, b"\x00\x00\x00\x01", "flags"),  # not in minor version 0
-        (8, b"\x00\x01\x00\x01\x00\x00\x00\x02", "flags"),
+        (8, b"\x00\x01\x00\x01\x00\x00\x00\x03", "flags"),  # not in minor version 1
+        (8, b"\x00\x01\x00\x02\x00\x00\x00\x02", "flags"),  # of what is not kept
+        (8, b"\x00\x01\x00\x02\x00\x00\x00\x04", "flags"),
         (32, bytes(8), "sequence"),
         (52, b"\xff\xff\xff\xff", "length"),
     ],

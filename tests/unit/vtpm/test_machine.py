@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 import trio
@@ -473,6 +474,22 @@ async def test_a_blob_is_taken_as_what_it_is_only() -> None:
     assert await vtpm.put(StateType.VOLATILE, permanent) == ReturnCode.BAD_PARAMETER
     assert await vtpm.put(StateType.PERMANENT, volatile) == ReturnCode.BAD_PARAMETER
     assert await vtpm.put(StateType.SAVED, permanent) == ReturnCode.BAD_PARAMETER
+
+
+async def test_the_log_says_whose_blob_it_was_whose_key_is_refused() -> None:
+    guest = Guest()
+    vtpm = await guest.start()
+    own = await vtpm.fetch(StateType.PERMANENT)
+    another = bytearray(own)
+    another[16:32] = UUID(int=0xB).bytes
+    guest.keys.given.clear()
+    await vtpm.do(ControlOrdinal.POWER_OFF)
+    for blob, said in (
+        (own, "state blob: manager refused"),
+        (bytes(another), f"state blob of another vTPM ({UUID(int=0xB)}): manager refused"),
+    ):
+        assert await vtpm.put(StateType.PERMANENT, blob) == ReturnCode.AUTHFAIL
+        assert said in guest.lines.lines[-1]
 
 
 async def test_a_blob_of_another_manager_is_refused() -> None:
