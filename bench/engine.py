@@ -128,7 +128,7 @@ class _Floor:
 
 def _rsa_operations() -> Mapping[Rsa, Callable[[], object]]:
     key = rsa.generate_private_key(EXPONENT, BITS)
-    public, numbers = key.public_key(), key.public_key().public_numbers()
+    public = key.public_key()
     small = rsa.generate_private_key(EXPONENT, _SELF_TEST_BITS)
     oaep = padding.OAEP(padding.MGF1(hashes.SHA1()), hashes.SHA1(), b"TCPA")
     pkcs1, prehashed = padding.PKCS1v15(), utils.Prehashed(hashes.SHA1())
@@ -151,8 +151,7 @@ def _rsa_operations() -> Mapping[Rsa, Callable[[], object]]:
         Rsa.SIGN_WITH_NEW: lambda: new().sign(_DIGEST, pkcs1, prehashed),
         Rsa.DECRYPT_WITH_NEW: lambda: new().decrypt(ciphertext, oaep),
         Rsa.ENCRYPT: lambda: public.encrypt(_PLAIN, oaep),
-        Rsa.ENCRYPT_FOR_OTHERS: lambda: numbers.public_key().encrypt(_PLAIN, oaep),
-        Rsa.VERIFY: lambda: numbers.public_key().verify(signature, _DIGEST, pkcs1, prehashed),
+        Rsa.VERIFY: lambda: public.verify(signature, _DIGEST, pkcs1, prehashed),
         Rsa.SELF_TEST: self_test,
     }
 

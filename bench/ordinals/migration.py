@@ -78,9 +78,9 @@ def _migration(ring: KeyRing) -> Iterator[Routine]:
         lambda: _permit(ring, MigrationScheme.MIGRATE, target.public_key),
         Ordinal.AUTHORIZE_MIGRATION_KEY,
     )
-    yield routine(chip, create, CREATE_MIGRATION_BLOB=(Rsa.DECRYPT, Rsa.ENCRYPT_FOR_OTHERS))
+    yield routine(chip, create, CREATE_MIGRATION_BLOB=(Rsa.DECRYPT, Rsa.ENCRYPT))
     yield routine(chip, convert, CONVERT_MIGRATION_BLOB=(Rsa.DECRYPT, Rsa.ENCRYPT))
-    yield routine(chip, migrate, MIGRATE_KEY=(Rsa.DECRYPT, Rsa.ENCRYPT_FOR_OTHERS))
+    yield routine(chip, migrate, MIGRATE_KEY=(Rsa.DECRYPT, Rsa.ENCRYPT))
 
 
 def _certified_migration(ring: KeyRing) -> Iterator[Routine]:
@@ -164,5 +164,5 @@ def _certified_migration(ring: KeyRing) -> Iterator[Routine]:
     yield routine(chip, approve, Ordinal.CMK_APPROVE_MA)
     yield routine(chip, create_key, CMK_CREATE_KEY=(Rsa.ENCRYPT,))
     yield routine(chip, create_ticket, CMK_CREATE_TICKET=(Rsa.VERIFY,))
-    yield routine(chip, create_blob, CMK_CREATE_BLOB=(Rsa.DECRYPT, Rsa.ENCRYPT_FOR_OTHERS))
+    yield routine(chip, create_blob, CMK_CREATE_BLOB=(Rsa.DECRYPT, Rsa.ENCRYPT))
     yield routine(chip, convert, CMK_CONVERT_MIGRATION=(Rsa.DECRYPT, Rsa.ENCRYPT))

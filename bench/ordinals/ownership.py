@@ -133,8 +133,8 @@ def _maintenance(keys: KeySource) -> Iterator[Routine]:
         chip.renew(profile)
         run(tss12.load_manu_maint_pub(maker_pub, SECRET))
 
-    def archive() -> MaintenanceArchive:
-        return run(
+    def archive(of: TimedChip) -> MaintenanceArchive:
+        return of.run(
             tss12.create_maintenance_archive(generate_random=True, owner_auth=SECRET, random=random)
         )
 
@@ -143,7 +143,7 @@ def _maintenance(keys: KeySource) -> Iterator[Routine]:
         load_maker()
         chip.take_ownership()
         run(tss12.read_manu_maint_pub(SECRET))
-        given = archive()
+        given = archive(chip)
         srk = run(
             tss12.owner_read_internal_pub(ReservedHandle.SRK, owner_auth=SECRET, random=random)
         )
@@ -172,7 +172,10 @@ def _maintenance(keys: KeySource) -> Iterator[Routine]:
         Ordinal.LOAD_MANU_MAINT_PUB,
         Ordinal.READ_MANU_MAINT_PUB,
         behind=Behind.FIRST_USE,
-        CREATE_MAINTENANCE_ARCHIVE=(Rsa.ENCRYPT_FOR_OTHERS,),
         LOAD_MAINTENANCE_ARCHIVE=(Rsa.VERIFY, Rsa.DECRYPT_WITH_NEW),
     )
+    archived = TimedChip(keys, profile)
+    archived.run(tss12.load_manu_maint_pub(maker_pub, SECRET))
+    archived.take_ownership()
+    yield routine(archived, lambda: archive(archived), CREATE_MAINTENANCE_ARCHIVE=(Rsa.ENCRYPT,))
     yield routine(chip, kill, Ordinal.KILL_MAINTENANCE_FEATURE)

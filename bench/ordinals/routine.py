@@ -16,23 +16,23 @@ class Rsa(enum.Enum):
     """An RSA operation of 2048 bits, and the two of the self test together.
 
     For a loaded key the library has computed before what it needs (blinding values, Montgomery
-    forms), which costs as much as the operation. Those with "a new key" or "a public key" are with
-    one that is made by the command or comes with it, so building it and all this is in them.
+    forms), which costs as much as the operation. Those with "a new key" are with one that is made
+    by the command, so building it and all this is in them. The engine keeps the public keys that it
+    was given last, so those of a routine are new to it once.
     """
 
     SIGN = "sign with a loaded key"
     DECRYPT = "decrypt OAEP with a loaded key"
     SIGN_WITH_NEW = "sign with a new key"
     DECRYPT_WITH_NEW = "decrypt OAEP with a new key"
-    ENCRYPT = "encrypt OAEP for a loaded key"
-    ENCRYPT_FOR_OTHERS = "encrypt OAEP for a public key"
-    VERIFY = "verify with a public key"
+    ENCRYPT = "encrypt OAEP with a key that was used before"
+    VERIFY = "verify with a key that was used before"
     SELF_TEST = "build a key of 1024 bits, sign and decrypt with it"
 
     @property
     def is_private(self) -> bool:
         """Whether it needs the private part."""
-        return self not in (Rsa.ENCRYPT, Rsa.ENCRYPT_FOR_OTHERS, Rsa.VERIFY)
+        return self not in (Rsa.ENCRYPT, Rsa.VERIFY)
 
 
 class Behind(enum.Enum):

@@ -360,7 +360,8 @@ class ListOf(Generic[T]):
         number = self.count.read(reader, field)
         if number > self.limit:
             raise WireError(field, start, f"{number} elements, at most {self.limit}")
-        return tuple([self.element.read(reader, field) for _ in range(number)])
+        read = self.element.read
+        return tuple([read(reader, field) for _ in range(number)])
 
     def write(self, value: tuple[T, ...]) -> bytes:
         """Give count and elements."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import replace
 from typing import Annotated, Final
 
 from protocol.tpm12.constants import (
@@ -331,10 +330,12 @@ def cmk_convert_migration(ctx: Context, request: CmkConvertMigrationRequest) -> 
     _require_cmk_flags(migrated)
     if not hmac.compare_digest(restrict.source_key_digest, source):
         raise TpmError(ReturnCode.MA_SOURCE)
-    loadable = replace(
-        store,
-        payload=PayloadType.MIGRATE_EXTERNAL,
-        migration_auth=_migration_auth(tpm, authorities, source),
+    loadable = StoreAsymKey(
+        PayloadType.MIGRATE_EXTERNAL,
+        store.usage_auth,
+        _migration_auth(tpm, authorities, source),
+        store.pub_data_digest,
+        store.private_key,
     )
     # It is shorter than the blob that this key decrypted, so it fits.
     return OutDataResponse(parent.private.encrypt_oaep(loadable.encode()))

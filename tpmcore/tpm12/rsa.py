@@ -7,6 +7,7 @@ The one operation it does not offer, a PKCS#1 v1.5 decryption that says when it 
 
 from __future__ import annotations
 
+import functools
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature
@@ -203,8 +204,10 @@ def _encrypt(key: rsa.RSAPublicKey, data: bytes, how: padding.AsymmetricPadding)
         raise RsaError(f"{len(data)} bytes do not fit the key") from error
 
 
+@functools.lru_cache(maxsize=32)
 def _public_key(n: int, exponent: int) -> rsa.RSAPublicKey:
-    """Build a public key of numbers that may have come from a client."""
+    """Build a public key of numbers that may have come from a client; who migrates one key to an
+    authority will migrate others, and the first use costs half as much as the operation."""
     try:
         return rsa.RSAPublicNumbers(exponent, n).public_key()
     except ValueError as error:

@@ -288,7 +288,8 @@ class PermanentState:
         last_family_id: of the family created last; ids are never used again.
         families: family table by row number.
         delegate_rows: delegate table by row number.
-        kept_sections: sections of the wire form by number, and what they were made of.
+        kept_sections: runs of sections as they were written last, by the number of the first, and
+            what they were made of.
     """
 
     flags: PermanentFlags

@@ -18,9 +18,14 @@ MAX_LIST: Final = 1 << 16
 """More elements than a u16 count can say."""
 
 
-def assemble(magic: bytes, sections: list[tuple[int, bytes]]) -> bytes:
-    """Return a state made of its sections, which are in ascending order."""
-    parts = [magic, _VERSION_BYTES]
+def head(magic: bytes) -> bytes:
+    """Return what a state begins with."""
+    return magic + _VERSION_BYTES
+
+
+def join_sections(sections: list[tuple[int, bytes]]) -> bytes:
+    """Return the bytes of sections, which are in ascending order."""
+    parts = list[bytes]()
     add = parts.append
     for number, data in sections:
         add(_PACK_SECTION(number, len(data)))

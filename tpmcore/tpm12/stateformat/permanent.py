@@ -34,7 +34,13 @@ from tpmcore.tpm12.state import (
     PermanentFlags,
     PermanentState,
 )
-from tpmcore.tpm12.stateformat.frame import MAX_LIST, assemble, list_bytes, split_sections
+from tpmcore.tpm12.stateformat.frame import (
+    MAX_LIST,
+    head,
+    join_sections,
+    list_bytes,
+    split_sections,
+)
 from tpmcore.tpm12.stateformat.keys import (
     KeyRecord,
     key_body,
@@ -46,6 +52,7 @@ from tpmcore.tpm12.stateformat.keys import (
 )
 
 PERMANENT_MAGIC: Final = b"VTPM12PS"
+_HEAD: Final = head(PERMANENT_MAGIC)
 # The same bytes as the records that read them: these are written at every change of the permanent
 # state, and the declared layouts cost ten times as much.
 _PACK_SECRETS = struct.Struct(">20s16s16s").pack
@@ -176,10 +183,70 @@ def _ek_bytes(ek: EndorsementKey) -> bytes:
 
 def encode_permanent(state: PermanentState) -> bytes:
     """Return the permanent state, secrets in the clear."""
-    sections = [
-        (_P_FLAGS, state.flags.encode()),
-        (_P_SECRETS, _PACK_SECRETS(state.tpm_proof, state.context_key, state.delegate_key)),
-    ]
+    sections = [(_P_NV, list_bytes([_area_bytes(area) for area in state.nv.values()]))]
+    if state.owner_evict_keys:
+        sections.append((_P_OWNER_EVICT, write_keys(list(state.owner_evict_keys.values()))))
+    if state.saved_state:
+        sections.append((_P_SAVED, state.saved_state))
+    return b"".join(
+        (
+            _HEAD,
+            join_sections([(_P_FLAGS, state.flags.encode())]),
+            _kept(state, _P_SECRETS, _identity(state), _identity_sections),
+            _kept(state, _P_COUNTERS, tuple(state.counters), _counters_section),
+            join_sections(sections),
+            _kept(state, _P_DAA, _optional(state), _optional_sections),
+            _kept(state, _P_DELEGATION, _delegation(state), _delegation_section),
+        )
+    )
+
+
+# What is written at every change of the permanent state, in the layout of the records that read it.
+# Parts that never change while they are there are encoded once, and runs of sections that seldom
+# change are kept: to compare what they are made of costs a fourth of encoding them.
+
+
+def _kept(
+    state: PermanentState,
+    first: int,
+    content: object,
+    encode: Callable[[PermanentState], bytes],
+) -> bytes:
+    """Return a run of sections, encoded anew only if it changed.
+
+    Args:
+        first: number of its first section.
+        content: all that it is made of, and nothing in it can change.
+    """
+    kept = state.kept_sections.get(first)
+    if kept is None or kept[0] != content:
+        kept = state.kept_sections[first] = (content, encode(state))
+    return kept[1]
+
+
+def _identity(state: PermanentState) -> object:
+    """Return what sections 2 to 5 are made of."""
+    srk = state.srk
+    return (
+        state.tpm_proof,
+        state.context_key,
+        state.delegate_key,
+        state.owner_auth,
+        srk,
+        # Of a key only these change.
+        srk and (srk.usage_auth, srk.migration_auth),
+        state.ek,
+        state.ek_reset,
+        state.operator_auth,
+        state.auth_dir,
+        state.restrict_delegate,
+        state.no_owner_nv_write,
+    )
+
+
+def _identity_sections(state: PermanentState) -> bytes:
+    secrets = _PACK_SECRETS(state.tpm_proof, state.context_key, state.delegate_key)
+    sections = [(_P_SECRETS, secrets)]
     if state.owner_auth is not None and state.srk is not None:
         sections.append((_P_OWNER, state.owner_auth + key_bytes(state.srk)))
     if state.ek is not None:
@@ -187,58 +254,38 @@ def encode_permanent(state: PermanentState) -> bytes:
     data = _PACK_DATA(
         state.operator_auth, state.auth_dir, state.restrict_delegate, state.no_owner_nv_write
     )
-    sections += (
-        (_P_DATA, data),
-        (_P_COUNTERS, _kept(state, _P_COUNTERS, tuple(state.counters), _counters_bytes)),
-        (_P_NV, list_bytes([_area_bytes(area) for area in state.nv.values()])),
-    )
-    if state.owner_evict_keys:
-        sections.append((_P_OWNER_EVICT, write_keys(list(state.owner_evict_keys.values()))))
-    if state.saved_state:
-        sections.append((_P_SAVED, state.saved_state))
+    sections.append((_P_DATA, data))
+    return join_sections(sections)
+
+
+def _optional(state: PermanentState) -> object:
+    """Return what sections 10 to 12 are made of."""
+    audit_status = tuple(state.audit_status.items())
+    return (state.daa, state.manu_maint_pub, state.audit_counter, audit_status)
+
+
+def _optional_sections(state: PermanentState) -> bytes:
+    sections = []
     if state.daa is not None:
         sections.append((_P_DAA, state.daa.encode_once()))
     if state.manu_maint_pub is not None:
         sections.append((_P_MAINTENANCE, state.manu_maint_pub.encode_once()))
-    audit = (state.audit_counter, tuple(state.audit_status.items()))
-    delegation = (
-        state.last_family_id,
-        tuple(state.families.items()),
-        tuple(state.delegate_rows.items()),
-    )
-    sections += (
-        (_P_AUDIT, _kept(state, _P_AUDIT, audit, _audit_bytes)),
-        (_P_DELEGATION, _kept(state, _P_DELEGATION, delegation, _delegation_bytes)),
-    )
-    return assemble(PERMANENT_MAGIC, sections)
+    sections.append((_P_AUDIT, _audit_bytes(state)))
+    return join_sections(sections)
 
 
-# What is written at every change of the permanent state, in the layout of the records that read it:
-# parts that never change while they are there are encoded once.
+def _delegation(state: PermanentState) -> object:
+    """Return what section 13 is made of."""
+    rows = tuple(state.delegate_rows.items())
+    return (state.last_family_id, tuple(state.families.items()), rows)
 
 
-def _kept(
-    state: PermanentState,
-    number: int,
-    content: object,
-    encode: Callable[[PermanentState], bytes],
-) -> bytes:
-    """Return a section, encoded anew only if it changed: comparing costs a third of encoding.
-
-    Args:
-        content: all that the section is made of, and nothing in it can change.
-    """
-    kept = state.kept_sections.get(number)
-    if kept is None or kept[0] != content:
-        kept = state.kept_sections[number] = (content, encode(state))
-    return kept[1]
-
-
-def _counters_bytes(state: PermanentState) -> bytes:
-    """Return _CounterRecords."""
-    return list_bytes(
-        [_PACK_COUNTER(c.valid, c.label, c.value, c.auth, c.entity_digest) for c in state.counters]
-    )
+def _counters_section(state: PermanentState) -> bytes:
+    """Return the section of _CounterRecords."""
+    records = [
+        _PACK_COUNTER(c.valid, c.label, c.value, c.auth, c.entity_digest) for c in state.counters
+    ]
+    return join_sections([(_P_COUNTERS, list_bytes(records))])
 
 
 def _area_bytes(area: NvArea) -> bytes:
@@ -260,8 +307,8 @@ def _audit_bytes(state: PermanentState) -> bytes:
     return U32.write(state.audit_counter) + list_bytes(status)
 
 
-def _delegation_bytes(state: PermanentState) -> bytes:
-    """Return a _DelegationRecord."""
+def _delegation_section(state: PermanentState) -> bytes:
+    """Return the section with the _DelegationRecord."""
     families = [
         U32.write(number) + family.encode_once()
         for number, family in sorted(state.families.items())
@@ -270,7 +317,8 @@ def _delegation_bytes(state: PermanentState) -> bytes:
         U32.write(number) + row.public.encode_once() + row.auth_value
         for number, row in sorted(state.delegate_rows.items())
     ]
-    return U32.write(state.last_family_id) + list_bytes(families) + list_bytes(rows)
+    tables = U32.write(state.last_family_id) + list_bytes(families) + list_bytes(rows)
+    return join_sections([(_P_DELEGATION, tables)])
 
 
 _PERMANENT_SECTIONS: Final = frozenset(

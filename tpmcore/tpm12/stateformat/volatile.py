@@ -33,7 +33,7 @@ from tpmcore.tpm12.state import (
     StclearFlags,
     StclearState,
 )
-from tpmcore.tpm12.stateformat.frame import MAX_LIST, assemble, split_sections
+from tpmcore.tpm12.stateformat.frame import MAX_LIST, head, join_sections, split_sections
 from tpmcore.tpm12.stateformat.keys import read_keys, write_keys
 from tpmcore.tpm12.stateformat.sessions import (
     pack_session,
@@ -46,6 +46,7 @@ from tpmcore.tpm12.stateformat.sessions import (
 )
 
 VOLATILE_MAGIC: Final = b"VTPM12VS"
+_HEAD: Final = head(VOLATILE_MAGIC)
 # The same bytes as _StclearRecord, _StanyRecord and _ClockRecord, which read them: these three are
 # written at every Extend, and the declared layouts cost ten times as much.
 _PACK_STCLEAR = struct.Struct(">H5?20sI?IIQ").pack
@@ -211,7 +212,7 @@ def encode_volatile(state: VolatileState, permanent: PermanentState, now_us: int
     if stany.deprecated_nonce != ZERO_DIGEST:
         old = [count for count, deprecated in stany.context_list.items() if deprecated]
         sections.append((_V_DEPRECATED, stany.deprecated_nonce + _CONTEXTS.write(tuple(old))))
-    return assemble(VOLATILE_MAGIC, sections)
+    return _HEAD + join_sections(sections)
 
 
 _VOLATILE_SECTIONS: Final = frozenset(
