@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Final
 
 from protocol.tpm12.constants import StructureTag
 from protocol.tpm12.records import record
-from protocol.tpm12.wire import DIGEST, SIZED, U32, FixedBytes, Prefix, Structure, tag_prefix
+from protocol.tpm12.wire import DIGEST, U32, FixedBytes, Prefix, Structure, tag_prefix
 
 # Sizes in bytes (Part 2, 22.1).
 SIZE_R0: Final = 43
@@ -70,23 +70,3 @@ class DaaTpm(Structure):
             self.rekey if rekey is None else rekey,
             self.count if count is None else count,
         )
-
-
-@record
-class DaaBlob(Structure):
-    """TPM_DAA_BLOB (22.7): what a TPM keeps outside of itself between Join and Sign."""
-
-    prefix: ClassVar[Prefix | None] = tag_prefix(StructureTag.DAA_BLOB)
-    resource_type: Annotated[int, U32]
-    label: Annotated[bytes, FixedBytes(16)]
-    blob_integrity: Annotated[bytes, DIGEST]
-    additional_data: Annotated[bytes, SIZED]
-    sensitive_data: Annotated[bytes, SIZED]
-
-
-@record(repr=False)
-class DaaSensitive(Structure):
-    """TPM_DAA_SENSITIVE (22.8): the plaintext of a TPM_DAA_BLOB."""
-
-    prefix: ClassVar[Prefix | None] = tag_prefix(StructureTag.DAA_SENSITIVE)
-    internal_data: Annotated[bytes, SIZED]

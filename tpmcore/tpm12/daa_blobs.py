@@ -1,30 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
 """TPM_DAA_BLOB: what Join leaves with the host for Sign (Part 2, 22.7 and 22.8).
 
-sensitiveData is TPM_DAA_SENSITIVE under AES-128-CTR with daaBlobKey; the initial counter is random
-and stands in additionalData. blobIntegrity is an HMAC with daaProof over the blob as it is given
-out, with blobIntegrity zeroed.
+| offset | bytes | field          | content |
+|--------|-------|----------------|---------|
+| 0      | 2     | tag            | TPM_TAG_DAA_BLOB |
+| 2      | 4     | resourceType   | what is in it, see `ResourceType` |
+| 6      | 16    | label          | zeros |
+| 22     | 20    | blobIntegrity  | HMAC with daaProof over the blob with zeros in this place |
+| 42     | 4     | additionalSize | 16 |
+| 46     | 16    | additionalData | random, the initial counter of AES-128-CTR with daaBlobKey |
+| 62     | 4     | sensitiveSize  | s |
+| 66     | s     | sensitiveData  | TPM_DAA_SENSITIVE, encrypted: tag (2), size (4), internalData |
+
+A blob is authenticated before anything in it is believed, so one that is accepted has this form:
+nobody else knows daaProof.
 """
 
 from __future__ import annotations
 
 import hmac
+import struct
 from typing import Final
 
-from protocol.tpm12.constants import ResourceType, ReturnCode
-from protocol.tpm12.daa import DaaBlob, DaaSensitive
-from protocol.tpm12.wire import DIGEST_BYTES, WireError
+from protocol.tpm12.constants import ResourceType, ReturnCode, StructureTag
+from protocol.tpm12.wire import DIGEST_BYTES
 from tpmcore.errors import TpmError
 from tpmcore.tpm12.daa_session import DaaSecrets
 from tpmcore.tpm12.primitives import hmac_sha1
 from tpmcore.tpm12.tpm import Tpm
 
-_LABEL: Final = bytes(16)
-_ZEROS: Final = bytes(DIGEST_BYTES)
+_HEAD: Final = struct.Struct(">HI16x")
+_TAIL: Final = struct.Struct(">I16sI")
+_SENSITIVE: Final = struct.Struct(">HI")
+_BLOB_TAG: Final = int(StructureTag.DAA_BLOB)
+_SENSITIVE_TAG: Final = int(StructureTag.DAA_SENSITIVE)
 _COUNTER_BYTES: Final = 16
-_INTEGRITY_AT: Final = 2 + 4 + len(_LABEL)
-"""Offset of blobIntegrity: behind tag, resourceType and label."""
+
+_ZEROS: Final = bytes(DIGEST_BYTES)
+_INTEGRITY_AT: Final = _HEAD.size
 _INTEGRITY_END: Final = _INTEGRITY_AT + DIGEST_BYTES
+_DATA_AT: Final = _INTEGRITY_END + _TAIL.size
 
 
 def secrets_of(tpm: Tpm) -> DaaSecrets:
@@ -36,14 +51,11 @@ def seal(tpm: Tpm, resource_type: ResourceType, data: bytes) -> bytes:
     """Return an encoded TPM_DAA_BLOB with data in it."""
     secrets = secrets_of(tpm)
     counter = tpm.random(_COUNTER_BYTES)
-    encrypted = tpm.blob_cipher.crypt(secrets.blob_key, counter, DaaSensitive(data).encode())
-    blob = DaaBlob(resource_type, _LABEL, _ZEROS, counter, encrypted).encode()
-    return blob[:_INTEGRITY_AT] + _integrity(secrets, blob) + blob[_INTEGRITY_END:]
-
-
-def _integrity(secrets: DaaSecrets, blob: bytes) -> bytes:
-    """Return the blobIntegrity of an encoded blob, whatever it has in its place."""
-    return hmac_sha1(secrets.proof, blob[:_INTEGRITY_AT] + _ZEROS + blob[_INTEGRITY_END:])
+    plain = _SENSITIVE.pack(_SENSITIVE_TAG, len(data)) + data
+    encrypted = tpm.blob_cipher.crypt(secrets.blob_key, counter, plain)
+    head = _HEAD.pack(_BLOB_TAG, resource_type)
+    tail = _TAIL.pack(_COUNTER_BYTES, counter, len(encrypted)) + encrypted
+    return head + hmac_sha1(secrets.proof, head + _ZEROS + tail) + tail
 
 
 def unseal(tpm: Tpm, resource_type: ResourceType, data: bytes) -> bytes:
@@ -55,13 +67,12 @@ def unseal(tpm: Tpm, resource_type: ResourceType, data: bytes) -> bytes:
     secrets = tpm.permanent.daa
     if secrets is None:
         raise TpmError(ReturnCode.DAA_INPUT_DATA0)
-    try:
-        blob = DaaBlob.decode(data)
-    except WireError:
-        raise TpmError(ReturnCode.DAA_INPUT_DATA0) from None
-    if not hmac.compare_digest(_integrity(secrets, data), blob.blob_integrity):
+    head, tail = data[:_INTEGRITY_AT], data[_INTEGRITY_END:]
+    expected = hmac_sha1(secrets.proof, head + _ZEROS + tail)
+    if not hmac.compare_digest(expected, data[_INTEGRITY_AT:_INTEGRITY_END]):
         raise TpmError(ReturnCode.DAA_INPUT_DATA0)
-    if blob.resource_type != resource_type:
+    if head != _HEAD.pack(_BLOB_TAG, resource_type):
         raise TpmError(ReturnCode.DAA_INPUT_DATA0)
-    plain = tpm.blob_cipher.crypt(secrets.blob_key, blob.additional_data, blob.sensitive_data)
-    return DaaSensitive.decode(plain).internal_data
+    _, counter, _ = _TAIL.unpack_from(tail)
+    plain = tpm.blob_cipher.crypt(secrets.blob_key, counter, data[_DATA_AT:])
+    return plain[_SENSITIVE.size :]

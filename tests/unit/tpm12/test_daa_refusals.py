@@ -13,10 +13,11 @@ from protocol.tpm12.constants import (
     ResourceType,
     ReturnCode,
     SetCapabilityArea,
+    StructureTag,
     Tag,
 )
-from protocol.tpm12.daa import DaaBlob
 from protocol.tpm12.framing import build_message
+from protocol.tpm12.wire import Reader
 from tests.unit.tpm12 import keychain
 from tests.unit.tpm12.daa_issuer import (
     JOIN_END,
@@ -470,11 +471,16 @@ class TestSecrets:
             host, lambda state: u0.extend(s.join_u0 for s in state.stany.daa_sessions.values())
         )
         output = host.send(22, bytes(128))
-        blob = DaaBlob.decode(output)
-        assert blob.resource_type == ResourceType.DAA_V0
-        assert u0[0] not in output
+        reader = Reader(output)
+        assert reader.u16() == StructureTag.DAA_BLOB
+        assert reader.u32() == ResourceType.DAA_V0
+        assert reader.take(16) == bytes(16)
+        reader.take(20, "blobIntegrity")
+        assert len(reader.sized("additionalData")) == 16
         # tag, size of 128 bytes, v0
-        assert len(blob.sensitive_data) == 2 + 4 + 128
+        assert len(reader.sized("sensitiveData")) == 2 + 4 + 128
+        reader.finish()
+        assert u0[0] not in output
 
 
 class TestParsing:
