@@ -68,6 +68,17 @@ def test_vtpmctl_imports_no_subcommand_to_tell_of_itself(word: str) -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_a_front_does_not_import_what_another_kind_of_front_needs() -> None:
+    script = (
+        "import sys, daemons.tpmfront.cli\n"
+        "print([m for m in sys.modules if 'proxy' in m or m.endswith('compat.cli')])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == "[]\n"
+
+
 def test_a_mistyped_subcommand_is_told_what_was_meant() -> None:
     result = CliRunner().invoke(PAGES["vtpmctl"].command, ["statsu"], prog_name="vtpmctl")
     assert result.exit_code == 2
