@@ -30,9 +30,10 @@ from protocol.tpm12.storedcert import (
     PLATFORM_CERT_INDEX,
     decode_stored_cert,
 )
+from tests.integration.ports import free_port
 from tests.integration.stack import Stack, running_stack, transact
 from tests.integration.swtpm_link import Link, connect, end, make_link, wait_for, wait_gone
-from tests.integration.tcsd import free_port, running_tcsd
+from tests.integration.tcsd import running_tcsd
 from tests.unit.tpm12.world import SeededRandom
 from tpmcore import tss12
 from tpmcore.errors import TpmError

@@ -20,8 +20,9 @@ import pytest
 from daemons.tpmfront.peers import MAX_TCP_CLIENTS, MAX_TCP_CLIENTS_PER_ADDRESS
 from protocol.tpm12.constants import Ordinal, ReturnCode, Tag
 from protocol.tpm12.framing import build_message, error_response
+from tests.integration.ports import free_port
 from tests.integration.stack import Stack, running_stack, transact
-from tests.integration.tcsd import free_port, running_tcsd
+from tests.integration.tcsd import running_tcsd
 
 FRONT = "tpmfront-g1"
 ZEROS = build_message(Tag.RSP_COMMAND, 0, bytes(20))
