@@ -63,6 +63,10 @@ class Trace:
     def wait_objects(self, count: int) -> list[dict[str, Any]]:
         """Wait until there are so many JSON objects, and return them."""
         self.wait_until(lambda out: out.count(b"\n") >= count)
+        return self.objects()
+
+    def objects(self) -> list[dict[str, Any]]:
+        """Return the JSON objects that there are."""
         return [json.loads(line) for line in self.out.read_text().splitlines()]
 
     def interrupt(self) -> str:
@@ -236,9 +240,8 @@ def test_a_vtpm_that_is_killed_is_picked_up_again(stack: Stack) -> None:
             {"guest": "g1", "event": "connected"},
         ]
         stack.transact("g1", EXTEND_10)
-        last = trace.wait_objects(5)[-1]
-        while last["command"] != "EXTEND":
-            last = trace.wait_objects(6)[-1]
+        trace.wait_until(lambda out: b'"EXTEND"' in out and out.endswith(b"\n"))
+        (last,) = [one for one in _commands(trace.objects()) if one["command"] == "EXTEND"]
         assert last["client"]["pid"] == os.getpid()
         trace.interrupt()
 
@@ -249,9 +252,7 @@ def test_a_front_that_is_killed_is_picked_up_again(stack: Stack) -> None:
         trace.wait_objects(2)
         before = stack.pid("tpmfront-g1")
         os.kill(before, signal.SIGKILL)
-        while stack.daemon("tpmfront-g1")["pid"] == before:
-            pass  # its supervisor has not noticed yet
-        stack.wait_daemon_ready("tpmfront-g1")
+        stack.wait_daemon_replaced("tpmfront-g1", before)
         deadline = time.monotonic() + LIMIT_S
         known = None
         while known is None:
