@@ -58,12 +58,8 @@ unit: setup packages
 
 # Two workers, of which each takes whole files in the order that tests/integration/conftest.py gives them,
 # and says why no more need be kept apart. What the daemons log in both is searched when both have ended.
-WHOLE_LOG := tests/integration/test_whole_log.py
 integration: setup packages
-	logs=$$(mktemp -d) && trap 'rm -r "$$logs"' EXIT && failed=0 && \
-	{ $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder --logs "$$logs" \
-	    tests/integration --ignore $(WHOLE_LOG) || failed=1; } && \
-	$(BIN)/pytest -q --logs "$$logs" $(WHOLE_LOG) && exit $$failed
+	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/integration
 
 # Fifty kills of the manager in the middle of an operator's commands, fifty in changes of keys, and fifty
 # moves of a guest to another manager and back.

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import click
 
+from daemons.runtime.subcommands import subcommands
 from docs.manpages import PAGES
 
 FOLDER: Final = Path(__file__).resolve().parents[1] / "completions"
@@ -94,13 +95,12 @@ def tree(command: click.Command, path: tuple[str, ...]) -> Node:
             )
         elif isinstance(parameter, click.Argument):
             arguments.append(_values(parameter.type, metavar))
-    below = command.commands if isinstance(command, click.Group) else {}
     return Node(
         path=path,
         help=_one_line(command.get_short_help_str(limit=80)),
         options=tuple(options),
         arguments=tuple(arguments),
-        below=tuple([tree(below[name], (*path, name)) for name in sorted(below)]),
+        below=tuple([tree(below, (*path, name)) for name, below in subcommands(command).items()]),
     )
 
 

@@ -20,6 +20,7 @@ from typing import Final
 import click
 
 from daemons.hwtpm.cli import main as hwtpm
+from daemons.runtime.subcommands import subcommands
 from daemons.tpmfront.cli import main as tpmfront
 from daemons.vtpm.cli import main as vtpm
 from daemons.vtpmctl.cli import main as vtpmctl
@@ -152,7 +153,7 @@ def page_text(name: str) -> str:
         ".SH DESCRIPTION",
         *_paragraphs(page.command.help or ""),
     ]
-    if isinstance(page.command, click.Group) and page.command.commands:
+    if isinstance(page.command, click.Group) and subcommands(page.command):
         lines += [".SH COMMANDS", *_commands(page.command, name)]
     lines += [".SH OPTIONS", *_options(page.command, name)]
     if page.command.epilog:
@@ -189,7 +190,7 @@ def _synopsis(name: str, command: click.Command) -> list[str]:
     if isinstance(command, click.Group):
         if not command.invoke_without_command:
             return of_group
-        if command.commands:
+        if subcommands(command):
             return [*_own_synopsis(name, command), ".br", *of_group]
     return _own_synopsis(name, command)
 
@@ -206,8 +207,7 @@ def _own_synopsis(name: str, command: click.Command) -> list[str]:
 
 def _commands(group: click.Group, path: str) -> Iterator[str]:
     context = click.Context(group, info_name=path)
-    for name in sorted(group.list_commands(context)):
-        command = group.commands[name]
+    for name, command in subcommands(group).items():
         if isinstance(command, click.Group):
             yield from _commands(command, f"{path} {name}")
             continue

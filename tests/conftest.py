@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Protocol
 
 import hypothesis
 import pytest
@@ -21,29 +22,46 @@ hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, d
 hypothesis.settings.register_profile("explore", deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
+_HANDED_OVER = "logs and secrets"
+_SHOWN = pytest.StashKey[list[str]]()
 
 # A configuration that others may write to is refused; many a user's umask would let their group.
 os.umask(0o022)
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--logs",
-        metavar="DIR",
-        help="leave what the daemons log in DIR, and look through what other runs have left there",
-    )
+class EndedWorker(Protocol):
+    """A worker as xdist shows it at its end.
+
+    Attributes:
+        workeroutput: what it has left; missing if it crashed, which fails the run by itself.
+    """
+
+    workeroutput: dict[str, Any]
 
 
-def pytest_sessionstart(session: pytest.Session) -> None:
-    if folder := session.config.getoption("logs"):
-        SEARCH.take(Path(folder))
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: EndedWorker) -> None:
+    if _HANDED_OVER in getattr(node, "workeroutput", {}):
+        SEARCH.take(node.workeroutput[_HANDED_OVER])
 
 
+@pytest.hookimpl(trylast=True)  # after the fixtures that a test left behind
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    folder = session.config.getoption("logs")
-    # The process that only starts workers has nothing.
-    if folder and SEARCH.logs:
-        SEARCH.leave(Path(folder))
+    """Look through the logs of all workers, none of which knows the secrets of the others; without
+    workers `test_whole_log` has done so."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput[_HANDED_OVER] = SEARCH.handed_over()
+    elif session.config.getoption("dist", "no") != "no":
+        session.config.stash[_SHOWN] = list(SEARCH.found())
+        if session.config.stash[_SHOWN]:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if shown := terminalreporter.config.stash.get(_SHOWN, []):
+        terminalreporter.section("secrets in the logs of this run", red=True, bold=True)
+        for line in shown:
+            terminalreporter.line(line)
 
 
 @pytest.fixture

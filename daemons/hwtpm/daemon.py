@@ -25,8 +25,9 @@ from typing import Final
 import trio
 
 from daemons.hwtpm.chip import Chip
+from daemons.hwtpm.filenames import STATE_NAME
 from daemons.hwtpm.server import PageServer
-from daemons.hwtpm.store import STATE_NAME, ChipStore
+from daemons.hwtpm.store import ChipStore
 from daemons.runtime.clock import MonotonicTicks
 from daemons.runtime.config.values import ChipStartup
 from daemons.runtime.control import Fields, Handler, serve_control

@@ -22,12 +22,12 @@ from typing import Final
 
 import trio
 
+from daemons.hwtpm.filenames import STATE_NAME
 from daemons.runtime.errors import RefusedToStart
 from daemons.runtime.files import StateFolder, WriteFailed
 from daemons.runtime.host import PersistOutcome
 from daemons.runtime.log import Log
 
-STATE_NAME: Final = "chip.state"
 STATE_LIMIT: Final = 1024 * 1024
 """Upper limit of the file in bytes; a chip with every slot used has some 100 KB."""
 

@@ -27,10 +27,10 @@ from daemons.runtime.inherited import inherited_fds
 from daemons.runtime.log import Log
 from daemons.runtime.notify import Notifier
 from daemons.runtime.reload import Reloads
-from daemons.tpmfront.compat.cli import compat_group, words_of_link
+from daemons.runtime.subcommands import DeferringGroup
+from daemons.tpmfront.compat.link import NAME, words_of_link
 from daemons.tpmfront.daemon import serve
 from daemons.tpmfront.options import Config, CtrlSocket, parse_front_socket
-from daemons.tpmfront.proxy_cli import vtpm_proxy
 
 EXAMPLE = """\b
 Example:
@@ -40,7 +40,7 @@ Example:
 """
 
 
-class FrontCommand(click.Group):
+class FrontCommand(DeferringGroup):
     """A command with options of its own, as which units call it, that has subcommands beside them.
 
     What does not begin with the name of a subcommand is the command itself.
@@ -217,5 +217,17 @@ def main(
     )
 
 
-main.add_command(vtpm_proxy)
-main.add_command(compat_group)
+main.defer(
+    "daemons.tpmfront",
+    {
+        "vtpm-proxy": (
+            "proxy_cli:vtpm_proxy",
+            "Make the guest's vtpm a TPM device of this kernel, /dev/tpmN, for containers and "
+            "hosts.",
+        ),
+        NAME: (
+            "compat.cli:compat_group",
+            "Run a TPM by swtpm's command line, for programs that start swtpm.",
+        ),
+    },
+)

@@ -21,10 +21,11 @@ from __future__ import annotations
 import enum
 import hashlib
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias, assert_never
+from typing import TypeAlias, assert_never
 from uuid import UUID
 
 from daemons.runtime.errors import RefusedToStart
+from daemons.vtpm.filenames import SLOT_NAMES
 from daemons.vtpm.image import Content, HashKey, open_image, parse_slot
 from protocol.errors import WireError
 
@@ -53,8 +54,6 @@ class Unreadable:
 
 Slot: TypeAlias = bytes | Unreadable | None
 """Content of a slot file; None if there is no such file."""
-
-SLOT_NAMES: Final = ("slot0", "slot1")
 
 
 @dataclass(frozen=True, slots=True)

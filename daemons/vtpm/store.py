@@ -31,9 +31,9 @@ from daemons.runtime.errors import DaemonError, RefusedToStart
 from daemons.runtime.files import StateFolder
 from daemons.runtime.host import PersistOutcome
 from daemons.runtime.log import Log
+from daemons.vtpm.filenames import SLOT_NAMES
 from daemons.vtpm.image import MAX_SLOT_BYTES, Content, HashKey, seal_image
 from daemons.vtpm.selection import (
-    SLOT_NAMES,
     Blank,
     Image,
     NewVtpm,

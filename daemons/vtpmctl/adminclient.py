@@ -12,12 +12,9 @@ from typing import Final, TypeVar
 import trio
 
 from daemons.runtime.errors import DaemonError
+from daemons.vtpmctl.packetstream import HungUp, PacketStream
 from protocol.errors import WireError
-from protocol.manager.constants import (
-    HEADER_BYTES,
-    ManagementOrdinal,
-    ManagerCode,
-)
+from protocol.manager.constants import ManagementOrdinal, ManagerCode
 from protocol.manager.framing import ManagerRefused
 from protocol.manager.management import Nothing, decode_answer, encode_management
 from protocol.tpm12.wire import Structure
@@ -134,8 +131,10 @@ class Refused(DaemonError):
 class Admin:
     """A connection to the admin socket."""
 
-    def __init__(self, stream: trio.SocketStream, path: Path) -> None:
-        self._stream = stream
+    def __init__(self, stream: trio.abc.Stream, path: Path) -> None:
+        self._packets = PacketStream(
+            stream, path, limit_bytes=_MESSAGE_LIMIT_BYTES, limit_s=ANSWER_LIMIT_S
+        )
         self._path = path
 
     async def send(self, ordinal: ManagementOrdinal, request: Structure) -> None:
@@ -169,29 +168,13 @@ class Admin:
 
     async def _transact(self, message: bytes) -> bytes:
         try:
-            with trio.fail_after(ANSWER_LIMIT_S):
-                await self._stream.send_all(message)
-                header = await self._exactly(HEADER_BYTES)
-                size_bytes = int.from_bytes(header[2:6], "big")
-                if not HEADER_BYTES <= size_bytes <= _MESSAGE_LIMIT_BYTES:
-                    raise DaemonError(f"{self._path}: an answer of {size_bytes} bytes")
-                return header + await self._exactly(size_bytes - HEADER_BYTES)
-        except trio.TooSlowError as error:
-            raise DaemonError(f"{self._path}: no answer in {ANSWER_LIMIT_S:g} s") from error
-        except trio.BrokenResourceError as error:
-            raise DaemonError(f"{self._path}: the manager hung up") from error
-        raise AssertionError("unreachable")
-
-    async def _exactly(self, size_bytes: int) -> bytes:
-        received = bytearray()
-        while len(received) < size_bytes:
-            chunk = await self._stream.receive_some(size_bytes - len(received))
-            if not chunk:
-                raise DaemonError(
-                    f"{self._path}: the manager hung up; it hears root and its own user only"
-                )
-            received += chunk
-        return bytes(received)
+            return await self._packets.transact(message)
+        except HungUp as error:
+            if error.mid_answer:
+                raise DaemonError(f"{self._path}: the manager hung up") from error
+            raise DaemonError(
+                f"{self._path}: the manager hung up; it hears root and its own user only"
+            ) from error
 
 
 @asynccontextmanager

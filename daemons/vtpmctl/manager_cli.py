@@ -11,6 +11,7 @@ import click
 from daemons.runtime.control import Json, control_request
 from daemons.runtime.errors import DaemonError
 from daemons.runtime.secret import parse_auth
+from daemons.runtime.subcommands import DeferringGroup
 from daemons.vtpmctl import rollback
 from daemons.vtpmctl.adminclient import Admin
 from daemons.vtpmctl.answers import (
@@ -45,9 +46,24 @@ from protocol.tpm12.pcr import PcrSelection
 _O = ManagementOrdinal
 
 
-@click.group("manager", epilog=example("vtpmctl manager status", "vtpmctl manager rekey"))
+@click.group(
+    "manager",
+    cls=DeferringGroup,
+    epilog=example("vtpmctl manager status", "vtpmctl manager rekey"),
+)
 def manager_group() -> None:
     """The manager itself: its state, its keys, the hardware TPM that it uses."""
+
+
+manager_group.defer(
+    "daemons.vtpmctl",
+    {
+        "transport-key": (
+            "move_cli:transport_key_command",
+            "Show the key to which vTPMs are encrypted that move into a group of this manager.",
+        ),
+    },
+)
 
 
 @manager_group.command("status", epilog=example("vtpmctl manager status"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vtpmctl vtpm migrate-to`: where the state of a running vTPM may go; `cli` puts it there."""
+"""`vtpmctl vtpm migrate-to`: where the state of a running vTPM may go."""
 
 from __future__ import annotations
 

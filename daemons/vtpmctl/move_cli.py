@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands that move a vTPM to another manager; `cli` puts them where they belong."""
+"""The commands that move a vTPM to another manager: of the groups `vtpm`, `manager` and `saa`."""
 
 from __future__ import annotations
 
@@ -449,15 +449,3 @@ def moves_command(as_json: bool, root: Path | None, system: bool) -> None:
         for entry in ask_manager(root, system, gather)
     ]
     tell({"moves": list[Json](rows)}, as_json, table(_COLUMNS, rows))
-
-
-MOVE_COMMANDS = (
-    export_command,
-    import_command,
-    release_command,
-    activate_command,
-    cancel_command,
-    abandon_command,
-    moves_command,
-)
-"""Commands of the group `vtpm`."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing TPM commands as a capture file (pcapng) that Wireshark's TPM dissector reads.
+"""TPM commands as a capture file (pcapng) that Wireshark's TPM dissector reads.
 
 That dissector looks at TCP segments to and from port 2321, the one of the TPM simulators, and takes
 each for one whole command or response. So each client is a TCP connection on the loopback network,
@@ -14,7 +14,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import BinaryIO, Final
+from typing import Final
 
 TPM_PORT: Final = 2321
 """Where Wireshark expects TPM commands."""
@@ -66,47 +66,38 @@ class _Flow:
     tpm_sequence: int = _FIRST_SEQUENCE
 
 
-class CaptureFile:
-    """A capture file that is being written."""
+class Capture:
+    """A capture file while it grows."""
 
-    def __init__(self, out: BinaryIO, interface: str) -> None:
-        """Write its beginning.
-
-        Args:
-            out: where; whoever opened it closes it.
-            interface: name of what is listened to.
-
-        Raises:
-            OSError: it cannot be written.
+    def __init__(self, interface: str) -> None:
+        """Args:
+        interface: name of what is listened to.
         """
-        self._out = out
+        self._interface = interface
         self._flows: dict[Hashable, _Flow] = {}
         # All that there were.
         self._flow_count = 0
-        section = struct.pack("<IHHq", _BYTE_ORDER_MAGIC, *_VERSION, _LENGTH_UNKNOWN)
-        self._block(_SECTION_HEADER, section, [(_SHB_USERAPPL, b"vtpmctl trace")])
-        self._block(
-            _INTERFACE_DESCRIPTION,
-            struct.pack("<HHI", _LINKTYPE_IPV4, 0, _NO_LIMIT),
-            [(_IF_NAME, interface.encode())],
-        )
-        self._out.flush()
 
-    def write(
+    def beginning(self) -> bytes:
+        """Return what a capture file begins with."""
+        section = struct.pack("<IHHq", _BYTE_ORDER_MAGIC, *_VERSION, _LENGTH_UNKNOWN)
+        interface = struct.pack("<HHI", _LINKTYPE_IPV4, 0, _NO_LIMIT)
+        return _block(_SECTION_HEADER, section, [(_SHB_USERAPPL, b"vtpmctl trace")]) + _block(
+            _INTERFACE_DESCRIPTION, interface, [(_IF_NAME, self._interface.encode())]
+        )
+
+    def packets(
         self,
         flow: Hashable,
         command: tuple[bytes, float, str],
         response: tuple[bytes, float, str],
-    ) -> None:
-        """Write a command and its response.
+    ) -> bytes:
+        """Return what is added for a command and its response.
 
         Args:
             flow: what tells one client from another.
             command: its bytes, its unix time in seconds, and a comment.
             response: likewise.
-
-        Raises:
-            OSError: it cannot be written.
         """
         # Taken out and put in behind the others: the first one is that of the longest ago.
         way = self._flows.pop(flow, None)
@@ -117,27 +108,27 @@ class CaptureFile:
             self._flow_count += 1
         self._flows[flow] = way
         sent, answered = command[0], response[0]
-        self._packet(_to_tpm(way, sent), *command[1:])
+        asked = _packet(_to_tpm(way, sent), *command[1:])
         way.client_sequence = (way.client_sequence + len(sent)) % 2**32
-        self._packet(_from_tpm(way, answered), *response[1:])
+        told = _packet(_from_tpm(way, answered), *response[1:])
         way.tpm_sequence = (way.tpm_sequence + len(answered)) % 2**32
-        self._out.flush()
+        return asked + told
 
-    def _packet(self, packet: bytes, unix_time: float, comment: str) -> None:
-        time_us = round(unix_time * _US_PER_S)
-        head = struct.pack(
-            "<IIIII", 0, time_us >> 32, time_us & 0xFFFFFFFF, len(packet), len(packet)
-        )
-        text = comment.encode()[:_COMMENT_LIMIT_BYTES]
-        # A character that is cut in two is none.
-        text = text.decode(errors="ignore").encode()
-        self._block(_ENHANCED_PACKET, head + _padded(packet), [(_OPT_COMMENT, text)])
 
-    def _block(self, kind: int, body: bytes, options: list[tuple[int, bytes]]) -> None:
-        written = [struct.pack("<HH", code, len(value)) + _padded(value) for code, value in options]
-        content = body + b"".join(written) + struct.pack("<HH", _OPT_END, 0)
-        size = struct.pack("<I", 12 + len(content))
-        self._out.write(struct.pack("<I", kind) + size + content + size)
+def _packet(packet: bytes, unix_time: float, comment: str) -> bytes:
+    time_us = round(unix_time * _US_PER_S)
+    head = struct.pack("<IIIII", 0, time_us >> 32, time_us & 0xFFFFFFFF, len(packet), len(packet))
+    text = comment.encode()[:_COMMENT_LIMIT_BYTES]
+    # A character that is cut in two is none.
+    text = text.decode(errors="ignore").encode()
+    return _block(_ENHANCED_PACKET, head + _padded(packet), [(_OPT_COMMENT, text)])
+
+
+def _block(kind: int, body: bytes, options: list[tuple[int, bytes]]) -> bytes:
+    written = [struct.pack("<HH", code, len(value)) + _padded(value) for code, value in options]
+    content = body + b"".join(written) + struct.pack("<HH", _OPT_END, 0)
+    size = struct.pack("<I", 12 + len(content))
+    return struct.pack("<I", kind) + size + content + size
 
 
 def _new_flow(number: int) -> _Flow:

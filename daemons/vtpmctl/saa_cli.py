@@ -15,6 +15,7 @@ import click
 from daemons.runtime.config.kinds import LABEL
 from daemons.runtime.errors import DaemonError
 from daemons.runtime.secret import Secret
+from daemons.runtime.subcommands import DeferringGroup
 from daemons.vtpmctl.agent import (
     Agent,
     Escrow,
@@ -70,13 +71,23 @@ DOCUMENTS: Final[Mapping[str, type[Document]]] = {
 """Every kind of file, by the text of its `format`."""
 
 
-@click.group("saa", epilog=example("vtpmctl saa keygen --out agent.pem"))
+@click.group("saa", cls=DeferringGroup, epilog=example("vtpmctl saa keygen --out agent.pem"))
 def saa_group() -> None:
     """A System Approval Agent: who decides which PCRs and labels a group may have.
 
     Runs apart from the machines it decides about; all goes by files.
     """
 
+
+saa_group.defer(
+    "daemons.vtpmctl",
+    {
+        "approve-move": (
+            "move_cli:approve_move_command",
+            "Let vTPMs of a group move from one manager to another, as the group's agent.",
+        ),
+    },
+)
 
 key_option = file_option("--key", "The agent's private key.")
 group_option = click.option("--group", type=click.UUID, required=True, help="uuid of the group.")

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from daemons.hwtpm.store import STATE_NAME
+from daemons.hwtpm.filenames import STATE_NAME
 from daemons.runtime.config.folder import examine
 from daemons.runtime.control import Fields, Json, control_request
 from daemons.runtime.errors import DaemonError
-from daemons.vtpm.selection import SLOT_NAMES
+from daemons.vtpm.filenames import SLOT_NAMES
 from daemons.vtpmctl.child import ChildState
 from daemons.vtpmctl.layout import Layout
 from daemons.vtpmctl.site import Daemon, FolderRule, Kind, Premises, SocketRule, guests_of
-from daemons.vtpmmgr.config import DATABASE_NAME
+from daemons.vtpmmgr.filenames import DATABASE_NAME
 from protocol.tis.mmio import locality_socket
 from protocol.tis.registers import LOCALITIES
 

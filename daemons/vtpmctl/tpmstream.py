@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 import trio
 
 from daemons.runtime.errors import DaemonError
+from daemons.vtpmctl.packetstream import HungUp, PacketStream
 from protocol.errors import WireError
 from protocol.tpm12.constants import ReturnCode
 from tpmcore import tss12
@@ -22,15 +23,16 @@ T = TypeVar("T")
 
 ANSWER_LIMIT_S: Final = 180.0
 """A new key, or a quote by a slow hardware TPM behind other guests."""
-_HEADER_BYTES: Final = 10
 _RESPONSE_LIMIT_BYTES: Final = 4096
 
 
 class GuestTpm:
     """A connection to a guest's TPM."""
 
-    def __init__(self, stream: trio.SocketStream, path: Path) -> None:
-        self._stream = stream
+    def __init__(self, stream: trio.abc.Stream, path: Path) -> None:
+        self._packets = PacketStream(
+            stream, path, limit_bytes=_RESPONSE_LIMIT_BYTES, limit_s=ANSWER_LIMIT_S
+        )
         self._path = path
 
     async def run(self, what: str, conversation: Conversation[T]) -> T:
@@ -52,27 +54,9 @@ class GuestTpm:
 
     async def _transact(self, command: bytes) -> bytes:
         try:
-            with trio.fail_after(ANSWER_LIMIT_S):
-                await self._stream.send_all(command)
-                head = await self._exactly(_HEADER_BYTES)
-                size_bytes = int.from_bytes(head[2:6], "big")
-                if not _HEADER_BYTES <= size_bytes <= _RESPONSE_LIMIT_BYTES:
-                    raise DaemonError(f"{self._path}: a response of {size_bytes} bytes")
-                return head + await self._exactly(size_bytes - _HEADER_BYTES)
-        except trio.TooSlowError as error:
-            raise DaemonError(f"{self._path}: no answer in {ANSWER_LIMIT_S:g} s") from error
-        except trio.BrokenResourceError as error:
+            return await self._packets.transact(command)
+        except HungUp as error:
             raise DaemonError(f"{self._path}: the TPM hung up") from error
-        raise AssertionError("unreachable")
-
-    async def _exactly(self, size_bytes: int) -> bytes:
-        received = bytearray()
-        while len(received) < size_bytes:
-            chunk = await self._stream.receive_some(size_bytes - len(received))
-            if not chunk:
-                raise DaemonError(f"{self._path}: the TPM hung up")
-            received += chunk
-        return bytes(received)
 
 
 class TpmRefused(DaemonError):

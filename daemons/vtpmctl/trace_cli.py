@@ -8,10 +8,9 @@ import json
 import os
 import signal
 import stat
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, Final, assert_never
+from typing import Final, assert_never
 
 import click
 import trio
@@ -21,9 +20,10 @@ from daemons.runtime.errors import DaemonError
 from daemons.vtpmctl.attribution import Attributed
 from daemons.vtpmctl.guests import check_known
 from daemons.vtpmctl.options import dir_option, find_host, system_option
-from daemons.vtpmctl.pcapng import CaptureFile
+from daemons.vtpmctl.output import Output, Sink
+from daemons.vtpmctl.pcapng import Capture
 from daemons.vtpmctl.trace import Connected, Dropped, Entry, Lost, follow
-from daemons.vtpmctl.tracetext import ProcessNames, json_object, line, write_packets
+from daemons.vtpmctl.tracetext import ProcessNames, json_object, line, packets
 
 EXAMPLE = """\b
 Example:
@@ -36,6 +36,8 @@ Example:
 WAIT_S: Final = 1.0
 """After so long without a vtpm it is said that one is waited for."""
 _STDOUT: Final = Path("-")
+_STDOUT_FD: Final = 1
+_STDERR_FD: Final = 2
 _MODE: Final = 0o600
 
 
@@ -81,16 +83,17 @@ def trace_command(
         host = await find_host(root, system=system)
         check_known(host, guest)
         with contextlib.ExitStack() as stack:
-            capture = None
+            captured = None
             if pcap is not None:
-                capture = CaptureFile(stack.enter_context(_open_capture(pcap)), guest)
+                captured = stack.enter_context(Output.of(stack.enter_context(_open_capture(pcap))))
             view = View(
                 guest,
+                None if pcap == _STDOUT else stack.enter_context(Output.of(_STDOUT_FD)),
+                stack.enter_context(Output.of(_STDERR_FD)),
                 as_json=as_json,
-                capture=capture,
+                captured=captured,
                 commands=commands,
                 count=count,
-                is_silent=pcap == _STDOUT,
             )
             await watch(view, host.control_socket(guest), host.front_control_socket(guest))
 
@@ -108,33 +111,46 @@ class View:
     def __init__(
         self,
         guest: str,
+        out: Sink | None,
+        remarks: Sink,
         *,
         as_json: bool,
-        capture: CaptureFile | None = None,
+        captured: Sink | None = None,
         commands: Sequence[str] = (),
         count: int | None = None,
-        is_silent: bool = False,
         names: ProcessNames | None = None,
     ) -> None:
         """Args:
         guest: its name.
+        out: where commands are shown, if anywhere.
+        remarks: where it is said what there is to be said beside them.
         as_json: objects instead of text.
-        capture: where packets are written as well.
+        captured: where a capture file goes.
         commands: names of those that are wanted; none: all are.
         count: how many are wanted; None: all.
-        is_silent: nothing goes to standard output.
         names: of processes.
         """
         self._guest = guest
+        self._out = out
+        self._remarks = remarks
         self._as_json = as_json
-        self._capture = capture
+        self._captured = captured
+        self._capture = Capture(guest)
         self._commands = frozenset(map(plain_name, commands))
         self._left = count
-        self._is_silent = is_silent
         self._names = names or ProcessNames()
         self._was_lost = False
 
-    def show(self, entry: Entry) -> bool:
+    async def begin(self) -> None:
+        """Write what comes before everything else.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self._captured is not None:
+            await self._captured.write(self._capture.beginning())
+
+    async def show(self, entry: Entry) -> bool:
         """Show something; whether more is wanted.
 
         Raises:
@@ -142,47 +158,47 @@ class View:
         """
         match entry:
             case Attributed():
-                return self._show_command(entry)
+                return await self._show_command(entry)
             case Connected():
                 again = " again" if self._was_lost else ""
-                self._remark(f"watching guest {self._guest}{again}", {"event": "connected"})
+                await self._remark(f"watching guest {self._guest}{again}", {"event": "connected"})
             case Lost():
                 self._was_lost = True
                 text = f"the vtpm of guest {self._guest} is gone; waiting for it"
-                self._remark(text, {"event": "lost"})
+                await self._remark(text, {"event": "lost"})
             case Dropped(count):
-                self._remark(f"{count} commands are missing here", {"dropped": count})
+                await self._remark(f"{count} commands are missing here", {"dropped": count})
             case _:
                 assert_never(entry)
         return True
 
-    def show_waiting(self) -> None:
+    async def show_waiting(self) -> None:
         """Say that there is nothing to be shown yet."""
-        self._remark(f"waiting for the vtpm of guest {self._guest}", None)
+        await self._remark(f"waiting for the vtpm of guest {self._guest}", None)
 
-    def _show_command(self, one: Attributed) -> bool:
+    async def _show_command(self, one: Attributed) -> bool:
         name = plain_name(one.traced.description.command)
         if self._commands and name not in self._commands:
             return True
-        if self._capture is not None:
-            write_packets(self._capture, one, self._names)
+        if self._captured is not None:
+            await self._captured.write(packets(self._capture, one, self._names))
         if self._as_json:
-            self._write(json.dumps(json_object(one, self._names, self._guest)))
+            await self._write(json.dumps(json_object(one, self._names, self._guest)))
         else:
-            self._write(line(one, self._names))
+            await self._write(line(one, self._names))
         if self._left is not None:
             self._left -= 1
         return self._left != 0
 
-    def _remark(self, text: str, fields: Fields | None) -> None:
+    async def _remark(self, text: str, fields: Fields | None) -> None:
         if self._as_json and fields is not None:
-            self._write(json.dumps({"guest": self._guest, **fields}))
+            await self._write(json.dumps({"guest": self._guest, **fields}))
         else:
-            click.echo(text, err=True)
+            await self._remarks.write(f"{text}\n".encode())
 
-    def _write(self, text: str) -> None:
-        if not self._is_silent:
-            click.echo(text)
+    async def _write(self, text: str) -> None:
+        if self._out is not None:
+            await self._out.write(f"{text}\n".encode())
 
 
 async def watch(view: View, vtpm: Path, front: Path) -> None:
@@ -199,14 +215,15 @@ async def watch(view: View, vtpm: Path, front: Path) -> None:
     send, entries = trio.open_memory_channel[Entry](0)
     async with trio.open_nursery() as nursery:
         await nursery.start(_end_by_signal, nursery.cancel_scope)
+        await view.begin()
         nursery.start_soon(follow, vtpm, front, send)
         entry: Entry | None = None
         with trio.move_on_after(WAIT_S):
             entry = await entries.receive()
         if entry is None:
-            view.show_waiting()
+            await view.show_waiting()
             entry = await entries.receive()
-        while view.show(entry):
+        while await view.show(entry):
             entry = await entries.receive()
         nursery.cancel_scope.cancel()
 
@@ -222,15 +239,15 @@ async def _end_by_signal(
 
 
 @contextlib.contextmanager
-def _open_capture(path: Path) -> Iterator[BinaryIO]:
-    """Open a new file, a named pipe that is there, or standard output.
+def _open_capture(path: Path) -> Iterator[int]:
+    """Open a new file, a named pipe that is there, or standard output, and give its descriptor.
 
     Raises:
         DaemonError: there is a file already.
         OSError: it cannot be made.
     """
     if path == _STDOUT:
-        yield sys.stdout.buffer
+        yield _STDOUT_FD
         return
     flags = os.O_WRONLY | os.O_CLOEXEC
     try:
@@ -243,8 +260,10 @@ def _open_capture(path: Path) -> Iterator[BinaryIO]:
         if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise _is_there(path) from error
-    with os.fdopen(descriptor, "wb") as file:
-        yield file
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _is_there(path: Path) -> DaemonError:

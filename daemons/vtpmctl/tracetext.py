@@ -11,7 +11,7 @@ from typing import Final
 from daemons.runtime.control import Json
 from daemons.runtime.tracing import ClientIdentity, field_object, session_list
 from daemons.vtpmctl.attribution import Attributed
-from daemons.vtpmctl.pcapng import CaptureFile
+from daemons.vtpmctl.pcapng import Capture
 from tpmcore.engine import Field
 
 NAMES_LIMIT: Final = 4096
@@ -96,17 +96,13 @@ def json_object(one: Attributed, names: ProcessNames, guest: str) -> dict[str, J
     }
 
 
-def write_packets(capture: CaptureFile, one: Attributed, names: ProcessNames) -> None:
-    """Write a command and its response into a capture file.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+def packets(capture: Capture, one: Attributed, names: ProcessNames) -> bytes:
+    """Return what a command and its response add to a capture file."""
     traced, description = one.traced, one.traced.description
     asked = " ".join([description.command, *_words(description.parameters), *_sessions(one)])
     told = " ".join([description.code, *_words(description.results)])
     flow = one.client or (None if traced.front is None else traced.front)
-    capture.write(
+    return capture.packets(
         flow,
         (
             description.shown_command,

@@ -12,7 +12,7 @@ from typing import Final
 
 import trio
 
-from daemons.hwtpm.store import STATE_NAME
+from daemons.hwtpm.filenames import STATE_NAME
 from daemons.runtime.command_line import CONFIG_FOLDER
 from daemons.runtime.config.folder import (
     GUESTS_NAME,
@@ -22,7 +22,7 @@ from daemons.runtime.config.folder import (
     guest_path,
 )
 from daemons.runtime.errors import DaemonError, ExitCode
-from daemons.vtpm.selection import SLOT_NAMES
+from daemons.vtpm.filenames import SLOT_NAMES
 from daemons.vtpmctl.site import (
     Daemon,
     FolderRule,
@@ -31,7 +31,7 @@ from daemons.vtpmctl.site import (
     SocketRule,
     UnitState,
 )
-from daemons.vtpmmgr.config import DATABASE_NAME
+from daemons.vtpmmgr.filenames import DATABASE_NAME
 from protocol.tis.mmio import locality_socket
 from protocol.tis.registers import LOCALITIES
 

@@ -11,6 +11,7 @@ import click
 from daemons.runtime.config.folder import load_without_bad_guests
 from daemons.runtime.control import Json
 from daemons.runtime.errors import DaemonError
+from daemons.runtime.subcommands import DeferringGroup
 from daemons.vtpmctl.adminclient import Admin, Refused
 from daemons.vtpmctl.answers import (
     ask_manager,
@@ -43,9 +44,47 @@ _COLUMNS = (
 _LIST_COLUMNS = ("uuid", "guest", "group")
 
 
-@click.group("vtpm", epilog=example("vtpmctl vtpm list", "vtpmctl vtpm show web1"))
+@click.group(
+    "vtpm",
+    cls=DeferringGroup,
+    epilog=example("vtpmctl vtpm list", "vtpmctl vtpm show web1"),
+)
 def vtpm_group() -> None:
     """vTPMs as the manager knows them; guests are `vtpmctl guest`."""
+
+
+vtpm_group.defer(
+    "daemons.vtpmctl",
+    {
+        "abandon": (
+            "move_cli:abandon_command",
+            "By force: forget a vTPM that is arriving, or that one is gone.",
+        ),
+        "activate": (
+            "move_cli:activate_command",
+            "Serve a vTPM that arrived and that its source has released.",
+        ),
+        "cancel": ("move_cli:cancel_command", "Serve a vTPM again that was leaving."),
+        "export": (
+            "move_cli:export_command",
+            "Begin to move a vTPM to another manager: take it out of service and write it to a "
+            "file.",
+        ),
+        "import": ("move_cli:import_command", "Take in a vTPM that another manager has exported."),
+        "migrate-to": (
+            "migrate_cli:migrate_to_command",
+            "Say to which other manager the state of a running vTPM may go, for live migration.",
+        ),
+        "moves": (
+            "move_cli:moves_command",
+            "Show the vTPMs that are leaving, are gone, arrive or have arrived.",
+        ),
+        "release": (
+            "move_cli:release_command",
+            "Let go of a vTPM for which the target has given a receipt.",
+        ),
+    },
+)
 
 
 name_argument = click.argument("name", metavar="UUID|GUEST")

@@ -5,14 +5,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from daemons.runtime.config.values import FreshnessMode
 from daemons.runtime.log import Level
 from daemons.runtime.secret import Secret
+from daemons.vtpmmgr.filenames import DATABASE_NAME
 from daemons.vtpmmgr.startup import StartOptions
-
-DATABASE_NAME: Final = "manager.db"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,24 +3,22 @@
 
 Tests name their secrets with `secret`; whatever daemons wrote into the folder of a test is
 collected when the test is over. `test_whole_log` runs last and looks. Of tests that run in several
-processes each leaves what it has in a folder (`pytest --logs DIR`), and a run of `test_whole_log`
-with the same folder looks through all of it.
+workers each hands over what it has when it ends, and the process that started them looks through
+all of it (tests/conftest.py).
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import json
-import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 SHORTEST_BYTES = 8
 """Shorter ones would be found by chance."""
-LEFT_SUFFIX = ".logs.json"
 _LOG_NAME = re.compile(r".*stderr.*|.*[.]log|journal")
 
 
@@ -57,22 +55,14 @@ class LogSearch:
             if _LOG_NAME.fullmatch(path.name) and path.is_file() and not path.is_symlink():
                 self.logs[str(path)] = path.read_bytes()
 
-    def leave(self, folder: Path) -> None:
-        """Write everything into a file of its own in a folder, for its owner alone."""
-        content = {
-            "secrets": sorted(secret.hex() for secret in self.secrets),
-            "logs": {name: base64.b64encode(log).decode() for name, log in self.logs.items()},
-        }
-        path = folder / f"{os.getpid()}{LEFT_SUFFIX}"
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            json.dump(content, file)
+    def handed_over(self) -> dict[str, Any]:
+        """Return everything, as what can be passed between processes."""
+        return {"secrets": sorted(self.secrets), "logs": dict(self.logs)}
 
-    def take(self, folder: Path) -> None:
-        """Take note of everything that was left in a folder."""
-        for path in sorted(folder.glob(f"*{LEFT_SUFFIX}")):
-            content = json.loads(path.read_text())
-            self.secrets |= {bytes.fromhex(secret) for secret in content["secrets"]}
-            self.logs |= {name: base64.b64decode(log) for name, log in content["logs"].items()}
+    def take(self, handed_over: Mapping[str, Any]) -> None:
+        """Take note of everything that another process has."""
+        self.secrets |= set(handed_over["secrets"])
+        self.logs |= handed_over["logs"]
 
     def found(self) -> Iterator[str]:
         """Say where secrets are to be seen, without repeating them."""

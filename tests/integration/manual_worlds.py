@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Final
 
 from tests.integration.manual_blocks import ROOT, Block, Typed
+from tests.integration.ports import free_port
 from tests.integration.suite_machine import suite_machine
-from tests.integration.tcsd import free_port
 
 LIMIT_S: Final = 120.0
 SYSTEM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -27,12 +27,12 @@ from pathlib import Path
 from typing import Any
 
 from daemons.vtpmctl.layout import Layout
+from tests.integration.waiting import wait_until
 from tests.integration.warm import run, start
 
 START_LIMIT_S = 60.0
 STOP_LIMIT_S = 45.0
 ANSWER_LIMIT_S = 60.0
-POLL_S = 0.02
 
 _HEADER = struct.Struct(">HII")
 _SHOWN_BYTES = 16 * 1024
@@ -141,26 +141,22 @@ class Stack:
         """Wait until a daemon is ready (again).
 
         Raises:
-            StackError: it took longer.
+            AssertionError: it took longer.
         """
-        deadline = time.monotonic() + limit_s
-        while self.supervised(name)["state"] != "ready":
-            if time.monotonic() > deadline:
-                raise StackError(f"{name} not ready after {limit_s:g} s")
-            select.select([], [], [], POLL_S)
+        wait_until(lambda: self.supervised(name)["state"] == "ready", f"{name} ready", limit_s)
 
     def wait_daemon_replaced(self, name: str, pid: int) -> None:
         """Wait until a daemon has another process, and that is ready.
 
         Raises:
-            StackError: it took longer.
+            AssertionError: it took longer.
         """
-        deadline = time.monotonic() + START_LIMIT_S
-        while self.supervised(name)["pid"] in (None, pid):
-            if time.monotonic() > deadline:
-                raise StackError(f"{name} not replaced after {START_LIMIT_S:g} s")
-            select.select([], [], [], POLL_S)
-        self.wait_daemon_ready(name)
+
+        def is_replaced() -> bool:
+            row = self.supervised(name)
+            return row["pid"] not in (None, pid) and row["state"] == "ready"
+
+        wait_until(is_replaced, f"{name} with another process than {pid}", START_LIMIT_S)
 
     def supervised(self, name: str) -> dict[str, Any]:
         """Return what the supervisor itself knows of a daemon: "pid", "state", "restarts".

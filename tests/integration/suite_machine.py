@@ -17,6 +17,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 from tests.integration.machine import COMMAND_LIMIT_S, Machine, booted
+from tests.integration.waiting import wait_until
 
 ANSWER_LIMIT_S = 60.0
 BINDIR = "/opt/vtpm-suite/bin"
@@ -106,10 +107,16 @@ class SuiteMachine:
 
     def wait_replaced(self, unit: str, before: str) -> None:
         """Return when a unit has a main process other than this one, and is ready."""
-        # While a restart is scheduled or under way, start waits for it; before systemd has noticed
-        # the death it returns at once.
-        while self.pid(unit) in (before, "0"):
+
+        def is_replaced() -> bool:
+            if self.pid(unit) not in (before, "0"):
+                return True
+            # While a restart is scheduled or under way, this waits for it; before systemd has
+            # noticed the death it returns at once.
             self.run("systemctl", "start", unit)
+            return False
+
+        wait_until(is_replaced, f"{unit} with another process than {before}")
 
     def kill(self, unit: str, signal: str = "KILL") -> str:
         """Send a signal to a unit's main process; return its id."""

@@ -15,12 +15,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.integration.stack import ANSWER_LIMIT_S, transact
+from tests.integration.waiting import wait_until
 
 LIMIT_S = 60.0
 
@@ -133,8 +133,4 @@ def ask(path: Path, command: bytes) -> bytes:
 
 def wait_for(path: Path) -> None:
     """Wait until a file is there."""
-    deadline = time.monotonic() + LIMIT_S
-    while not path.exists():
-        assert time.monotonic() < deadline, f"no {path}"
-        # It is made by a process that tells nobody, so there is no event to wait for.
-        select.select([], [], [], 0.02)
+    wait_until(path.exists, str(path))

@@ -22,6 +22,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.integration.ports import free_port
+
 START_LIMIT_S = 20.0
 TOOL_LIMIT_S = 60.0
 _POLL_S = 0.02
@@ -171,13 +173,6 @@ def running_tcsd(tpm: Path | int, folder: Path) -> Iterator[Tcsd]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def free_port() -> int:
-    """Return a port of localhost that nobody uses at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait_listening(process: subprocess.Popen[bytes], port: int, log_path: Path) -> None:

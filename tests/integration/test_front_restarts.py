@@ -19,6 +19,7 @@ import pytest
 
 from daemons.tpmfront.handover import RESERVED, SLOTS
 from tests.integration.stack import Stack, running_stack, transact
+from tests.integration.waiting import wait_until
 
 FRONT = "tpmfront-g1"
 LIMIT_S = 60
@@ -54,8 +55,7 @@ def wait_gone(pid: int) -> None:
 
 def wait_kept(stack: Stack, clients: int) -> None:
     """Wait until the supervisor has been asked to keep so many connections."""
-    while stack.daemon(FRONT)["detail"]["kept"] != clients:
-        assert stack.process.poll() is None
+    wait_until(lambda: stack.daemon(FRONT)["detail"]["kept"] == clients, f"{clients} clients kept")
 
 
 def replace(stack: Stack, number: signal.Signals) -> None:
@@ -156,8 +156,7 @@ def test_a_command_that_waits_for_its_vtpm_is_given_to_the_next_front(stack: Sta
 
 def wait_read(client: socket.socket) -> None:
     """Wait until the front has taken what was sent: nothing is left in the socket."""
-    while client_unread(client):
-        pass
+    wait_until(lambda: not client_unread(client), "all that was sent is read")
 
 
 def client_unread(client: socket.socket) -> int:

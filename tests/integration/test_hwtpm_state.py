@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from daemons.hwtpm.filenames import STATE_NAME
 from daemons.hwtpm.firmware import LOST_MEMORY_DIGEST
-from daemons.hwtpm.store import STATE_NAME, encode_record
+from daemons.hwtpm.store import encode_record
 from daemons.runtime.volatile import VolatileMemory
 from protocol.tis.driver import TisError, TisOptions, open_tis
 from protocol.tis.registers import Register

@@ -14,6 +14,7 @@ from protocol.manager.management import GroupNumber, Nothing, VtpmNew
 from protocol.tpm12.constants import NvAttributes
 from tests.integration.operators import Operator, configure, restart_manager
 from tests.integration.stack import Stack, running_stack
+from tests.integration.waiting import wait_until
 from tpmcore import tss12
 
 O = ManagementOrdinal  # noqa: E741 - the ordinals, once a line
@@ -46,11 +47,16 @@ def after(pcrs: Path, pcr: int, digest: bytes) -> str:
 
 def wait_state(stack: Stack, operator: Operator, state: str) -> dict[str, object]:
     """Wait until the manager is in a state, and return its status."""
-    while True:
+    status: dict[str, object] = {}
+
+    def is_in_it() -> bool:
+        nonlocal status
         stack.wait_daemon_ready("vtpmmgr")
         status = operator.control("status")
-        if status["state"] == state:
-            return status
+        return status["state"] == state
+
+    wait_until(is_in_it, f"the manager in the state {state}")
+    return status
 
 
 def test_a_configuration_that_was_approved_ahead_needs_nobody(run_dir: Path) -> None:

@@ -30,9 +30,11 @@ from protocol.tpm12.storedcert import (
     PLATFORM_CERT_INDEX,
     decode_stored_cert,
 )
+from tests.integration.ports import free_port
 from tests.integration.stack import Stack, running_stack, transact
 from tests.integration.swtpm_link import Link, connect, end, make_link, wait_for, wait_gone
-from tests.integration.tcsd import free_port, running_tcsd
+from tests.integration.tcsd import running_tcsd
+from tests.integration.waiting import wait_until
 from tests.unit.tpm12.world import SeededRandom
 from tpmcore import tss12
 from tpmcore.errors import TpmError
@@ -196,8 +198,7 @@ def test_a_vtpm_that_is_killed_comes_back_as_it_was(link: Link, state: Path) -> 
         value = talk(state / "sock", tss12.extend(7, b"m" * 20))
         os.kill(child_of(pid), signal.SIGKILL)
         # What was on its way to the dying one is lost, and answered so.
-        while read_pcr(state / "sock", 7) is None:
-            pass
+        wait_until(lambda: read_pcr(state / "sock", 7) is not None, "an answer of the next vtpm")
         assert read_pcr(state / "sock", 7) == value
 
 

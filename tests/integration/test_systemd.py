@@ -23,6 +23,7 @@ from tests.integration.suite_machine import (
     suite_machine,
     transact,
 )
+from tests.integration.waiting import wait_until
 
 GUESTS = ("g1", "g2", "g3")
 LIMIT_S = 60
@@ -122,8 +123,10 @@ def test_a_machine_keeps_its_control_channel_when_its_front_is_killed(suite: Sui
         data = qemu.open_data()
         assert qemu.ask("00000005 03") == "00000000"
         assert transact(data, PCR_READ) == SUCCESS_WITH_DIGEST + value
-        while int(suite.show(front, "NFileDescriptorStore")) < 3:  # and the memory
-            assert suite.pid(front)
+        # The memory is the third.
+        wait_until(
+            lambda: int(suite.show(front, "NFileDescriptorStore")) >= 3, "both connections kept"
+        )
         for _ in range(2):
             suite.kill(front)
             assert transact(data, PCR_READ) == SUCCESS_WITH_DIGEST + value
@@ -134,8 +137,7 @@ def test_the_status_line_says_what_a_daemon_is_doing(suite: SuiteMachine) -> Non
     vtpm, front = pair("g2")
 
     def wait_status(unit: str, text: str) -> None:
-        while (found := suite.show(unit, "StatusText")) != text:
-            assert found
+        wait_until(lambda: suite.show(unit, "StatusText") == text, f"{unit}: {text}")
 
     wait_status("vtpmmgr.service", "serving 3 vTPMs")
     wait_status(vtpm, "serving guest g2, 1 front")

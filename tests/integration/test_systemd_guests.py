@@ -5,7 +5,6 @@ tcsd and tpm-tools use them, through restarts and kills of every daemon."""
 from __future__ import annotations
 
 import hashlib
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 from protocol.tis.driver import open_tis
 from protocol.tpm12 import ReturnCode
 from tests.integration.log_search import SEARCH
+from tests.integration.ports import free_port
 from tests.integration.suite_machine import SHARED, SuiteMachine, pair, suite_machine
 from tests.unit.tpm12.world import SeededRandom
 from tpmcore import tss12
@@ -39,9 +39,7 @@ class Tools:
 
     def __init__(self, suite: SuiteMachine, guest: str) -> None:
         self._suite = suite
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         self._environment = f"TSS_TCSD_PORT={port}"
         config = suite.path("/etc/tcsd-test.conf")
         config.write_text(f"port = {port}\nsystem_ps_file = /var/lib/tpm/system.data\n")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.ports import free_port
 from tests.integration.suite_machine import SuiteMachine, pair, suite_machine, transact
-from tests.integration.tcsd import free_port
 
 GET_RANDOM = bytes.fromhex("00c1 0000000e 00000046 00000014")
 OK = bytes(4)

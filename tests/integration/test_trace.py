@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import select
 import signal
+import struct
 import subprocess
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +24,7 @@ from protocol.tpm12 import Ordinal, Tag, build_message
 from tests.integration.log_search import SEARCH, LogSearch
 from tests.integration.stack import VTPMCTL, Stack, running_stack, transact
 from tests.integration.tcsd import running_tcsd
+from tests.integration.waiting import wait_until
 from tests.unit.vtpmctl.packets import read_capture
 
 LIMIT_S = 60
@@ -63,6 +67,10 @@ class Trace:
     def wait_objects(self, count: int) -> list[dict[str, Any]]:
         """Wait until there are so many JSON objects, and return them."""
         self.wait_until(lambda out: out.count(b"\n") >= count)
+        return self.objects()
+
+    def objects(self) -> list[dict[str, Any]]:
+        """Return the JSON objects that there are."""
         return [json.loads(line) for line in self.out.read_text().splitlines()]
 
     def interrupt(self) -> str:
@@ -236,9 +244,8 @@ def test_a_vtpm_that_is_killed_is_picked_up_again(stack: Stack) -> None:
             {"guest": "g1", "event": "connected"},
         ]
         stack.transact("g1", EXTEND_10)
-        last = trace.wait_objects(5)[-1]
-        while last["command"] != "EXTEND":
-            last = trace.wait_objects(6)[-1]
+        trace.wait_until(lambda out: b'"EXTEND"' in out and out.endswith(b"\n"))
+        (last,) = [one for one in _commands(trace.objects()) if one["command"] == "EXTEND"]
         assert last["client"]["pid"] == os.getpid()
         trace.interrupt()
 
@@ -249,9 +256,7 @@ def test_a_front_that_is_killed_is_picked_up_again(stack: Stack) -> None:
         trace.wait_objects(2)
         before = stack.pid("tpmfront-g1")
         os.kill(before, signal.SIGKILL)
-        while stack.daemon("tpmfront-g1")["pid"] == before:
-            pass  # its supervisor has not noticed yet
-        stack.wait_daemon_ready("tpmfront-g1")
+        stack.wait_daemon_replaced("tpmfront-g1", before)
         deadline = time.monotonic() + LIMIT_S
         known = None
         while known is None:
@@ -298,6 +303,53 @@ def test_a_capture_can_be_piped(stack: Stack) -> None:
         assert trace.process.wait(LIMIT_S) == 0
         _, packets = read_capture(trace.out.read_bytes())
     assert packets[0].payload == PCR_READ_10
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("where", ["standard output", "capture on standard output", "capture"])
+def test_it_ends_by_a_signal_though_nobody_reads_what_it_writes(
+    stack: Stack, where: str, number: signal.Signals
+) -> None:
+    """As wireshark may stop that reads from it."""
+    fifo = stack.root / f"unread-{number}.fifo"
+    words = {
+        "standard output": ["--json"],
+        "capture on standard output": ["--pcap", "-"],
+        "capture": ["--pcap", str(fifo)],
+    }[where]
+    if where == "capture":
+        os.mkfifo(fifo)
+        reading = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+        writing = os.open(os.devnull, os.O_WRONLY)
+    else:
+        reading, writing = os.pipe()
+    with open(reading, "rb", buffering=0):
+        capacity = fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, 4096)
+        with open(writing, "wb") as out, (stack.root / "unread.err").open("wb") as err:
+            process = subprocess.Popen(
+                [*VTPMCTL, "trace", "--guest", "g1", "--dir", str(stack.root), *words],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+            )
+        try:
+
+            def is_full() -> bool:
+                assert process.poll() is None
+                stack.transact("g1", PCR_READ_10)
+                (unread,) = struct.unpack("i", fcntl.ioctl(reading, termios.FIONREAD, bytes(4)))
+                return int(unread) > capacity - 1000
+
+            wait_until(is_full, "a pipe that is nearly full")
+            # What tells of these is longer than what is free.
+            for _ in range(10):
+                stack.transact("g1", PCR_READ_10)
+            process.send_signal(number)
+            assert process.wait(LIMIT_S) == 0
+        finally:
+            process.kill()
+            process.wait()
+    fifo.unlink(missing_ok=True)
 
 
 def test_others_may_not_watch(stack: Stack) -> None:

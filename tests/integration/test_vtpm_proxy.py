@@ -28,6 +28,7 @@ from tests.integration.proxy_process import (
 )
 from tests.integration.stack import Stack, running_stack
 from tests.integration.tcsd import running_tcsd
+from tests.integration.waiting import wait_until
 
 PCR_READ_20 = build_message(Tag.RQU_COMMAND, Ordinal.PCR_READ, (20).to_bytes(4, "big"))
 EXTEND_20 = build_message(Tag.RQU_COMMAND, Ordinal.EXTEND, (20).to_bytes(4, "big") + bytes(20))
@@ -95,8 +96,7 @@ def test_tcsd_takes_ownership_seals_and_unseals_at_the_device(stack: Stack) -> N
         # The vTPM may be replaced meanwhile: the proxy finds it again.
         before = stack.pid("vtpm-g1")
         os.kill(before, signal.SIGKILL)
-        while stack.daemon("vtpm-g1")["pid"] in (before, None):
-            pass
+        stack.wait_daemon_replaced("vtpm-g1", before)
         assert tcsd.run("tpm_unsealdata", "-z", "-i", str(sealed)) == "what g1 alone knows"
 
 
@@ -148,6 +148,5 @@ def test_this_kernel_makes_a_device_or_the_command_says_what_is_missing(
 
 def wait_registered(pcrs: Path) -> None:
     """Wait until the kernel has taken the device as one of its TPMs; its PCRs can be read then."""
-    while not pcrs.exists():
-        pass
+    wait_until(pcrs.exists, str(pcrs))
     assert pcrs.read_text().startswith("PCR-00: ")

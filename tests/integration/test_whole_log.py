@@ -1,21 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the daemons have logged in this run shows none of the secrets that the run used.
 
-Runs after everything else, so that it sees what that has logged: in one process by the order of the
-tests (`conftest`), after several ones as a run of its own on what they left (`--logs`). A round of
-its own sees to it that there is something to see.
+Runs after everything else, so that it sees what that has logged (`conftest`). One of several
+workers sees what itself has logged, and the process that started them sees all when they have
+ended. A round of its own sees to it that there is something to see.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from protocol.tpm12.constants import NvAttributes
-from tests.integration.log_search import LEFT_SUFFIX, SEARCH, LogSearch
+from tests.integration.log_search import SEARCH, LogSearch
+from tests.integration.machine import ROOT
 from tests.integration.stack import Stack, StackError, running_stack, transact
 from tests.unit.tpm12.world import SeededRandom
 from tpmcore import tss12
@@ -61,9 +66,7 @@ def use_secrets(stack: Stack, search: LogSearch) -> None:
             tss12.run_sync(send, tss12.nv_read_value(AREA, 8, owner_auth=wrong, random=random))
 
 
-def test_no_log_of_this_run_shows_a_secret(run_dir: Path, pytestconfig: pytest.Config) -> None:
-    if pytestconfig.getoption("logs"):
-        assert SEARCH.logs, "the runs before have left nothing"
+def test_no_log_of_this_run_shows_a_secret(run_dir: Path) -> None:
     auth = f"text:{SEARCH.password(OWNER)}"
     options = ("--loglevel", "debug", "--owner-auth", auth)
     with running_stack(run_dir, options=options) as stack:
@@ -78,23 +81,50 @@ def test_no_log_of_this_run_shows_a_secret(run_dir: Path, pytestconfig: pytest.C
     assert list(SEARCH.found()) == []
 
 
-def test_what_several_processes_have_logged_is_searched_for_the_secrets_of_all(
-    run_dir: Path,
+WORKERS = {
+    "test_one.py": """
+from tests.integration.log_search import SEARCH
+
+def test_that_knows_a_secret():
+    SEARCH.secret(b"known to one worker")
+""",
+    "test_other.py": """
+def test_that_logs(run_dir):
+    (run_dir / "vtpm.stderr").write_bytes(b"vtpm[guest=g1] %s")
+""",
+}
+
+
+@pytest.mark.parametrize(("logged", "code"), [("known to one worker", 1), ("serving", 0)])
+def test_what_several_workers_have_logged_is_searched_for_the_secrets_of_all(
+    run_dir: Path, logged: str, code: int
 ) -> None:
-    left, shows, knows, last = run_dir / "left", LogSearch(), LogSearch(), LogSearch()
-    left.mkdir()
-    (run_dir / "vtpm.stderr").write_bytes(b"vtpm[guest=g1] \xff" + GUEST_OWNER)
-    shows.collect(run_dir)
-    shows.leave(left)
-    (only,) = left.iterdir()
-    assert only.stat().st_mode & 0o777 == 0o600
-    only.rename(only.with_name(f"another{LEFT_SUFFIX}"))  # as of another process
-    knows.secret(GUEST_OWNER)
-    knows.leave(left)
-    assert [*shows.found(), *knows.found()] == []
-    last.take(left)
-    assert list(last.found()) == [f"{run_dir}/vtpm.stderr: a secret of 20 bytes, as it is"]
-    (run_dir / "vtpm.stderr").unlink()
+    for name, text in WORKERS.items():
+        (run_dir / name).write_text(text.replace("%s", logged))
+    done = subprocess.run(
+        [
+            *(
+                sys.executable,
+                "-m",
+                "pytest",
+                "-p",
+                "tests.conftest",
+                "-c",
+                ROOT / "pyproject.toml",
+            ),
+            *("-n", "2", "--dist", "loadfile", "-p", "no:cacheprovider", run_dir),
+        ],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if "PYTEST" not in name},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert "2 passed" in done.stdout
+    assert done.returncode == code
+    shown = re.findall("^/tmp/.*: a secret of 19 bytes, as it is$", done.stdout, re.MULTILINE)
+    assert len(shown) == code
+    assert ("secrets in the logs of this run" in done.stdout) == bool(code)
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
+import click
+
 from daemons.runtime.inherited import FIRST_FD
+from daemons.runtime.subcommands import subcommands
 
 COMMANDS = ("hwtpm", "vtpmmgr", "vtpm", "tpmfront", "vtpmctl")
 ROOT = Path(__file__).resolve().parents[2]
@@ -213,7 +216,7 @@ def _serve(tests: socket.socket) -> None:
     """Be the server until the tests hang up."""
     os.setpgid(0, 0)  # Ctrl-C at the terminal is for pytest
     for name in COMMANDS:
-        importlib.import_module(f"daemons.{name}.cli")
+        _import_all(importlib.import_module(f"daemons.{name}.cli").main)
     # Collections in the processes would write to, and so unshare, pages that only hold modules.
     gc.collect()
     gc.freeze()
@@ -246,6 +249,11 @@ def _serve(tests: socket.socket) -> None:
                     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
                     with contextlib.suppress(BrokenPipeError):  # nobody waits for it
                         teller.send(json.dumps({"code": code}).encode())
+
+
+def _import_all(command: click.Command) -> None:
+    for below in subcommands(command).values():
+        _import_all(below)
 
 
 def _become(request: Mapping[str, Any], fds: Sequence[int]) -> NoReturn:

@@ -24,6 +24,7 @@ from daemons.runtime.config.options import MACHINE_TABLES, Identity
 from daemons.runtime.config.schema import keys_of
 from daemons.runtime.config.values import DEFAULT_NV_INDEX
 from daemons.runtime.secret import Secret
+from daemons.runtime.subcommands import subcommands
 from daemons.runtime.volatile import CAPACITY_BYTES, VolatileMemory
 from daemons.vtpm.image import HEADER_BYTES as SLOT_HEADER_BYTES
 from daemons.vtpm.image import MAX_STATE_BYTES
@@ -236,9 +237,8 @@ def _helps(command: click.Command, words: tuple[str, ...] = ()) -> Iterator[str]
     result = CliRunner().invoke(command, ["--help"], prog_name=" ".join(words))
     assert result.exit_code == 0
     yield result.output
-    if isinstance(command, click.Group):
-        for name, below in command.commands.items():
-            yield from _helps(below, (*words, name))
+    for name, below in subcommands(command).items():
+        yield from _helps(below, (*words, name))
 
 
 @pytest.fixture(params=sorted(PAGES))

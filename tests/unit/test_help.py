@@ -10,6 +10,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from daemons.runtime.subcommands import subcommands
 from docs.manpages import PAGES
 
 Path = tuple[str, ...]
@@ -17,9 +18,8 @@ Path = tuple[str, ...]
 
 def _commands(command: click.Command, path: Path) -> Iterator[tuple[Path, click.Command]]:
     yield path, command
-    if isinstance(command, click.Group):
-        for name, below in command.commands.items():
-            yield from _commands(below, (*path, name))
+    for name, below in subcommands(command).items():
+        yield from _commands(below, (*path, name))
 
 
 COMMANDS = dict(entry for name, page in PAGES.items() for entry in _commands(page.command, (name,)))

@@ -57,7 +57,7 @@ PASSED_ON: Final = {
     "daemons/vtpmctl/answers.py: click.ClickException(str(error))",
     "daemons/vtpmctl/answers.py: click.UsageError(str(error))",
     "daemons/vtpm/cli.py: click.BadParameter(str(error), param_hint=option)",
-    "daemons/vtpmctl/cli.py: click.UsageError(str(error))",
+    "daemons/vtpmctl/up_cli.py: click.UsageError(str(error))",
     "daemons/vtpmctl/guest_cli.py: click.UsageError(str(error))",
     "daemons/vtpmctl/manager_cli.py: click.UsageError(str(error))",
     "daemons/vtpmmgr/cli.py: click.BadParameter(str(error), param_hint=option)",

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 import click
@@ -18,11 +16,9 @@ import click
 from daemons.runtime.errors import ExitCode
 from daemons.tpmfront.compat.capabilities import version
 from daemons.tpmfront.compat.grammar import Option, options_of
+from daemons.tpmfront.compat.link import NAME
 from daemons.tpmfront.compat.options import Interface
 from daemons.tpmfront.compat.process import run
-
-NAME: Final = "swtpm-compat"
-LINK: Final = "swtpm"
 
 _EXAMPLES: Final = {
     Interface.SOCKET: """\b
@@ -35,11 +31,6 @@ Example:
   tpmfront swtpm-compat chardev --tpmstate dir=state --fd 3
 """,
 }
-
-
-def words_of_link(argv: Sequence[str]) -> list[str] | None:
-    """Return the words for `tpmfront` if it was called by a link named swtpm; None if not."""
-    return [NAME, *argv[1:]] if Path(argv[0]).name == LINK else None
 
 
 class _Words(click.Command):

@@ -11,6 +11,19 @@ from daemons.tpmfront.compat import suboptions
 from daemons.tpmfront.compat.options import Interface
 from daemons.tpmfront.compat.suboptions import Kind
 
+_CHANNEL_FORM: Final = "type=TYPE,path=PATH[,...]"
+_CHANNEL_KINDS: Final[Mapping[str, Kind]] = {
+    "type": suboptions.text,
+    "path": suboptions.text,
+    "port": suboptions.integer,
+    "bindaddr": suboptions.text,
+    "ifname": suboptions.text,
+    "fd": suboptions.integer,
+    "mode": suboptions.mode,
+    "uid": suboptions.user,
+    "gid": suboptions.group,
+}
+"""What --ctrl and --server both say of a channel."""
 _KEY_FORM: Final = "file=PATH|pwdfile=PATH[,...]"
 _KEY_HELP: Final = (
     "file or fd with format=hex or binary, pwdfile or pwdfd with kdf=pbkdf2 or sha512; "
@@ -74,18 +87,10 @@ OPTIONS: Final[Sequence[Option]] = (
         "gid of a socket to make; type=tcp with port, bindaddr and ifname; or the number of an "
         "inherited socket that listens (fd) or is connected (clientfd). With terminate the process "
         "ends with its client.",
-        form="type=TYPE,path=PATH[,...]",
+        form=_CHANNEL_FORM,
         kinds={
-            "type": suboptions.text,
-            "path": suboptions.text,
-            "port": suboptions.integer,
-            "bindaddr": suboptions.text,
-            "ifname": suboptions.text,
-            "fd": suboptions.integer,
+            **_CHANNEL_KINDS,
             "clientfd": suboptions.integer,
-            "mode": suboptions.mode,
-            "uid": suboptions.user,
-            "gid": suboptions.group,
             "terminate": suboptions.boolean,
         },
     ),
@@ -93,19 +98,8 @@ OPTIONS: Final[Sequence[Option]] = (
         "server",
         "Data channel, for raw TPM commands; named as that of --ctrl. With disconnect each "
         "connection ends after one response.",
-        form="type=TYPE,path=PATH[,...]",
-        kinds={
-            "type": suboptions.text,
-            "path": suboptions.text,
-            "port": suboptions.integer,
-            "bindaddr": suboptions.text,
-            "ifname": suboptions.text,
-            "fd": suboptions.integer,
-            "disconnect": suboptions.boolean,
-            "mode": suboptions.mode,
-            "uid": suboptions.user,
-            "gid": suboptions.group,
-        },
+        form=_CHANNEL_FORM,
+        kinds={**_CHANNEL_KINDS, "disconnect": suboptions.boolean},
         interfaces=_SOCKET,
     ),
     Option(

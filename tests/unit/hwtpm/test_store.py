@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from daemons.hwtpm.store import STATE_NAME, ChipStore, decode_record, encode_record
+from daemons.hwtpm.filenames import STATE_NAME
+from daemons.hwtpm.store import ChipStore, decode_record, encode_record
 from daemons.runtime.clock import MonotonicTicks
 from daemons.runtime.errors import RefusedToStart
 from daemons.runtime.files import StateFolder, WriteFailed

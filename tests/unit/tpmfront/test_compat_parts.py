@@ -15,10 +15,10 @@ from click.testing import CliRunner
 
 from daemons.tpmfront.cli import main
 from daemons.tpmfront.compat.capabilities import capabilities, states
-from daemons.tpmfront.compat.cli import words_of_link
 from daemons.tpmfront.compat.errors import BadLine, Refusal
 from daemons.tpmfront.compat.identity import candidates, read_identity, write_identity
 from daemons.tpmfront.compat.keys import check
+from daemons.tpmfront.compat.link import words_of_link
 from daemons.tpmfront.compat.localitycommand import LocalityCommand
 from daemons.tpmfront.compat.options import KeyFile
 from protocol.manager.compat import compat_uuid, uid_of

@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import io
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from daemons.vtpmctl import pcapng
-from daemons.vtpmctl.pcapng import CaptureFile
+from daemons.vtpmctl.pcapng import Capture
 from tests.unit.vtpmctl.packets import Packet, read_capture
 
 COMMAND = bytes.fromhex("00c1 0000000e 00000015 0000000a")
@@ -18,15 +16,15 @@ RESPONSE = bytes.fromhex("00c4 0000001e 00000000") + bytes(20)
 
 
 def _written(*exchanges: tuple[str, bytes, bytes]) -> tuple[str, list[Packet]]:
-    out = io.BytesIO()
-    capture = CaptureFile(out, "g1")
+    capture = Capture("g1")
+    out = capture.beginning()
     for number, (flow, command, response) in enumerate(exchanges):
-        capture.write(
+        out += capture.packets(
             flow,
             (command, 1_764_000_000.25 + number, f"asks {number}"),
             (response, 1_764_000_000.5 + number, f"told {number}"),
         )
-    return read_capture(out.getvalue())
+    return read_capture(out)
 
 
 def test_a_command_and_its_response_are_segments_of_a_connection_to_the_tpm() -> None:
@@ -86,12 +84,12 @@ def test_more_clients_than_ports_do_not_share_a_connection(
 def test_whatever_is_written_is_read_again(
     messages: list[tuple[bytes, bytes]], comment: str
 ) -> None:
-    out = io.BytesIO()
-    capture = CaptureFile(out, "g\u00e4st")
+    capture = Capture("g\u00e4st")
+    out = capture.beginning()
     comment = comment.encode(errors="replace").decode()
     for command, response in messages:
-        capture.write("a", (command, 2.0, comment), (response, 3.0, ""))
-    name, packets = read_capture(out.getvalue())
+        out += capture.packets("a", (command, 2.0, comment), (response, 3.0, ""))
+    name, packets = read_capture(out)
     assert name == "g\u00e4st"
     assert [one.payload for one in packets] == [part for pair in messages for part in pair]
     for one in packets[::2]:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import AsyncIterator, Sequence
@@ -22,7 +21,6 @@ from daemons.runtime.log import Log
 from daemons.runtime.tracing import ClientIdentity, ClientSpan, FrontIdentity, TracedCommand
 from daemons.vtpmctl.attribution import Attributed, Attribution
 from daemons.vtpmctl.cli import main
-from daemons.vtpmctl.pcapng import CaptureFile
 from daemons.vtpmctl.trace import Connected, Dropped, Entry, Lost, follow
 from daemons.vtpmctl.trace_cli import View, plain_name
 from daemons.vtpmctl.tracetext import NAMES_LIMIT, ProcessNames, json_object, line
@@ -184,9 +182,24 @@ def test_durations_have_the_unit_that_people_use(
     assert line(Attributed(traced, None), names).endswith(f", {words}")
 
 
-def test_an_object_has_everything(names: ProcessNames, capsys: pytest.CaptureFixture[str]) -> None:
-    View("g1", as_json=True, names=names).show(Attributed(READ, ANN))
-    assert json.loads(capsys.readouterr().out) == {
+class Written:
+    """A sink that keeps everything."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    async def write(self, data: bytes) -> None:
+        self.data += data
+
+    @property
+    def lines(self) -> list[str]:
+        return self.data.decode().splitlines()
+
+
+async def test_an_object_has_everything(names: ProcessNames) -> None:
+    out = Written()
+    await View("g1", out, Written(), as_json=True, names=names).show(Attributed(READ, ANN))
+    assert json.loads(out.data) == {
         "guest": "g1",
         "unix_time": 1764000000.5,
         "command": "PCR_READ",
@@ -219,15 +232,13 @@ def test_every_member_of_an_object_is_documented(names: ProcessNames) -> None:
     assert {key for key in (*told, *inner) if f"`{key}`" not in rows} == set()
 
 
-def test_a_capture_has_the_redacted_bytes_and_the_words(
-    names: ProcessNames, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = io.BytesIO()
-    view = View("g1", as_json=False, names=names, capture=CaptureFile(out, "g1"), is_silent=True)
+async def test_a_capture_has_the_redacted_bytes_and_the_words(names: ProcessNames) -> None:
+    captured = Written()
+    view = View("g1", None, Written(), as_json=False, names=names, captured=captured)
+    await view.begin()
     for client in (ANN, BOB, ANN, None):
-        view.show(Attributed(READ, client))
-    assert capsys.readouterr().out == ""
-    _, packets = read_capture(out.getvalue())
+        await view.show(Attributed(READ, client))
+    _, packets = read_capture(captured.data)
     assert [one.payload for one in packets] == [COMMAND, RESPONSE] * 4
     assert packets[0].comment.startswith("tcsd[101]#1 locality 2: PCR_READ pcrIndex=10")
     assert packets[1].comment == f"SUCCESS outDigest={'c3' * 20}, 12.5us"
@@ -235,43 +246,42 @@ def test_a_capture_has_the_redacted_bytes_and_the_words(
     assert len({one.source for one in packets[::2]}) == 3
 
 
-def test_only_what_is_asked_for_is_shown_and_counted(
-    names: ProcessNames, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_only_what_is_asked_for_is_shown_and_counted(names: ProcessNames) -> None:
     other = replace(READ, description=replace(READ.description, command="EXTEND"))
-    out = io.BytesIO()
+    out, captured = Written(), Written()
     view = View(
         "g1",
+        out,
+        Written(),
         as_json=False,
         names=names,
         commands=["TPM_ORD_PcrRead"],
         count=2,
-        capture=CaptureFile(out, "g1"),
+        captured=captured,
     )
-    shown = [view.show(Attributed(traced, None)) for traced in (READ, other, READ)]
+    await view.begin()
+    shown = [await view.show(Attributed(traced, None)) for traced in (READ, other, READ)]
     assert shown == [True, True, False]
-    assert capsys.readouterr().out.count("\n") == 2
-    assert len(read_capture(out.getvalue())[1]) == 4
+    assert len(out.lines) == 2
+    assert len(read_capture(captured.data)[1]) == 4
 
 
-def test_gaps_are_told_beside_the_lines_and_among_the_objects(
-    names: ProcessNames, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_gaps_are_told_beside_the_lines_and_among_the_objects() -> None:
     entries: list[Entry] = [Connected(), Dropped(7), Lost(), Connected()]
-    text, objects = View("g1", as_json=False), View("g1", as_json=True)
+    out, remarks = Written(), Written()
+    text, objects = (View("g1", out, remarks, as_json=as_json) for as_json in (False, True))
     for entry in entries:
-        assert text.show(entry)
-    written = capsys.readouterr()
-    assert written.out == ""
-    assert written.err.splitlines() == [
+        assert await text.show(entry)
+    assert out.lines == []
+    assert remarks.lines == [
         "watching guest g1",
         "7 commands are missing here",
         "the vtpm of guest g1 is gone; waiting for it",
         "watching guest g1 again",
     ]
     for entry in entries:
-        assert objects.show(entry)
-    assert [json.loads(one) for one in capsys.readouterr().out.splitlines()] == [
+        assert await objects.show(entry)
+    assert [json.loads(one) for one in out.lines] == [
         {"guest": "g1", "event": "connected"},
         {"guest": "g1", "dropped": 7},
         {"guest": "g1", "event": "lost"},
