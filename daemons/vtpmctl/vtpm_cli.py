@@ -73,7 +73,8 @@ vtpm_group.defer(
         "import": ("move_cli:import_command", "Take in a vTPM that another manager has exported."),
         "migrate-to": (
             "migrate_cli:migrate_to_command",
-            "Say where the state of a running vTPM may go beside back to itself, for live migration.",
+            "Say where the state of a running vTPM may go beside back to itself, for live "
+            "migration.",
         ),
         "moves": (
             "move_cli:moves_command",
