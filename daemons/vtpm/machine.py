@@ -199,7 +199,7 @@ class Machine:
 
     async def reset(self, pcrs: Mapping[int, bytes]) -> None:
         """Do what a reset of the machine with its firmware does; see `startup.reset`. A volatile
-        state that waits for its permanent one is given up.
+        state that is kept for a later power-on is given up.
 
         Args:
             pcrs: of the hardware TPM. The caller asks for them before it takes the engine, since a
@@ -211,7 +211,7 @@ class Machine:
         # Half a reset would leave a guest with a TPM that is not started up.
         with trio.CancelScope(shield=True):
             try:
-                if self._store.astray_from is not None:
+                if self._store.kept_volatile is not None:
                     await self._save(Content(self._permanent))
                 self._volatile_taken_with = None
                 if not self._is_running:

@@ -69,6 +69,9 @@ class Store(Protocol):
     async def save(self, state: bytes) -> PersistOutcome:
         """Make a state durable."""
 
+    def outrun(self) -> None:
+        """The TPM runs without the volatile state in the image."""
+
 
 class Origin(enum.Enum):
     """How this process came to its TPM."""
@@ -131,6 +134,7 @@ async def wake(uuid: UUID, store: Store, maker: EngineMaker, remains: Remains, l
         except WireError as error:
             log.error("volatile state not readable", reason=error)
     engine = await _restore(uuid, maker, permanent)
+    store.outrun()
     lost = remains.was_killed or remains.volatile is not None
     return Waking(engine, Origin.CAPPED if lost else Origin.POWERED_ON)
 

@@ -122,6 +122,8 @@ class ImageStore:
         # Goes into every image, until somebody wants it otherwise.
         self._kept: bytes | None = None
         self._kept_astray_from: bytes | None = None
+        # The TPM that runs did not begin with it.
+        self._is_kept_outrun = False
         # The record of the save under way: what the manager may have as well.
         self._pending: HashKey | None = None
         self._loaded = False
@@ -202,11 +204,20 @@ class ImageStore:
             raise self._foreign(record)
 
     async def save(self, state: bytes) -> PersistOutcome:
-        """Make a permanent state durable; what volatile state is kept beside it stays.
+        """Make a permanent state durable that a command changed; what volatile state is kept beside
+        it stays, but for one that was `outrun`.
 
         As `save_content`.
         """
+        if self._is_kept_outrun:
+            return await self.save_content(Content(state))
         return await self.save_content(Content(state, self._kept, self._kept_astray_from))
+
+    def outrun(self) -> None:
+        """The TPM runs afresh, without the volatile state that is kept: with the first change of
+        its permanent state the two belong together no more, and what is kept is given up. What
+        never did belong stays, for the next power-on to refuse."""
+        self._is_kept_outrun = self._kept is not None and self._kept_astray_from is None
 
     async def save_content(self, content: Content) -> PersistOutcome:
         """Make a state durable; shielded from cancellation, see `stop_waiting`.
@@ -263,6 +274,7 @@ class ImageStore:
 
     def _keep(self, content: Content) -> None:
         self._kept, self._kept_astray_from = content.volatile, content.astray_from
+        self._is_kept_outrun = False
 
     async def _settle(self, record: HashKey) -> bool:
         """Send SAVEHASHKEY until it is certain; whether the manager has the new record now."""

@@ -20,7 +20,7 @@ from daemons.runtime.errors import DaemonError
 from daemons.vtpmctl.attribution import Attributed
 from daemons.vtpmctl.guests import check_known
 from daemons.vtpmctl.options import dir_option, find_host, system_option
-from daemons.vtpmctl.output import Output, Sink
+from daemons.vtpmctl.output import Output, Sink, hold_standard_descriptors
 from daemons.vtpmctl.pcapng import Capture
 from daemons.vtpmctl.trace import Connected, Dropped, Entry, Lost, follow
 from daemons.vtpmctl.tracetext import ProcessNames, json_object, line, packets
@@ -97,6 +97,7 @@ def trace_command(
             )
             await watch(view, host.control_socket(guest), host.front_control_socket(guest))
 
+    hold_standard_descriptors()
     try:
         trio.run(run)
     except BaseExceptionGroup as group:

@@ -42,9 +42,15 @@ class _SetTarget:
 
     def apply(self, transaction: Transaction) -> bytes:
         """Make the change."""
-        _check_there(transaction, self.uuid)
-        if isinstance(self.record, LocalTargetRecord):
-            _check_there(transaction, self.record.target)
+        group, record = _find_group(transaction, self.uuid), self.record
+        other = (
+            _find_group(transaction, record.target)
+            if isinstance(record, LocalTargetRecord)
+            else group
+        )
+        if other.uuid != group.uuid:
+            # It was deleted meanwhile, and made anew.
+            raise CommandRefused(ManagerCode.BAD_PARAMETER)
         set_way(transaction, self.uuid, self.record)
         return b""
 
@@ -122,12 +128,7 @@ class StateTargetCommands:
         return CommandRefused(code)
 
 
-def _check_there(transaction: Transaction, vtpm: UUID) -> None:
-    if transaction.get(VtpmRecord, vtpm.bytes) is None:
-        raise CommandRefused(ManagerCode.FAIL)
-
-
-def _find_group(ledger: Ledger, vtpm: UUID) -> GroupRecord:
+def _find_group(ledger: Ledger | Transaction, vtpm: UUID) -> GroupRecord:
     """Return the group of a vTPM; FAIL if there is no such vTPM."""
     record = ledger.get(VtpmRecord, vtpm.bytes)
     stored = None if record is None else ledger.get(GroupRecord, record.group.bytes)

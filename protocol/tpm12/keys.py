@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import struct
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, NoReturn, Self
 
 from protocol.tpm12.constants import (
     KEY_FLAGS_MASK,
@@ -129,6 +129,32 @@ class PubKey(Structure):
         return hashlib.sha1(self.encode()).digest()
 
 
+def _is_key12(head: bytes, start: int) -> bool:
+    """Judge the first four bytes of a key, which is at `start`."""
+    if head == _KEY12_HEAD:
+        return True
+    if head[0] != 0x01:
+        raise BadKeyProperty("tag", start, f"{_KEY12_HEAD.hex()} wanted, found {head.hex()}")
+    if head[1] != 0x01:
+        raise BadVersion("version", start, f"01 01 wanted, found {head.hex()}")
+    return False
+
+
+def _check_flags(flags: int, start: int) -> None:
+    if flags & ~KEY_FLAGS_MASK:
+        raise BadKeyProperty("keyFlags", start + 6, f"{flags:#x} has unknown bits")
+
+
+def _refuse_cut_key(reader: Reader) -> NoReturn:
+    """Say what is wrong with a key that ends in its head: what is there is judged in its order."""
+    start = reader.position
+    _is_key12(reader.take(4, "version"), start)
+    reader.u16("keyUsage")
+    _check_flags(reader.u32("keyFlags"), start)
+    reader.u8("authDataUsage")
+    raise AssertionError("the key is not cut")
+
+
 @record
 class Key(Structure):
     """TPM_KEY (10.2) and TPM_KEY12 (10.3), which differ in the head and in the PCR structure.
@@ -154,17 +180,11 @@ class Key(Structure):
     def read(cls, reader: Reader) -> Self:
         """Take a TPM_KEY or TPM_KEY12; the first byte tells which."""
         start = reader.position
+        if reader.remaining < _KEY_HEAD.size:
+            _refuse_cut_key(reader)
         head, usage, flags, auth_data_usage = reader.unpack(_KEY_HEAD, "key")
-        is_key12 = head == _KEY12_HEAD
-        if not is_key12:
-            if head[0] != 0x01:
-                raise BadKeyProperty(
-                    "tag", start, f"{_KEY12_HEAD.hex()} wanted, found {head.hex()}"
-                )
-            if head[1] != 0x01:
-                raise BadVersion("version", start, f"01 01 wanted, found {head.hex()}")
-        if flags & ~KEY_FLAGS_MASK:
-            raise BadKeyProperty("keyFlags", start + 6, f"{flags:#x} has unknown bits")
+        is_key12 = _is_key12(head, start)
+        _check_flags(flags, start)
         parms = KeyParms.read(reader)
         info = reader.sized("PCRInfo")
         pcr_info: PcrInfo | PcrInfoLong | None = None
@@ -181,7 +201,7 @@ class Key(Structure):
             reader.sized("encData"),
         )
         if is_key12 or head == _KEY_VERSION:
-            # What of a version counts is not all of it.
+            # Minor and revision of a version are not kept, so it has to be as we would write it.
             value.keep_encoding(reader.since(start))
         return value
 

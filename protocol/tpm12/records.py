@@ -32,7 +32,8 @@ def record(*, repr: bool = True) -> Callable[[type[T]], type[T]]: ...
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
 def record(kind: type[T] | None = None, *, repr: bool = True) -> Any:
-    """Decorate a class as `dataclasses.dataclass(frozen=True, slots=True)` does.
+    """Decorate a class as `dataclasses.dataclass(frozen=True, slots=True)` does. No class can be
+    derived from it: its objects would become what they are derived from.
 
     Args:
         repr: as there.
@@ -70,7 +71,12 @@ def _made(kind: type[T], repr: bool) -> type[T]:
     draft.__init__ = _init(fields, [], names)
     made.__init__ = _init(fields, ["become(self, '__class__', draft)"], names)
     made._draft = draft
+    made.__init_subclass__ = classmethod(_refuse_heir)
     return cast("type[T]", made)
+
+
+def _refuse_heir(base: type[object], /, **_: object) -> None:
+    raise TypeError(f"{base.__name__} is derived from a record")
 
 
 def _init(

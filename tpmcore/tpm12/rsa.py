@@ -58,7 +58,7 @@ class PrivateKey:
         size_bytes: length of the modulus.
     """
 
-    __slots__ = ("_key", "_public", "exponent", "n", "p", "q", "size_bytes")
+    __slots__ = ("_key", "exponent", "n", "p", "q", "size_bytes")
 
     def __init__(self, p: int, q: int, exponent: int) -> None:
         self.p = p
@@ -67,7 +67,6 @@ class PrivateKey:
         self.size_bytes = (self.n.bit_length() + 7) // 8
         self.exponent = exponent
         self._key: rsa.RSAPrivateKey | None = None
-        self._public: rsa.RSAPublicKey | None = None
 
     @classmethod
     def generate(cls, keys: KeySource, bits: int, exponent: int) -> PrivateKey:
@@ -163,10 +162,7 @@ class PrivateKey:
         Raises:
             RsaError: the data is too long for the key.
         """
-        if self._public is None:
-            # Kept, because the first use of a public key costs as much again as the encryption.
-            self._public = _public_key(self.n, self.exponent)
-        return _encrypt(self._public, data, _OAEP)
+        return encrypt_oaep(self.n, self.exponent, data)
 
     def sign_sha1_digest(self, digest: bytes) -> bytes:
         """Sign a digest of 20 bytes: RSASSA-PKCS1-v1_5 with the DigestInfo of SHA-1 (4.8.6).
@@ -206,8 +202,11 @@ def _encrypt(key: rsa.RSAPublicKey, data: bytes, how: padding.AsymmetricPadding)
 
 @functools.lru_cache(maxsize=32)
 def _public_key(n: int, exponent: int) -> rsa.RSAPublicKey:
-    """Build a public key of numbers that may have come from a client; who migrates one key to an
-    authority will migrate others, and the first use costs half as much as the operation."""
+    """Build a public key of numbers that may have come from a client.
+
+    Those that were used last are kept: a storage key gets many children, an authority many keys,
+    and the first use of a public key costs as much again as half of the operation.
+    """
     try:
         return rsa.RSAPublicNumbers(exponent, n).public_key()
     except ValueError as error:

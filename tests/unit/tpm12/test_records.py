@@ -107,3 +107,10 @@ def test_what_is_more_than_its_fields_is_refused() -> None:
             x: int
 
             def __post_init__(self) -> None: ...
+
+
+def test_nothing_can_be_derived_from_one() -> None:
+    with pytest.raises(TypeError, match="Nearer is derived from a record"):
+
+        class Nearer(Point):
+            __slots__ = ()

@@ -22,7 +22,7 @@ from protocol.tpm12.delegation import (
     DelegateType,
     Delegations,
 )
-from protocol.tpm12.keys import KeyParms
+from protocol.tpm12.keys import Key, KeyParms
 from protocol.tpm12.pcr import (
     LOCALITY_SELECTION,
     PcrInfo,
@@ -39,6 +39,8 @@ from protocol.tpm12.wire import (
     U16,
     U32,
     U64,
+    BadKeyProperty,
+    BadVersion,
     FixedBytes,
     ListOf,
     Nested,
@@ -220,3 +222,23 @@ def test_compiled_reading_is_reading_field_by_field(kind: type[Structure]) -> No
     for data, end in inputs:
         each = _outcome(lambda reader: kind.read_each(reader, len(before)), data, end)
         assert _outcome(kind.read, data, end) == each
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        ("01010000", WireError),
+        ("01020000", BadVersion),
+        ("03000000", BadKeyProperty),
+        ("00280001", BadKeyProperty),
+        ("01010000 0010 ff", WireError),
+        ("01010000 0010 ff000000", BadKeyProperty),
+        ("01010000 0010 00000000", WireError),
+    ],
+)
+def test_a_key_that_is_cut_in_its_head_is_judged_as_far_as_it_goes(
+    data: str, error: type[WireError]
+) -> None:
+    with pytest.raises(WireError) as refused:
+        Key.decode(bytes.fromhex(data))
+    assert type(refused.value) is error

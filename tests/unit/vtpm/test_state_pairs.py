@@ -252,3 +252,35 @@ async def test_a_volatile_blob_of_before_follows_a_permanent_one_of_before_only(
     # from here on it is bound to that one
     assert await vtpm.put(PERMANENT, newer) == 0
     assert await init(vtpm) == ReturnCode.BAD_PARAMETER
+
+
+@pytest.mark.parametrize("way", ["the host was started again", "guest reset"])
+async def test_a_pair_that_came_in_is_given_up_when_the_tpm_runs_on_without_it(way: str) -> None:
+    source = Guest()
+    first, value, _, _ = await two_times(source)
+    target, vtpm = await stopped(source)
+    assert await vtpm.put(PERMANENT, first[0]) == 0
+    assert await vtpm.put(VOLATILE, first[1]) == 0
+    if way == "guest reset":
+        await vtpm.machine.reset({})
+    else:
+        vtpm = await target.start(None)
+    assert await vtpm.pcr(4) == ZEROS
+    await change_permanent(vtpm)
+    changed = vtpm.host.engine.permanent_state()
+    assert await init(vtpm) == 0
+    assert vtpm.host.engine.permanent_state() == changed
+    await vtpm.send(STARTUP)
+    assert await vtpm.pcr(4) == ZEROS != value
+
+
+async def test_a_pair_that_came_in_outlives_a_restart_after_which_nothing_changed() -> None:
+    source = Guest()
+    first, value, _, _ = await two_times(source)
+    target, vtpm = await stopped(source)
+    assert await vtpm.put(PERMANENT, first[0]) == 0
+    assert await vtpm.put(VOLATILE, first[1]) == 0
+    vtpm = await target.start(None)
+    assert await vtpm.pcr(4) == ZEROS
+    assert await init(vtpm) == 0
+    assert await vtpm.pcr(4) == value
