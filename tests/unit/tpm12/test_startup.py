@@ -23,7 +23,14 @@ from protocol.tpm12.constants import (
 )
 from protocol.tpm12.framing import build_message
 from protocol.tpm12.wire import U32
-from tests.unit.tpm12.keychain import USAGE_AUTH, make_and_load, sha1, signing_key
+from tests.unit.tpm12.keychain import (
+    USAGE_AUTH,
+    load,
+    make_and_load,
+    make_key,
+    sha1,
+    signing_key,
+)
 from tests.unit.tpm12.tunnel import PLAIN, open_tunnel
 from tests.unit.tpm12.world import (
     OWNER_AUTH,
@@ -408,6 +415,25 @@ class TestDeactivated:
         assert not chip.run(tss12.permanent_flags()).deactivated
         chip.power_cycle()
         assert chip.run(tss12.pcr_read(1)) == ZERO
+
+    @pytest.mark.parametrize("restarted", [False, True])
+    def test_keys_that_the_owner_keeps_are_there(self, restarted: bool) -> None:
+        chip = make_owned_chip()
+        key = make_key(chip, signing_key())
+        handle = load(chip, key)
+        keep = tss12.key_control_owner(
+            handle, key.public_key, True, owner_auth=OWNER_AUTH, random=chip.client_random
+        )
+        chip.run(keep)
+        loaded = load(chip, key)
+        chip.power_cycle(StartupType.DEACTIVATED)
+        if restarted:
+            chip.restart()
+        assert chip.run(tss12.handles(ResourceType.KEY)) == [handle]
+        evict = tss12.flush_specific(handle, ResourceType.KEY)
+        assert chip.code(evict) == ReturnCode.KEY_OWNER_CONTROL
+        evict = tss12.flush_specific(loaded, ResourceType.KEY)
+        assert chip.code(evict) == ReturnCode.BAD_PARAMETER
 
 
 def _guess(chip: Chip, owner_auth: bytes = b"a guess at the owner") -> int:
