@@ -65,6 +65,9 @@ def nv_define_space(ctx: Context, request: NvDefineSpaceRequest) -> Nothing:
     if index == NvIndex.INDEX0 or (locked and index & NV_INDEX_D_BIT):
         raise TpmError(ReturnCode.BADINDEX)
     if ctx.auths:
+        if not tpm.is_owned:
+            # 20.1: before anything about the session.
+            raise TpmError(ReturnCode.AUTHFAIL)
         ctx.authorize_owner(0, OSAP_ONLY)
         auth_value = ctx.decrypt_secret(0, request.enc_auth)
         ctx.end_session(0)
