@@ -105,7 +105,7 @@ class Tpm12Engine:
         """Make a new chip, as after TPM_Init; the caller makes `permanent_state` durable first."""
         random = world.random.random
         permanent = PermanentState(
-            PermanentFlags(),
+            PermanentFlags(disable=not profile.enabled, deactivated=not profile.activated),
             tpm_proof=random(20),
             context_key=random(16),
             delegate_key=random(16),

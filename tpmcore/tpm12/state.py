@@ -53,8 +53,8 @@ def may_be_handle(handle: int) -> bool:
 class PermanentFlags(Structure):
     """TPM_PERMANENT_FLAGS (Part 2, 7.1), 22 bytes; defaults are those of a new chip.
 
-    A new chip is enabled and activated, as libtpms has it: firmware and TSS then work in a virtual
-    machine without a ceremony of physical presence.
+    A new chip is enabled and activated, as libtpms has it, unless its profile says otherwise:
+    firmware and TSS then work in a virtual machine without a ceremony of physical presence.
     """
 
     prefix: ClassVar[Prefix | None] = tag_prefix(StructureTag.PERMANENT_FLAGS)

@@ -60,6 +60,28 @@ def _flags(chip: Chip, which: int) -> bytes:
 class TestNewChip:
     """What a chip is before anybody has done anything to it."""
 
+    def test_one_that_comes_as_specified_is_switched_on_by_who_is_present(self) -> None:
+        chip = make_chip(Profile(enabled=False, activated=False))
+        flags = chip.run(tss12.permanent_flags())
+        assert (flags.disable, flags.deactivated) == (True, True)
+        assert chip.code(tss12.pcr_read(0)) == ReturnCode.DISABLED
+        chip.assert_presence()
+        chip.run(tss12.physical_enable())
+        assert chip.code(tss12.pcr_read(0)) == ReturnCode.DEACTIVATED
+        chip.run(tss12.physical_set_deactivated(False))
+        chip.power_cycle()
+        assert chip.run(tss12.pcr_read(0)) == ZERO
+
+    @pytest.mark.parametrize(("enabled", "activated"), [(True, False), (False, True)])
+    def test_either_flag_is_chosen_alone(self, enabled: bool, activated: bool) -> None:
+        chip = make_chip(Profile(enabled=enabled, activated=activated))
+        flags = chip.run(tss12.permanent_flags())
+        assert (flags.disable, flags.deactivated) == (not enabled, not activated)
+        # What it comes with is of the chip, and not of its profile later.
+        chip.profile = Profile()
+        chip.power_cycle()
+        assert chip.run(tss12.permanent_flags()) == flags
+
     @pytest.mark.parametrize("make_ek", [True, False])
     def test_permanent_flags(self, make_ek: bool) -> None:
         expected = bytes.fromhex(
