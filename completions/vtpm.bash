@@ -14,7 +14,7 @@ _vtpm() {
 
     )
     local -A options=(
-        ["vtpm"]="--config --guest --state --socket --manager --uuid --name --control --front-uid --startup --hwinitpcr --maintcmds --locality --ek --nvlock --loglevel --version --help"
+        ["vtpm"]="--config --guest --state --socket --manager --uuid --name --control --front-uid --startup --hwinitpcr --maintcmds --locality --ek --nvlock --optin --loglevel --version --help"
     )
     local -A values=(
         ["vtpm --config"]="@folders"
@@ -32,6 +32,7 @@ _vtpm() {
         ["vtpm --locality"]="@nothing"
         ["vtpm --ek"]="create none"
         ["vtpm --nvlock"]="0 1"
+        ["vtpm --optin"]="0 1"
         ["vtpm --loglevel"]="error warning info debug"
     )
     local current=${COMP_WORDS[COMP_CWORD]} path=vtpm wanted= option= dir= word kind

@@ -27,6 +27,7 @@ complete -c vtpm -l maintcmds -x -a '0 1' -d 'Whether the five maintenance comma
 complete -c vtpm -l locality -x -d 'Localities that clients with a label may use (security label of their socket, or uidNUMBER on systems without); *SUFFIX matches any label that ends so'
 complete -c vtpm -l ek -x -a 'create none' -d 'Whether a new TPM gets its endorsement key at once'
 complete -c vtpm -l nvlock -x -a '0 1' -d 'Whether a new TPM comes with its NV memory locked, so that permissions of areas count'
+complete -c vtpm -l optin -x -a '0 1' -d 'Whether a new TPM comes enabled and activated'
 complete -c vtpm -l loglevel -x -a 'error warning info debug' -d 'What is logged'
 complete -c vtpm -l version -d 'Show the version and exit'
 complete -c vtpm -l help -d 'Show this message and exit'

@@ -127,6 +127,13 @@ Example:
     help="Whether a new TPM comes with its NV memory locked, so that permissions of areas count. "
     "With 0 it is open for what a maker stores there, see vtpmctl manufacture.",
 )
+@click.option(
+    "--optin",
+    type=click.Choice(["0", "1"]),
+    show_default="1",
+    help="Whether a new TPM comes enabled and activated. With 0 it is neither, as the "
+    "specification has it, until somebody with physical presence opts in.",
+)
 @loglevel_option
 @click.version_option(package_name="vtpm-suite")
 def main(
@@ -145,6 +152,7 @@ def main(
     locality: tuple[str, ...],
     ek: str | None,
     nvlock: str | None,
+    optin: str | None,
     loglevel: str | None,
 ) -> None:
     """Run the virtual TPM of one guest.
@@ -177,6 +185,7 @@ def main(
             locality_rules=rules if locality else configured.localities,
             ek=configured.ek if ek is None else EndorsementKey(ek),
             locks_nv=configured.nvlock if nvlock is None else nvlock == "1",
+            opted_in=configured.optin if optin is None else optin == "1",
             level=level_of(loglevel, configured.loglevel),
         )
 

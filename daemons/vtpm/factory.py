@@ -70,6 +70,8 @@ class Tpm12Maker:
         self._profile = Profile(
             input_buffer_bytes=capacity_bytes(0),
             make_ek=config.ek is EndorsementKey.CREATE,
+            enabled=config.opted_in,
+            activated=config.opted_in,
             maintenance_commands=config.maintenance_commands,
             has_parent=True,
             durations_us=DURATIONS_US,

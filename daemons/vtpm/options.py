@@ -29,6 +29,7 @@ class Config:
         locality_rules: empty means that every locality is open to every client.
         ek: whether a new TPM gets its endorsement key at once.
         locks_nv: whether permissions of NV areas count in a new TPM.
+        opted_in: whether a new TPM comes enabled and activated.
         level: of the log.
     """
 
@@ -45,4 +46,5 @@ class Config:
     locality_rules: tuple[LocalityRule, ...] = ()
     ek: EndorsementKey = EndorsementKey.CREATE
     locks_nv: bool = True
+    opted_in: bool = True
     level: Level = Level.INFO

@@ -4,6 +4,7 @@ secrets are encrypted under them (Part 1, authorization protocols and ADIP)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -12,13 +13,16 @@ from protocol.tpm12.constants import (
     EntityType,
     MigrationScheme,
     NvAttributes,
+    NvIndex,
     Ordinal,
     ReservedHandle,
     ResourceType,
     ReturnCode,
+    SetCapabilityArea,
     StartupType,
     Tag,
 )
+from protocol.tpm12.delegation import FamilyOperation
 from protocol.tpm12.keys import Key
 from protocol.tpm12.pcr import PcrInfoShort, PcrSelection
 from protocol.tpm12.resources import NvAttributesWord, NvDataPublic
@@ -135,6 +139,29 @@ def one_session_in_both_blocks_that_is_continued(tpm: Script) -> None:
 
 
 # --- what a session is for ------------------------------------------------------------------------
+
+
+@case(
+    World.UNOWNED,
+    Ordinal.DIR_WRITE_AUTH,
+    Ordinal.DELEGATE_MANAGE,
+    Ordinal.NV_READ_VALUE,
+    Ordinal.NV_WRITE_VALUE,
+    Ordinal.SET_CAPABILITY,
+)
+def sessions_of_an_owner_who_is_not_there(tpm: Script) -> None:
+    read_pubek = (U32.write(4), b"\1")
+    requests: tuple[tuple[Ordinal, Sequence[object]], ...] = (
+        (Ordinal.DIR_WRITE_AUTH, (0, DIGEST)),
+        (Ordinal.DELEGATE_MANAGE, (0, FamilyOperation.CREATE, b"f")),
+        (Ordinal.NV_WRITE_VALUE, (NvIndex.DIR, 0, DIGEST)),
+        (Ordinal.SET_CAPABILITY, (SetCapabilityArea.PERM_FLAGS, *read_pubek)),
+    )
+    for ordinal, values in requests:
+        tpm.call(ordinal, *values, auth=[tpm.no_session()], code=RC.INVALID_AUTHHANDLE)
+        tpm.call(ordinal, *values, auth=[tpm.oiap()], code=RC.AUTHFAIL)
+    reading = (NvIndex.DIR, 0, 20)
+    tpm.call(Ordinal.NV_READ_VALUE, *reading, auth=[tpm.no_session()], code=RC.INVALID_AUTHHANDLE)
 
 
 @case(OWNED, Ordinal.OWNER_READ_PUBEK, Ordinal.DISABLE_PUBEK_READ)

@@ -5,7 +5,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from protocol.tpm12.constants import Ordinal, ReservedHandle, ResourceType, ReturnCode, StartupType
+from protocol.tpm12.constants import (
+    CapabilityArea,
+    Ordinal,
+    ReservedHandle,
+    ResourceType,
+    ReturnCode,
+    StartupType,
+)
 from protocol.tpm12.transport import TransportAttributes
 from protocol.tpm12.wire import U32
 from tests.conformance.cases_contexts import save_context
@@ -154,6 +161,19 @@ def keys_that_stay_until_there_is_no_room(tpm: Script) -> None:
     tpm.call(CONTROL, keys[0], public, 1, True, auth=[tpm.oiap()])
     tpm.call(CONTROL, keys[3], public, 1, False, auth=[tpm.oiap()])
     tpm.call(CONTROL, keys[10], public, 1, True, auth=[tpm.oiap()])
+
+
+@case(OWNED, Ordinal.KEY_CONTROL_OWNER, Ordinal.STARTUP)
+def keys_that_stay_on_a_tpm_that_starts_deactivated(tpm: Script) -> None:
+    key, other = tpm.load("sign"), tpm.load("sign-der")
+    public = tpm.wrapped("sign").public_key
+    tpm.call(CONTROL, key, public, 1, True, auth=[tpm.oiap()])
+    tpm.power_cycle(StartupType.DEACTIVATED)
+    number_of_keys = (CapabilityArea.HANDLE, U32.write(ResourceType.KEY))
+    tpm.call(Ordinal.GET_CAPABILITY, *number_of_keys, masks={"resp": len})
+    tpm.call(Ordinal.GET_CAPABILITY, CapabilityArea.KEY_STATUS, U32.write(key))
+    tpm.call(Ordinal.FLUSH_SPECIFIC, key, ResourceType.KEY, code=RC.KEY_OWNER_CONTROL)
+    tpm.call(Ordinal.FLUSH_SPECIFIC, other, ResourceType.KEY, code=RC.BAD_PARAMETER)
 
 
 @case(OWNED, Ordinal.KEY_CONTROL_OWNER)

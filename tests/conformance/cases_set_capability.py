@@ -294,6 +294,9 @@ def setting_with_a_sub_cap_of_the_wrong_size(tpm: Script) -> None:
 @case(OWNED, Ordinal.SET_CAPABILITY)
 def setting_a_flag_to_what_is_no_boolean(tpm: Script) -> None:
     _set(tpm, 1, 1, b"\2", RC.BAD_PARAMETER, owner=True)
+    # Who may set it is judged first.
+    _set(tpm, 1, 4, b"\2", RC.AUTHFAIL)
+    _set(tpm, 1, 18, b"\2", RC.BAD_LOCALITY)
     tpm.flags()
 
 

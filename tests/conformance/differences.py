@@ -77,8 +77,8 @@ _WHOLE_INFO: Final = (
 _OSAP_FREE: Final = "OSAP on a counter or an area needs no owner (Part 3, 18.2); libtpms wants one."
 
 _NO_OWNER: Final = (
-    "Owner authorization where there is no owner is AUTHFAIL, whatever session is named (Part 3, "
-    "20.1); libtpms looks for the session first."
+    "A definition in the name of an owner who is not there is AUTHFAIL, whatever session is named "
+    "(Part 3, 20.1); libtpms looks at the session first."
 )
 _STATE_FIRST: Final = (
     "The state is judged before the tag and the rest of the framing, and Startup was done (Part 3, "
@@ -810,12 +810,6 @@ DECLARED: Final[tuple[Declared, ...]] = (
             "every_ordinal_while_disabled",
             "every_ordinal_while_deactivated",
         )
-    ],
-    *[
-        _code(
-            "every_ordinal_without_an_owner", ordinal, "AUTHFAIL", "INVALID_AUTHHANDLE", _NO_OWNER
-        )
-        for ordinal in (Ordinal.SET_CAPABILITY, Ordinal.DIR_WRITE_AUTH, Ordinal.NV_WRITE_VALUE)
     ],
     *[
         _code("every_ordinal_without_an_owner", ordinal, "BADINDEX", "NOSRK", _AREA_FREE)

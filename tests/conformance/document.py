@@ -17,6 +17,7 @@ from typing import Final, TypeAlias
 from protocol.tpm12.constants import Ordinal, ReturnCode
 from protocol.tpm12.keys import Key
 from tests.conformance.cases import CASES
+from tests.conformance.choices import CHOICES
 from tests.conformance.comparison import code_name
 from tests.conformance.deviations import DEVIATIONS
 from tests.conformance.differences import DECLARED
@@ -159,6 +160,14 @@ def _deviations() -> Iterator[str]:
         yield f"| {each.subject} | {each.specification} | {each.libtpms} | {here} | {shown} |"
 
 
+def _choices() -> Iterator[str]:
+    yield "| What | Specification | Here | Why | Shown by |"
+    yield "|---|---|---|---|---|"
+    for each in CHOICES:
+        shown = ", ".join(f"`{name}`" for name in each.shown_by)
+        yield f"| {each.subject} | {each.specification} | {each.here} | {each.reason} | {shown} |"
+
+
 def document() -> str:
     """Return the text of docs/conformance.md."""
     found = tried()
@@ -176,6 +185,8 @@ def document() -> str:
         *[line + "\n" for line in _differences()],
         "\n## Known deviations of libtpms\n\n",
         *[line + "\n" for line in _deviations()],
+        "\n## Otherwise than specified, on purpose\n\n",
+        *[line + "\n" for line in _choices()],
         "\n## Left out\n\n",
         *[
             f"- {Ordinal(ordinal).name} ({ordinal:#x}): {reason}.\n"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from protocol.tpm12.constants import Ordinal, ReturnCode
 from tests.conformance.cases import CASES
+from tests.conformance.choices import CHOICES
 from tests.conformance.deviations import DEVIATIONS
 from tests.conformance.differences import DECLARED
 from tests.conformance.document import (
@@ -66,6 +67,19 @@ def test_every_known_deviation_of_libtpms_is_shown_and_the_differences_fit() -> 
 
     assert wrong == []
     assert all(deviation.shown_by for deviation in DEVIATIONS)
+
+
+def test_every_choice_says_why_and_is_shown() -> None:
+    cases = {case.name for case in CASES}
+    wrong = [
+        f"{choice.subject}: {name}"
+        for choice in CHOICES
+        for name in choice.shown_by
+        if not (is_unit_test(name) if "::" in name else name in cases)
+    ]
+
+    assert wrong == []
+    assert all(choice.reason and choice.shown_by for choice in CHOICES)
 
 
 def test_every_error_path_is_tried_as_often_as_it_is_listed_or_says_why_not() -> None:

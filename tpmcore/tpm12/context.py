@@ -300,6 +300,9 @@ class Context:
         Raises:
             TpmError: as authorize; AUTHFAIL without an owner.
         """
+        if not self.tpm.is_owned:
+            # That there is no owner is known once it is his session that is asked for (4.1.3, 3).
+            self.require_session(index, allowed)
         self.authorize(index, self.tpm.owner_entity(), allowed)
 
     def authorize_key(

@@ -109,7 +109,7 @@ def _seal_session(
 ) -> bytes:
     """Return a blob that can be loaded once: it has a number, which contextList remembers."""
     stany = tpm.stany
-    if stany.context_count >= MAX_CONTEXT_COUNT:
+    if stany.context_count > MAX_CONTEXT_COUNT:
         raise TpmError(ReturnCode.TOOMANYCONTEXTS)
     if len(stany.context_list) >= tpm.profile.max_saved_contexts:
         raise TpmError(ReturnCode.NOCONTEXTSPACE)

@@ -24,9 +24,8 @@ from tpmcore.errors import TpmError
 from tpmcore.tpm12 import delegation_table as table
 from tpmcore.tpm12.command import AUTH0_OR_1, AUTH1, NO_AUTH, NOTHING, Command, Gate, Nothing
 from tpmcore.tpm12.context import OSAP_ONLY, Context
-from tpmcore.tpm12.nv import MAX_NO_OWNER_WRITES
 from tpmcore.tpm12.parsing import decode_plaintext
-from tpmcore.tpm12.state import ZERO_DIGEST, DelegateRow
+from tpmcore.tpm12.state import MAX_NO_OWNER_WRITES, ZERO_DIGEST, DelegateRow
 from tpmcore.tpm12.tpm import Tpm
 
 FIRST_VERIFICATION_COUNT: Final = 1

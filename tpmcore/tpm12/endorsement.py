@@ -25,10 +25,8 @@ from tpmcore.tpm12.context import Context
 from tpmcore.tpm12.keyblob import check_rsa_parms
 from tpmcore.tpm12.ownership import clear
 from tpmcore.tpm12.rsa import PrivateKey
-from tpmcore.tpm12.state import ZERO_DIGEST, EndorsementKey
+from tpmcore.tpm12.state import EK_BITS, ZERO_DIGEST, EndorsementKey
 from tpmcore.tpm12.tpm import Tpm
-
-EK_BITS: Final = 2048
 
 
 def make_default_ek(tpm: Tpm) -> None:

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from typing import assert_never
 
+from protocol.errors import WireError
 from protocol.tpm12.constants import PCR_COUNT, Ordinal, ReturnCode, Tag
 from protocol.tpm12.framing import HEADER_BYTES, error_response, parse_header
 from protocol.tpm12.records import record
@@ -46,7 +47,7 @@ from tpmcore.tpm12.stateformat import (
     encode_permanent,
     encode_volatile,
 )
-from tpmcore.tpm12.table import table_for
+from tpmcore.tpm12.table import EVERYTHING, table_for
 from tpmcore.tpm12.tpm import Tpm
 from tpmcore.tpm12.world import Profile, World
 
@@ -104,7 +105,7 @@ class Tpm12Engine:
         """Make a new chip, as after TPM_Init; the caller makes `permanent_state` durable first."""
         random = world.random.random
         permanent = PermanentState(
-            PermanentFlags(),
+            PermanentFlags(disable=not profile.enabled, deactivated=not profile.activated),
             tpm_proof=random(20),
             context_key=random(16),
             delegate_key=random(16),
@@ -125,9 +126,10 @@ class Tpm12Engine:
         """Bring a chip back, as after TPM_Init, or going on exactly where `volatile` was taken.
 
         Raises:
-            WireError: the bytes are no state that this version reads.
+            WireError: the bytes are no state that this version reads, or not one of this profile.
         """
         state = decode_permanent(permanent)
+        _check_fits(state, profile)
         tpm = Tpm(world, profile, state)
         startup.power_on(tpm)
         if volatile is not None:
@@ -346,6 +348,22 @@ def _flags(tpm: Tpm) -> Iterator[str]:
         yield "established"
     if tpm.stany.transport_exclusive:
         yield "exclusive transport"
+
+
+def _check_fits(state: PermanentState, profile: Profile) -> None:
+    """Refuse a state that no TPM of this profile can come to.
+
+    Raises:
+        WireError: it has another number of counter slots, or an audit status that is not kept.
+    """
+    slots = len(state.counters)
+    if slots != profile.max_counters:
+        raise WireError("counters", 0, f"{slots} slots, this TPM has {profile.max_counters}")
+    for ordinal, audited in state.audit_status.items():
+        # Of every profile: the maintenance commands can be switched off and on again.
+        row = EVERYTHING.get(ordinal)
+        if row is None or row.audited is None or row.audited == audited:
+            raise WireError("audit", 0, f"ordinal {ordinal:#x} has no status to be kept")
 
 
 def _adopt(tpm: Tpm, state: VolatileState) -> None:

@@ -24,11 +24,8 @@ from protocol.tpm12.wire import DIGEST, SIZED, U32, Structure
 from tpmcore.errors import GateError, TpmError
 from tpmcore.tpm12.command import AUTH0_OR_1, AUTH1, NOTHING, Command, Gate, Nothing
 from tpmcore.tpm12.context import OSAP_ONLY, Context, Entity
-from tpmcore.tpm12.state import NV_AREA_OVERHEAD_BYTES, EntityKind, NvArea
+from tpmcore.tpm12.state import MAX_NO_OWNER_WRITES, NV_AREA_OVERHEAD_BYTES, EntityKind, NvArea
 from tpmcore.tpm12.tpm import Tpm
-
-MAX_NO_OWNER_WRITES: Final = 64
-"""TPM_MAX_NV_WRITE_NOOWNER (Part 2, 19.1)."""
 
 _DIR_BYTES: Final = 20
 _ERASED: Final = b"\xff"
@@ -65,6 +62,9 @@ def nv_define_space(ctx: Context, request: NvDefineSpaceRequest) -> Nothing:
     if index == NvIndex.INDEX0 or (locked and index & NV_INDEX_D_BIT):
         raise TpmError(ReturnCode.BADINDEX)
     if ctx.auths:
+        if not tpm.is_owned:
+            # 20.1: before anything about the session.
+            raise TpmError(ReturnCode.AUTHFAIL)
         ctx.authorize_owner(0, OSAP_ONLY)
         auth_value = ctx.decrypt_secret(0, request.enc_auth)
         ctx.end_session(0)

@@ -153,10 +153,8 @@ def set_capability(ctx: Context, request: SetCapabilityRequest) -> Nothing:
     if row is None or not (row.ignored or len(request.set_value) == size):
         raise TpmError(ReturnCode.BAD_PARAMETER)
     value = int.from_bytes(request.set_value, "big")
-    if size == 1 and value > 1:
-        raise TpmError(ReturnCode.BAD_PARAMETER)
     row.needs(ctx, value)
-    if row.only is not None and value != row.only:
+    if (size == 1 and value > 1) or (row.only is not None and value != row.only):
         raise TpmError(ReturnCode.BAD_PARAMETER)
     if row.enabled and ctx.tpm.permanent.flags.disable:
         raise TpmError(ReturnCode.DISABLED)

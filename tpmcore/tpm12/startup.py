@@ -48,6 +48,7 @@ def startup(ctx: Context, request: StartupRequest) -> Nothing:
     elif request.startup_type == StartupType.DEACTIVATED:
         tpm.end_all_sessions()
         tpm.stclear.flags.deactivated = True
+        tpm.stclear.keys = dict(tpm.permanent.owner_evict_keys)
     else:
         raise TpmError(ReturnCode.BAD_PARAMETER)
     tpm.stany.tos_present = False

@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 import hashlib
 from dataclasses import dataclass, field, replace
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Final
 
 from protocol.tpm12.constants import (
     COUNT_ID_NULL,
@@ -36,14 +36,25 @@ ZERO_DIGEST = bytes(DIGEST_BYTES)
 ONES_DIGEST = b"\xff" * DIGEST_BYTES
 NV_AREA_OVERHEAD_BYTES = 91
 """TPM_NV_DATA_PUBLIC and the area's secret."""
+MAX_NO_OWNER_WRITES: Final = 64
+"""TPM_MAX_NV_WRITE_NOOWNER (Part 2, 19.1)."""
+EK_BITS: Final = 2048
+"""Length of an endorsement key (Part 1, 5.1)."""
+_RESERVED_HANDLES: Final = 0x40
+"""Top byte of the reserved handles; no loaded resource may get one (Part 2, 4.4)."""
+
+
+def may_be_handle(handle: int) -> bool:
+    """Whether a loaded key or a session may have a handle: not 0, and none that is reserved."""
+    return handle != 0 and handle >> 24 != _RESERVED_HANDLES
 
 
 @dataclass(slots=True)
 class PermanentFlags(Structure):
     """TPM_PERMANENT_FLAGS (Part 2, 7.1), 22 bytes; defaults are those of a new chip.
 
-    A new chip is enabled and activated, as libtpms has it: firmware and TSS then work in a virtual
-    machine without a ceremony of physical presence.
+    A new chip is enabled and activated, as libtpms has it, unless its profile says otherwise:
+    firmware and TSS then work in a virtual machine without a ceremony of physical presence.
     """
 
     prefix: ClassVar[Prefix | None] = tag_prefix(StructureTag.PERMANENT_FLAGS)

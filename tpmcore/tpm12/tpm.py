@@ -23,11 +23,9 @@ from tpmcore.tpm12.state import (
     StanyState,
     StclearState,
     TransportSession,
+    may_be_handle,
 )
 from tpmcore.tpm12.world import Profile, World
-
-_RESERVED_HANDLES = 0x40
-"""Top byte of the reserved handles; no loaded resource may get one (Part 2, 4.4)."""
 
 
 class Tpm:
@@ -97,7 +95,7 @@ class Tpm:
         """Return a random handle that is neither 0, reserved nor taken."""
         while True:
             handle = int.from_bytes(self.random(4), "big")
-            if handle and handle >> 24 != _RESERVED_HANDLES and not taken(handle):
+            if may_be_handle(handle) and not taken(handle):
                 return handle
 
     @property

@@ -23,6 +23,9 @@ class Profile:
     Attributes:
         input_buffer_bytes: largest command and response; PROP_INPUT_BUFFER.
         make_ek: whether manufacture creates the endorsement key.
+        enabled: whether a new chip comes enabled. The specification has it disabled and deactivated
+            (Part 1, 7.4), which a person at the machine changes; a virtual machine has none.
+        activated: whether a new chip comes activated.
         maintenance_commands: whether the five optional maintenance ordinals answer.
         has_parent: whether there is a TPM below this one that can quote: the two ordinals of Xen's
             vTPM answer.
@@ -46,6 +49,8 @@ class Profile:
 
     input_buffer_bytes: int = 4096
     make_ek: bool = True
+    enabled: bool = True
+    activated: bool = True
     maintenance_commands: bool = False
     has_parent: bool = False
     manufacturer: bytes = b"VTPM"

@@ -160,6 +160,12 @@ class VtpmOptions:
         "count. With false it is open for what a maker stores there: vtpmctl manufacture, which "
         "locks it by --lock-nvram.",
     )
+    optin: bool = key(
+        BOOL,
+        default=True,
+        help="Whether a new TPM comes enabled and activated. With false it is neither, as the "
+        "specification has it, until somebody with physical presence opts in.",
+    )
     loglevel: Level = key(LEVEL, default=Level.INFO, live=True, help="What vtpm and tpmfront log.")
 
 

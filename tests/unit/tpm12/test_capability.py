@@ -151,7 +151,8 @@ def test_the_owner_gets_all_flags_as_words() -> None:
         (1, 2, "00", ReturnCode.AUTHFAIL),  # ownership wants presence
         (1, 18, "00", ReturnCode.BAD_LOCALITY),  # tpmEstablished
         (1, 7, "01", ReturnCode.BAD_PARAMETER),  # presence lock is not for this command
-        (1, 1, "02", ReturnCode.BAD_PARAMETER),
+        (1, 1, "02", ReturnCode.AUTHFAIL),  # who may set it is judged before what to
+        (3, 2, "02", ReturnCode.BAD_PARAMETER),
         (1, 1, "0001", ReturnCode.BAD_PARAMETER),
         (2, 23, "01", ReturnCode.BAD_PARAMETER),  # a u32 is wanted
         (3, 2, "00", ReturnCode.BAD_PARAMETER),  # disableForceClear can only be set

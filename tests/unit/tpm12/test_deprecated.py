@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from protocol.tpm12.constants import NvIndex, ReturnCode
+from protocol.tpm12.constants import NvIndex, Ordinal, ReturnCode, Tag
+from protocol.tpm12.framing import build_message, parse_header
 from tests.unit.tpm12.keychain import WRONG_AUTH
 from tests.unit.tpm12.world import OWNER_AUTH, Chip, make_chip, make_owned_chip
 from tpmcore import tss12
@@ -52,6 +53,13 @@ def test_without_an_owner_it_can_be_read_and_not_written() -> None:
     chip = make_chip()
     assert chip.run(tss12.dir_read()) == bytes(20)
     assert _write(chip) == ReturnCode.AUTHFAIL
+
+
+def test_a_session_that_is_not_there_is_found_before_that_there_is_no_owner() -> None:
+    chip = make_chip()
+    block = b"\0\0\0\1" + bytes(20) + b"\1" + bytes(20)
+    command = build_message(Tag.RQU_AUTH1_COMMAND, Ordinal.DIR_WRITE_AUTH, bytes(24) + block)
+    assert parse_header(chip.send(command)).code == ReturnCode.INVALID_AUTHHANDLE
 
 
 def test_it_is_closed_while_the_tpm_is_disabled() -> None:

@@ -19,6 +19,7 @@ from protocol.tpm12.constants import (
     ReturnCode,
 )
 from protocol.tpm12.keys import Key
+from protocol.tpm12.resources import ContextBlob
 from protocol.tpm12.wire import SIZED, U32, Reader
 from tests.unit.tpm12.keychain import (
     USAGE_AUTH,
@@ -255,6 +256,21 @@ class TestSavedContexts:
         session, blob = blobs[1]
         assert chip.run(tss12.load_context(blob)) == session.handle
         assert _property(chip, PROPERTY.CONTEXT) == 1
+
+    def test_the_count_of_contexts_ends_where_it_has_no_next(self, chip: Chip) -> None:
+        # It takes 2^32 - 2 contexts to get there.
+        chip.engine._tpm.stany.context_count = 0xFFFFFFFE
+        last = chip.run(tss12.oiap())
+        blob = chip.run(tss12.save_context(last.handle, ResourceType.AUTH))
+        assert ContextBlob.decode(blob).context_count == 0xFFFFFFFF
+        session = chip.run(tss12.oiap())
+        for restarted in (False, True):
+            if restarted:
+                chip.restart()
+            save = tss12.save_context(session.handle, ResourceType.AUTH)
+            assert chip.code(save) == ReturnCode.TOOMANYCONTEXTS
+            assert chip.run(tss12.handles(ResourceType.AUTH)) == [session.handle]
+        assert chip.run(tss12.load_context(blob)) == last.handle
 
 
 class TestKeys:

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from protocol.tpm12.constants import CapabilityArea, ReturnCode
+from protocol.tpm12.constants import CapabilityArea, CapabilityProperty, ReturnCode
+from protocol.tpm12.wire import U32
 from tests.unit.tpm12.world import Chip, FixedKeys, ManualTicks, SeededRandom, make_chip
 from tpmcore import tss12
 from tpmcore.engine import PowerOn
@@ -84,6 +85,29 @@ def test_a_command_that_needs_tested_functions_runs_the_tests_first() -> None:
     assert b"only those" in chip.run(tss12.get_test_result())
     chip.run(tss12.pcr_read(0))
     assert b"passed" in chip.run(tss12.get_test_result())
+
+
+def test_what_a_capability_tells_decides_whether_the_tests_are_run_first() -> None:
+    untested = [
+        tss12.get_capability(CapabilityArea.VERSION),
+        tss12.get_capability(CapabilityArea.VERSION_VAL),
+        tss12.get_property(CapabilityProperty.MANUFACTURER),
+        tss12.get_capability(CapabilityArea.PROPERTY, U32.write(CapabilityProperty.DURATION)),
+        tss12.get_capability(CapabilityArea.PROPERTY, U32.write(CapabilityProperty.TIS_TIMEOUT)),
+    ]
+    chip = make_chip()
+    for question in untested:
+        assert chip.code(question) == ReturnCode.SUCCESS
+        assert b"only those" in chip.run(tss12.get_test_result())
+    chip.run(tss12.get_property(CapabilityProperty.PCR))
+    assert b"passed" in chip.run(tss12.get_test_result())
+
+
+def test_a_capability_of_a_chip_that_turns_out_broken_is_refused(chip: Chip) -> None:
+    stick(chip)
+    question = tss12.get_property(CapabilityProperty.PCR)
+    assert chip.code(question) == ReturnCode.FAILEDSELFTEST
+    assert b"failed" in chip.run(tss12.get_test_result())
 
 
 @pytest.mark.parametrize("command", [tss12.self_test_full, tss12.continue_self_test])

@@ -23,7 +23,14 @@ from protocol.tpm12.constants import (
 )
 from protocol.tpm12.framing import build_message
 from protocol.tpm12.wire import U32
-from tests.unit.tpm12.keychain import USAGE_AUTH, make_and_load, sha1, signing_key
+from tests.unit.tpm12.keychain import (
+    USAGE_AUTH,
+    load,
+    make_and_load,
+    make_key,
+    sha1,
+    signing_key,
+)
 from tests.unit.tpm12.tunnel import PLAIN, open_tunnel
 from tests.unit.tpm12.world import (
     OWNER_AUTH,
@@ -52,6 +59,28 @@ def _flags(chip: Chip, which: int) -> bytes:
 
 class TestNewChip:
     """What a chip is before anybody has done anything to it."""
+
+    def test_one_that_comes_as_specified_is_switched_on_by_who_is_present(self) -> None:
+        chip = make_chip(Profile(enabled=False, activated=False))
+        flags = chip.run(tss12.permanent_flags())
+        assert (flags.disable, flags.deactivated) == (True, True)
+        assert chip.code(tss12.pcr_read(0)) == ReturnCode.DISABLED
+        chip.assert_presence()
+        chip.run(tss12.physical_enable())
+        assert chip.code(tss12.pcr_read(0)) == ReturnCode.DEACTIVATED
+        chip.run(tss12.physical_set_deactivated(False))
+        chip.power_cycle()
+        assert chip.run(tss12.pcr_read(0)) == ZERO
+
+    @pytest.mark.parametrize(("enabled", "activated"), [(True, False), (False, True)])
+    def test_either_flag_is_chosen_alone(self, enabled: bool, activated: bool) -> None:
+        chip = make_chip(Profile(enabled=enabled, activated=activated))
+        flags = chip.run(tss12.permanent_flags())
+        assert (flags.disable, flags.deactivated) == (not enabled, not activated)
+        # What it comes with is of the chip, and not of its profile later.
+        chip.profile = Profile()
+        chip.power_cycle()
+        assert chip.run(tss12.permanent_flags()) == flags
 
     @pytest.mark.parametrize("make_ek", [True, False])
     def test_permanent_flags(self, make_ek: bool) -> None:
@@ -408,6 +437,25 @@ class TestDeactivated:
         assert not chip.run(tss12.permanent_flags()).deactivated
         chip.power_cycle()
         assert chip.run(tss12.pcr_read(1)) == ZERO
+
+    @pytest.mark.parametrize("restarted", [False, True])
+    def test_keys_that_the_owner_keeps_are_there(self, restarted: bool) -> None:
+        chip = make_owned_chip()
+        key = make_key(chip, signing_key())
+        handle = load(chip, key)
+        keep = tss12.key_control_owner(
+            handle, key.public_key, True, owner_auth=OWNER_AUTH, random=chip.client_random
+        )
+        chip.run(keep)
+        loaded = load(chip, key)
+        chip.power_cycle(StartupType.DEACTIVATED)
+        if restarted:
+            chip.restart()
+        assert chip.run(tss12.handles(ResourceType.KEY)) == [handle]
+        evict = tss12.flush_specific(handle, ResourceType.KEY)
+        assert chip.code(evict) == ReturnCode.KEY_OWNER_CONTROL
+        evict = tss12.flush_specific(loaded, ResourceType.KEY)
+        assert chip.code(evict) == ReturnCode.BAD_PARAMETER
 
 
 def _guess(chip: Chip, owner_auth: bytes = b"a guess at the owner") -> int:

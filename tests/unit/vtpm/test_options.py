@@ -34,8 +34,8 @@ def test_a_wrong_command_line_is_a_usage_error_that_names_the_option(
 
 OPTIONS = (
     *("--state", "--socket", "--manager", "--uuid", "--name", "--control", "--front-uid"),
-    *("--startup", "--hwinitpcr", "--maintcmds", "--locality", "--ek", "--loglevel"),
-    *("--config", "--guest"),
+    *("--startup", "--hwinitpcr", "--maintcmds", "--locality", "--ek", "--nvlock"),
+    *("--optin", "--loglevel", "--config", "--guest"),
 )
 
 

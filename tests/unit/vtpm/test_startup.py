@@ -54,13 +54,23 @@ class NoKeys:
         raise AssertionError((bits, exponent))
 
 
-def make_maker(seed: str) -> Tpm12Maker:
+def make_maker(seed: str, *, opted_in: bool = True) -> Tpm12Maker:
     """Return what makes real engines, without an endorsement key for speed."""
     nowhere = Path("/nowhere")
     config = Config(
-        nowhere, nowhere, nowhere, nowhere, GUEST, "g1", front_uid=0, ek=EndorsementKey.NONE
+        *(nowhere, nowhere, nowhere, nowhere, GUEST, "g1"),
+        front_uid=0,
+        ek=EndorsementKey.NONE,
+        opted_in=opted_in,
     )
     return Tpm12Maker(config, SeededRandom(seed), NoKeys())
+
+
+@pytest.mark.parametrize("opted_in", [True, False])
+def test_a_new_tpm_comes_enabled_and_activated_or_neither(opted_in: bool) -> None:
+    flags = make_maker("new", opted_in=opted_in).manufacture().snapshot().flags
+    assert ("enabled" in flags, "activated" in flags) == (opted_in, opted_in)
+    assert "NV locked" in flags
 
 
 @dataclass

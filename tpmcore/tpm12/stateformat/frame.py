@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Final
 
 from protocol.errors import WireError
 from protocol.tpm12.wire import U16, Reader
+from tpmcore.tpm12.state import may_be_handle
 
 MAJOR: Final = 1
 MINOR: Final = 2
@@ -56,8 +58,33 @@ def split_sections(
         if number <= last or number not in known:
             raise WireError("section", start, f"{number} is unknown, repeated or out of order")
         sections[number] = reader.sized("section")
+        if not sections[number]:
+            raise WireError("section", start, f"{number} is there and empty")
         last = number
     return minor, sections
+
+
+def check_handles(handles: Sequence[int], field: str) -> None:
+    """Refuse handles that no loaded resource may have, and one that stands twice.
+
+    Raises:
+        WireError: there is one.
+    """
+    for handle in handles:
+        if not may_be_handle(handle):
+            raise WireError(field, 0, f"{handle:#x} is not for a loaded resource")
+    if len(set(handles)) != len(handles):
+        raise WireError(field, 0, "a handle stands twice")
+
+
+def check_there(elements: Sequence[object], field: str) -> None:
+    """Refuse a section that is only written for what is in it, and has nothing.
+
+    Raises:
+        WireError: there is nothing.
+    """
+    if not elements:
+        raise WireError(field, 0, "the section is there and lists nothing")
 
 
 def list_bytes(elements: list[bytes]) -> bytes:

@@ -11,7 +11,7 @@ from protocol.tpm12.records import record
 from protocol.tpm12.wire import BOOL, DIGEST, SIZED, U8, U16, U32, ListOf, Nested, Reader, Structure
 from tpmcore.tpm12.rsa import PrivateKey
 from tpmcore.tpm12.state import KeyBody, LoadedKey
-from tpmcore.tpm12.stateformat.frame import MAX_LIST, list_bytes
+from tpmcore.tpm12.stateformat.frame import MAX_LIST, check_handles, check_there, list_bytes
 
 
 @record(repr=False)
@@ -44,7 +44,13 @@ def number_bytes(value: int) -> bytes:
 
 
 def private_key(p: bytes, q: bytes, exponent: int) -> PrivateKey:
-    """Return the key of two primes."""
+    """Return the key of two primes.
+
+    Raises:
+        WireError: they are not written as `number_bytes` writes them.
+    """
+    if not p or not q or not p[0] or not q[0]:
+        raise WireError("key", 0, "a prime is empty or begins with zeros")
     return PrivateKey(int.from_bytes(p, "big"), int.from_bytes(q, "big"), exponent)
 
 
@@ -121,10 +127,9 @@ def read_keys(data: bytes, *, owner_evict: bool) -> dict[int, LoadedKey]:
     reader = Reader(data)
     records = _KEYS.read(reader, "keys")
     reader.finish("keys")
-    keys = {
+    check_there(records, "keys")
+    check_handles([r.handle for r in records], "keys")
+    return {
         r.handle: LoadedKey(r.handle, key_body(r.body), r.parent_pcr_status, owner_evict)
         for r in records
     }
-    if len(keys) != len(records):
-        raise WireError("keys", 0, "a handle stands twice")
-    return keys

@@ -26,7 +26,10 @@ from protocol.tpm12.wire import (
     Structure,
 )
 from tpmcore.tpm12.daa_session import DaaSecrets
+from tpmcore.tpm12.rsa import PrivateKey, RsaError
 from tpmcore.tpm12.state import (
+    EK_BITS,
+    MAX_NO_OWNER_WRITES,
     Counter,
     DelegateRow,
     EndorsementKey,
@@ -36,6 +39,7 @@ from tpmcore.tpm12.state import (
 )
 from tpmcore.tpm12.stateformat.frame import (
     MAX_LIST,
+    MINOR,
     head,
     join_sections,
     list_bytes,
@@ -354,6 +358,8 @@ def decode_permanent(data: bytes) -> PermanentState:
             raise WireError("section", len(data), f"section {required} is missing")
     secrets = _SecretsRecord.decode(sections[_P_SECRETS])
     small = _DataRecord.decode(sections[_P_DATA])
+    if small.no_owner_nv_write > MAX_NO_OWNER_WRITES:
+        raise WireError("noOwnerNVWrite", 0, f"{small.no_owner_nv_write} is above its limit")
     state = PermanentState(
         PermanentFlags.decode(sections[_P_FLAGS]),
         secrets.tpm_proof,
@@ -373,7 +379,7 @@ def decode_permanent(data: bytes) -> PermanentState:
         state.srk = key_body(owner.srk)
     if _P_EK in sections:
         ek = _EkRecord.decode(sections[_P_EK])
-        state.ek = EndorsementKey(private_key(ek.p, ek.q, ek.parms.rsa.exponent_value), ek.parms)
+        state.ek = _endorsement_key(ek)
         state.ek_reset = ek.ek_reset
     if _P_OWNER_EVICT in sections:
         state.owner_evict_keys = read_keys(sections[_P_OWNER_EVICT], owner_evict=True)
@@ -388,7 +394,21 @@ def decode_permanent(data: bytes) -> PermanentState:
         _read_delegation(sections[_P_DELEGATION], state)
     if _P_DAA in sections:
         state.daa = DaaSecrets.decode(sections[_P_DAA])
+    if minor == MINOR and encode_permanent(state) != data:
+        raise WireError("state", 0, "not written as this state is written")
     return state
+
+
+def _endorsement_key(record: _EkRecord) -> EndorsementKey:
+    """Return the EK; nothing but its primes says what its modulus is."""
+    private = private_key(record.p, record.q, record.parms.rsa.exponent_value)
+    if private.n.bit_length() != EK_BITS or record.parms.rsa.key_length != EK_BITS:
+        raise WireError("ek", 0, f"{private.n.bit_length()} bits, must be {EK_BITS}")
+    try:
+        PrivateKey.from_factor(private.n, private.p, private.exponent)
+    except RsaError as error:
+        raise WireError("ek", 0, str(error)) from error
+    return EndorsementKey(private, record.parms)
 
 
 def _read_delegation(data: bytes, state: PermanentState) -> None:

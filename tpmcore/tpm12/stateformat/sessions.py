@@ -7,14 +7,14 @@ import struct
 from typing import Annotated, Final
 
 from protocol.errors import WireError
-from protocol.tpm12.constants import AdipScheme, ProtocolId
+from protocol.tpm12.constants import AdipScheme, ProtocolId, ReservedHandle
 from protocol.tpm12.delegation import DelegatePublic
 from protocol.tpm12.records import record
 from protocol.tpm12.transport import TransportPublic
 from protocol.tpm12.wire import DIGEST, U16, U32, ListOf, Nested, Reader, Structure
 from tpmcore.tpm12.daa_session import LAST_STAGE, DaaSession
 from tpmcore.tpm12.state import EntityKind, Session, StanyState, StclearState, TransportSession
-from tpmcore.tpm12.stateformat.frame import MAX_LIST
+from tpmcore.tpm12.stateformat.frame import MAX_LIST, check_handles, check_there
 
 _SESSION = struct.Struct(">IBB20s20s20sB")
 
@@ -102,13 +102,17 @@ def _check_delegated(session: Session) -> None:
 def _unpack_session(data: bytes) -> Session:
     handle, protocol, kind, nonce_even, shared_secret, digest, adip = _SESSION.unpack(data)
     try:
-        session = Session(handle, ProtocolId(protocol), nonce_even, entity_kind=EntityKind(kind))
+        session = Session(handle, ProtocolId(protocol), nonce_even)
         if session.protocol != ProtocolId.OIAP:
+            session.entity_kind = EntityKind(kind)
             session.shared_secret = shared_secret
             session.entity_digest = digest
             session.adip = AdipScheme(adip)
     except ValueError as error:
         raise WireError("session", 0, str(error)) from error
+    if session.protocol == ProtocolId.OIAP and pack_session(session) != data:
+        raise WireError("session", 0, f"{handle:#x} is one of OIAP, which is bound to nothing")
+    check_handles([handle], "session")
     return session
 
 
@@ -139,7 +143,9 @@ def decode_transport(data: bytes) -> TransportSession:
     Raises:
         WireError: the bytes do not form a transport session.
     """
-    return _transport(_TransportRecord.decode(data))
+    record = _TransportRecord.decode(data)
+    check_handles([record.handle], "transport")
+    return _transport(record)
 
 
 def write_delegated(stclear: StclearState, delegated: list[Session]) -> bytes:
@@ -163,6 +169,7 @@ def read_sessions(data: bytes) -> dict[int, Session]:
     sessions = [
         _unpack_session(data[i : i + _SESSION.size]) for i in range(0, len(data), _SESSION.size)
     ]
+    check_handles([session.handle for session in sessions], "sessions")
     return {session.handle: session for session in sessions}
 
 
@@ -175,6 +182,9 @@ def read_delegated(data: bytes | None, stclear: StclearState, stany: StanyState)
     if data is not None:
         record = _DelegatedRecord.decode(data)
         stclear.owner_reference = record.owner_reference
+        if record.owner_reference == ReservedHandle.OWNER:
+            check_there(record.sessions, "delegated")
+        check_handles([delegated.handle for delegated in record.sessions], "delegated")
         for delegated in record.sessions:
             session = stany.sessions.get(delegated.handle)
             if session is None:
@@ -200,9 +210,9 @@ def read_transports(data: bytes, stany: StanyState) -> None:
     stany.transport_exclusive = reader.u32("exclusive")
     records = _TRANSPORTS.read(reader, "transports")
     reader.finish("transports")
+    check_there(records, "transports")
+    check_handles([*stany.sessions, *[record.handle for record in records]], "transports")
     stany.transports = {record.handle: _transport(record) for record in records}
-    if len(stany.transports) != len(records):
-        raise WireError("transports", 0, "a handle stands twice")
     if stany.transport_exclusive not in (0, *stany.transports):
         raise WireError("transports", 0, "the exclusive session is not among them")
 
@@ -223,6 +233,7 @@ def _read_daa_session(reader: Reader) -> DaaSession:
     session = DaaSession.read(reader)
     if not 1 <= session.stage <= LAST_STAGE:
         raise WireError("stage", 0, f"{session.stage} is no stage that a session waits for")
+    check_handles([session.handle], "daaSession")
     return session
 
 

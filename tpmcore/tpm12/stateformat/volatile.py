@@ -33,7 +33,13 @@ from tpmcore.tpm12.state import (
     StclearFlags,
     StclearState,
 )
-from tpmcore.tpm12.stateformat.frame import MAX_LIST, head, join_sections, split_sections
+from tpmcore.tpm12.stateformat.frame import (
+    MAX_LIST,
+    check_there,
+    head,
+    join_sections,
+    split_sections,
+)
 from tpmcore.tpm12.stateformat.keys import read_keys, write_keys
 from tpmcore.tpm12.stateformat.sessions import (
     pack_session,
@@ -349,6 +355,7 @@ def _read_contexts(data: bytes | None) -> dict[int, bool]:
     reader = Reader(data)
     contexts = _CONTEXTS.read(reader, "contexts")
     reader.finish("contexts")
+    check_there(contexts, "contexts")
     if len(set(contexts)) != len(contexts):
         raise WireError("contexts", 0, "a count stands twice")
     return dict.fromkeys(contexts, False)
@@ -359,6 +366,10 @@ def _read_deprecated(data: bytes, stany: StanyState) -> None:
     stany.deprecated_nonce = reader.take(DIGEST_BYTES, "deprecatedNonce")
     old = _CONTEXTS.read(reader, "deprecated")
     reader.finish("deprecated")
+    if stany.deprecated_nonce == ZERO_DIGEST:
+        raise WireError("deprecated", 0, "there is no nonce")
+    if len(set(old)) != len(old):
+        raise WireError("deprecated", 0, "a count stands twice")
     if not stany.context_list.keys() >= set(old):
         raise WireError("deprecated", 0, "a context is not among the saved ones")
     stany.context_list |= dict.fromkeys(old, True)
@@ -370,6 +381,11 @@ def _apply_locks(data: bytes | None, permanent: PermanentState) -> None:
         reader = Reader(data)
         locks = _NV_LOCKS.read(reader, "locks")
         reader.finish("locks")
+        check_there(locks, "locks")
+    if len({lock.index for lock in locks}) != len(locks):
+        raise WireError("locks", 0, "an index stands twice")
+    if not all(lock.read_st_clear or lock.write_st_clear for lock in locks):
+        raise WireError("locks", 0, "an area is not locked")
     for area in permanent.nv.values():
         area.read_st_clear = area.write_st_clear = False
     for lock in locks:
