@@ -3,13 +3,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from protocol.tpm12.constants import Ordinal
+from protocol.errors import WireError
+from protocol.tpm12.constants import Ordinal, ReturnCode, StructureTag
+from protocol.tpm12.framing import parse_header
+from protocol.tpm12.keys import Key
+from protocol.tpm12.pcr import PcrInfoLong, PcrSelection, composite_hash
+from protocol.tpm12.wire import U16
 from tests.fuzz.campaign import Campaign, Failure, replay, write_finding
 from tests.fuzz.chips import prepare
 from tests.fuzz.corpus import ROWS, findings, read_seeds
@@ -17,6 +23,10 @@ from tests.fuzz.dice import Dice
 from tests.fuzz.sign import Signer
 from tests.fuzz.steps import Kind, Step, read_steps, send, write_steps
 from tests.fuzz.target import Broken, Snapshot, Target
+from tests.unit.tpm12.keychain import MIGRATION_AUTH, SRK, USAGE_AUTH, signing_key
+from tests.unit.tpm12.world import SRK_AUTH, SeededRandom
+from tpmcore import tss12
+from tpmcore.tss12 import run_sync
 
 RUNS = 12
 
@@ -57,11 +67,67 @@ def test_mutated_commands_break_no_promise(number: int, tmp_path: Path) -> None:
 
 
 def test_what_was_found_stays_repaired() -> None:
-    for name, steps in findings():
+    found = dict(findings())
+    assert found, "an empty folder would prove nothing"
+    for name, steps in found.items():
+        assert steps[-1].kind is Kind.ANSWERED, f"{name} does not say what its end is answered with"
         try:
             replay(steps, _chips())
         except Broken as error:
             pytest.fail(f"{name}: {error}")
+
+
+def test_a_finding_that_no_longer_gets_where_it_got_is_noticed() -> None:
+    # PCRRead of a PCR that is not there.
+    steps = [Step(Kind.CHIP, 0, b"owned"), send(bytes.fromhex("00c1 0000000e 00000015 00000099"))]
+    replay([*steps, Step(Kind.ANSWERED, ReturnCode.BADINDEX)], _chips())
+    with pytest.raises(Broken, match="answered with 0x2, not 0x0"):
+        replay([*steps, Step(Kind.ANSWERED, ReturnCode.SUCCESS)], _chips())
+
+
+def test_either_structure_that_certify_key_may_answer_with_parses() -> None:
+    """A key that is bound to PCR 16 is certified with TPM_CERTIFY_INFO2."""
+    late = PcrSelection.of([16])
+    at_zero = composite_hash(late, [bytes(20)] * 24)
+    bound = signing_key(pcr_info=PcrInfoLong(1, 0x1F, late, late, bytes(20), at_zero))
+    for template, tag in ((bound, StructureTag.CERTIFY_INFO2), (signing_key(), None)):
+        target = Target(_chips()["owned"], "certify")
+        responses = _certify(target, template)
+        assert parse_header(responses[-1]).code == ReturnCode.SUCCESS
+        assert (responses[-1][10:12] == U16.write(StructureTag.CERTIFY_INFO2)) == (tag is not None)
+
+
+def _certify(target: Target, template: Key) -> list[bytes]:
+    """Have a key of its own certified with one that signs, and return all responses."""
+    random = SeededRandom("client")
+    responses: list[bytes] = []
+
+    def tell(command: bytes) -> bytes:
+        responses.append(target.apply(send(command)))
+        return responses[-1]
+
+    handles = []
+    for wanted in (signing_key(), template):
+        key = run_sync(
+            tell,
+            tss12.create_wrap_key(
+                SRK,
+                wanted,
+                parent_auth=SRK_AUTH,
+                usage_auth=USAGE_AUTH,
+                migration_auth=MIGRATION_AUTH,
+                random=random,
+            ),
+        )
+        loading = tss12.load_key2(SRK, key, parent_auth=SRK_AUTH, random=random)
+        handles.append(run_sync(tell, loading))
+    certifying = tss12.certify_key(
+        handles[0], handles[1], cert_auth=USAGE_AUTH, key_auth=USAGE_AUTH, random=random
+    )
+    # The client knows the older structure only.
+    with contextlib.suppress(WireError):
+        run_sync(tell, certifying)
+    return responses
 
 
 def test_a_finding_reads_back_as_it_was_written() -> None:
