@@ -84,6 +84,11 @@ class _Watch:
             f"{self.total.commands} commands, {len(self.total.outcomes)} outcomes, slowest"
             f" {self.total.slowest_s * 1000:.1f} ms, memory grew by {max(self.growth_kib)} KiB"
         )
+        inside = {ordinal for ordinal, code in self.total.wrapped if code == ReturnCode.SUCCESS}
+        click.echo(
+            f"{self.total.wrapped.total()} commands inside of transport sessions, successful"
+            f" {len(inside)} ordinals"
+        )
         click.echo(f"never successful: {', '.join(missing) or 'none'}")
 
 

@@ -20,6 +20,12 @@ from tpmcore.tpm12.command import Command
 Seeds = Mapping[int, Sequence[tuple[int, bytes]]]
 
 _SHA1_THREAD = (Ordinal.SHA1_UPDATE, Ordinal.SHA1_COMPLETE, Ordinal.SHA1_COMPLETE_EXTEND)
+_TRANSPORT_THREAD = (
+    Ordinal.EXECUTE_TRANSPORT,
+    Ordinal.EXECUTE_TRANSPORT,
+    Ordinal.EXECUTE_TRANSPORT,
+    Ordinal.RELEASE_TRANSPORT_SIGNED,
+)
 _FOLLOWERS: Mapping[int, tuple[Ordinal, ...]] = {
     Ordinal.SHA1_START: _SHA1_THREAD,
     Ordinal.SHA1_UPDATE: _SHA1_THREAD,
@@ -28,11 +34,13 @@ _FOLLOWERS: Mapping[int, tuple[Ordinal, ...]] = {
     Ordinal.SAVE_KEY_CONTEXT: (Ordinal.LOAD_KEY_CONTEXT,),
     Ordinal.CREATE_COUNTER: (Ordinal.INCREMENT_COUNTER, Ordinal.RELEASE_COUNTER),
     Ordinal.SAVE_STATE: (Ordinal.SAVE_STATE,),
-    Ordinal.ESTABLISH_TRANSPORT: (Ordinal.EXECUTE_TRANSPORT, Ordinal.RELEASE_TRANSPORT_SIGNED),
+    Ordinal.ESTABLISH_TRANSPORT: _TRANSPORT_THREAD,
+    Ordinal.EXECUTE_TRANSPORT: _TRANSPORT_THREAD,
     Ordinal.DAA_JOIN: (Ordinal.DAA_JOIN,),
     Ordinal.DAA_SIGN: (Ordinal.DAA_SIGN,),
 }
 """What only makes sense soon after a success of something else."""
+_WRAP_PERCENT = 85
 _BLOBS = 40
 _FAVOURITES = 10
 _RESERVED = 0x40
@@ -93,6 +101,8 @@ class Mutator:
             if ordinal not in ROWS or dice.chance(20):
                 self._followers = ()
                 ordinal = dice.pick(self._ordinals)
+        if ordinal == Ordinal.EXECUTE_TRANSPORT and dice.chance(_WRAP_PERCENT):
+            return self.wrapped()
         seed = self._seed(ordinal)
         if seed is None or choice < 8:
             seed = self._blank(ROWS[ordinal])
@@ -101,6 +111,19 @@ class Mutator:
         if 40 <= choice < 65:
             seed = self._turned(seed)
         return seed
+
+    def released(self) -> bytes:
+        """Return ReleaseTransportSigned, still to be signed."""
+        seed = self._seed(Ordinal.RELEASE_TRANSPORT_SIGNED)
+        assert seed is not None
+        return self._with_new_fields(seed) if self.dice.chance(20) else seed
+
+    def wrapped(self) -> bytes:
+        """Return ExecuteTransport around a command of any quality, still to be signed."""
+        inside = self.command()[: _MAX_BYTES - AUTH_BYTES - 4]
+        size = len(inside).to_bytes(4, "big")
+        body = size + inside + bytes(AUTH_BYTES)
+        return _message(Tag.RQU_AUTH1_COMMAND, Ordinal.EXECUTE_TRANSPORT, body)
 
     def _seed(self, ordinal: int) -> bytes | None:
         vectors = self._seeds.get(ordinal, ())

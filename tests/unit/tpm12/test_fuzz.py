@@ -11,19 +11,36 @@ from pathlib import Path
 import pytest
 
 from protocol.errors import WireError
-from protocol.tpm12.constants import Ordinal, ReturnCode, StructureTag
-from protocol.tpm12.framing import parse_header
+from protocol.tpm12.constants import (
+    Algorithm,
+    EncScheme,
+    Ordinal,
+    ReservedHandle,
+    ReturnCode,
+    StructureTag,
+    Tag,
+)
+from protocol.tpm12.framing import build_message, parse_header
 from protocol.tpm12.keys import Key
 from protocol.tpm12.pcr import PcrInfoLong, PcrSelection, composite_hash
-from protocol.tpm12.wire import U16
+from protocol.tpm12.transport import TransportAuth, TransportPublic
+from protocol.tpm12.wire import SIZED, U16, U32
 from tests.fuzz.campaign import Campaign, Failure, replay, write_finding
 from tests.fuzz.chips import prepare
 from tests.fuzz.corpus import ROWS, findings, read_seeds
 from tests.fuzz.dice import Dice
+from tests.fuzz.openers import OIAP
 from tests.fuzz.sign import Signer
 from tests.fuzz.steps import Kind, Step, read_steps, send, write_steps
 from tests.fuzz.target import Broken, Snapshot, Target
-from tests.unit.tpm12.keychain import MIGRATION_AUTH, SRK, USAGE_AUTH, signing_key
+from tests.unit.tpm12.keychain import (
+    MIGRATION_AUTH,
+    SRK,
+    USAGE_AUTH,
+    encrypt_oaep,
+    signing_key,
+    srk_modulus,
+)
 from tests.unit.tpm12.world import SRK_AUTH, SeededRandom
 from tpmcore import tss12
 from tpmcore.tss12 import run_sync
@@ -151,3 +168,28 @@ def test_a_change_that_no_flag_announces_is_noticed() -> None:
     target.tpm.permanent.flags.fips = True
     with pytest.raises(Broken, match="permanent state"):
         target.apply(send(bytes.fromhex("00c1 0000000e 00000015 00000001")))
+
+
+@pytest.mark.parametrize("attributes", range(8))
+def test_commands_inside_of_transport_sessions_are_reached(attributes: int) -> None:
+    """Clear and encrypted, logged, exclusive."""
+    target = Target(_chips()["owned"], "transport")
+    signer = Signer(Dice(f"{attributes}"), {})
+    public = TransportPublic(attributes, Algorithm.AES128, EncScheme.SYM_CTR)
+    secret = encrypt_oaep(srk_modulus(), TransportAuth(bytes(20)).encode())
+    establish = build_message(
+        Tag.RQU_AUTH1_COMMAND,
+        Ordinal.ESTABLISH_TRANSPORT,
+        U32.write(ReservedHandle.SRK) + public.encode() + SIZED.write(secret) + bytes(45),
+    )
+    target.apply(send(OIAP))
+    target.apply(send(signer.sign(establish, target.tpm)))
+    (transport,) = target.tpm.stany.transports.values()
+    inside = build_message(Tag.RQU_COMMAND, Ordinal.PCR_READ, U32.write(0))
+    execute = build_message(
+        Tag.RQU_AUTH1_COMMAND, Ordinal.EXECUTE_TRANSPORT, SIZED.write(inside) + bytes(45)
+    )
+    response = target.apply(send(signer.sign(execute, target.tpm)))
+    assert transport.public.trans_attributes == attributes
+    assert parse_header(response).code == ReturnCode.SUCCESS
+    assert parse_header(response[26:]).code == ReturnCode.SUCCESS
