@@ -16,7 +16,9 @@ from tests.fuzz.mutate import Mutator, Seeds
 from tests.fuzz.openers import OIAP, osap, transport
 from tests.fuzz.sign import Signer
 from tests.fuzz.steps import Kind, Step, send, write_steps
-from tests.fuzz.target import Snapshot, Target
+from tests.fuzz.talks import OWNED, UNOWNED, WRAPPABLE, Client, inside_of_transport
+from tests.fuzz.target import Broken, Snapshot, Target
+from tpmcore.tss12.errors import ResponseError
 
 RUN_COMMANDS: Final = 1000
 _CHIPS: Final = ("furnished", "furnished", "furnished", "owned", "small", "new", "unstarted")
@@ -26,6 +28,9 @@ _TRANSPORT_PERCENT: Final = 15
 _EXCLUSIVE_PERCENT: Final = 60
 """More often, since whatever is not in it ends an exclusive session."""
 _RELEASE_PERCENT: Final = 10
+_TALKS_PER_MILLE: Final = 6
+_WRAPPED_TALK_PERCENT: Final = 25
+_DISTURB_PERCENT: Final = 6
 _DEAD_ENDS: Final = frozenset(
     {
         ReturnCode.DISABLED,
@@ -129,7 +134,9 @@ class _Run:
             self._happen(choice)
         elif choice < 50:
             self._send(osap(tpm, self.dice))
-        elif choice < 80 and len(tpm.stany.transports) < _FEW_TRANSPORTS:
+        elif choice < 50 + _TALKS_PER_MILLE:
+            self._talk()
+        elif choice < 90 and len(tpm.stany.transports) < _FEW_TRANSPORTS:
             self._send(self.signer.sign(transport(tpm, self.dice), tpm))
         elif tpm.stany.transports and self.dice.chance(
             _EXCLUSIVE_PERCENT if tpm.stany.transport_exclusive else _TRANSPORT_PERCENT
@@ -174,6 +181,37 @@ class _Run:
                 data = self.dice.bytes(self.dice.below(100)) if kind is Kind.HASH_DATA else b""
                 self._apply(Step(kind, 0, data))
 
+    def _talk(self) -> None:
+        """Have a conversation with the chip as a client has it, some of its commands changed.
+
+        Raises:
+            Broken: a client that was not disturbed gets a response that does not verify.
+        """
+        dice = self.dice
+        client = Client(lambda: self.target.tpm, dice)
+        is_owned = self.target.tpm.permanent.owner_auth is not None
+        talk = dice.pick(OWNED if is_owned else UNOWNED)
+        is_wrapped = talk in WRAPPABLE and dice.chance(_WRAPPED_TALK_PERCENT)
+        conversation = inside_of_transport(client, talk) if is_wrapped else talk(client)
+        response, disturbed = b"", False
+        while True:
+            try:
+                command = conversation.send(response) if response else next(conversation)
+            except ResponseError as error:
+                if disturbed:
+                    return
+                raise Broken(f"a client's check fails: {error}") from error
+            except Exception:
+                # It is at an end, or gives up: the client is not what is tested here, and it may
+                # want what this chip has not.
+                return
+            if dice.chance(_DISTURB_PERCENT):
+                disturbed = True
+                command = self.mutator.changed(command)
+                if len(command) >= HEADER_BYTES and dice.chance(50):
+                    command = self.signer.sign(command, self.target.tpm)
+            response = self._send(command)
+
     def _command(self) -> bytes:
         tpm = self.target.tpm
         self.mutator.values.handles = (
@@ -188,7 +226,8 @@ class _Run:
             command = self.signer.sign(command, tpm)
         return command
 
-    def _send(self, command: bytes) -> None:
+    def _send(self, command: bytes) -> bytes:
+        """Send a command, take note of what came of it and return that."""
         dice = self.dice
         locality = dice.below(6) if dice.chance(10) else 0
         response = self._apply(send(command, locality))
@@ -205,6 +244,7 @@ class _Run:
             self._apply(Step(Kind.ADVANCE, _YEAR_S))
         elif code in (ReturnCode.FAILEDSELFTEST, ReturnCode.INVALID_POSTINIT) and dice.chance(10):
             self._apply(Step(Kind.POWER_CYCLE, 1))
+        return response
 
     def _note_wrapped(self, command: bytes, response: bytes) -> None:
         """Take note of what came of a command inside of ExecuteTransport."""

@@ -42,6 +42,8 @@ _FOLLOWERS: Mapping[int, tuple[Ordinal, ...]] = {
 """What only makes sense soon after a success of something else."""
 _WRAP_PERCENT = 85
 _BLOBS = 40
+_KEPT_COMMANDS = 4
+_LATELY_PERCENT = 30
 _FAVOURITES = 10
 _RESERVED = 0x40
 _MAX_BYTES = 5000
@@ -62,6 +64,7 @@ class Mutator:
         self.dice = dice
         self.values = Values(dice)
         self._blobs: deque[bytes] = deque(maxlen=_BLOBS)
+        self._lately: dict[int, deque[tuple[int, bytes]]] = {}
         self._seeds = seeds
         self._own = own
         self._followers: tuple[Ordinal, ...] = ()
@@ -81,8 +84,10 @@ class Mutator:
         )
 
     def remember(self, command: bytes, response: bytes) -> None:
-        """Keep what a success gave out, to be sent back."""
-        self._followers = _FOLLOWERS.get(parse_header(command).code, self._followers)
+        """Keep what succeeded, as a seed, and what it gave out, to be sent back."""
+        ordinal = parse_header(command).code
+        self._followers = _FOLLOWERS.get(ordinal, self._followers)
+        self._lately.setdefault(ordinal, deque(maxlen=_KEPT_COMMANDS)).append((0, command))
         body = response[HEADER_BYTES:]
         if len(body) > 20:
             self._blobs.append(body)
@@ -112,6 +117,10 @@ class Mutator:
             seed = self._turned(seed)
         return seed
 
+    def changed(self, command: bytes) -> bytes:
+        """Return a command with other fields, or with bytes turned over."""
+        return (self._with_new_fields if self.dice.chance(50) else self._turned)(command)
+
     def released(self) -> bytes:
         """Return ReleaseTransportSigned, still to be signed."""
         seed = self._seed(Ordinal.RELEASE_TRANSPORT_SIGNED)
@@ -126,9 +135,11 @@ class Mutator:
         return _message(Tag.RQU_AUTH1_COMMAND, Ordinal.EXECUTE_TRANSPORT, body)
 
     def _seed(self, ordinal: int) -> bytes | None:
-        vectors = self._seeds.get(ordinal, ())
+        vectors: Sequence[tuple[int, bytes]] = self._seeds.get(ordinal, ())
         if not vectors or (ordinal in self._own and self.dice.chance(60)):
             vectors = self._own.get(ordinal, ())
+        if ordinal in self._lately and self.dice.chance(_LATELY_PERCENT):
+            vectors = self._lately[ordinal]
         if not vectors:
             return None
         # Every second time one that succeeded, if there is one.

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,7 @@ from protocol.tpm12.keys import Key
 from protocol.tpm12.pcr import PcrInfoLong, PcrSelection, composite_hash
 from protocol.tpm12.transport import TransportAuth, TransportPublic
 from protocol.tpm12.wire import SIZED, U16, U32
+from tests.fuzz import campaign
 from tests.fuzz.campaign import Campaign, Failure, replay, write_finding
 from tests.fuzz.chips import prepare
 from tests.fuzz.corpus import ROWS, findings, read_seeds
@@ -32,6 +33,14 @@ from tests.fuzz.dice import Dice
 from tests.fuzz.openers import OIAP
 from tests.fuzz.sign import Signer
 from tests.fuzz.steps import Kind, Step, read_steps, send, write_steps
+from tests.fuzz.talks import (
+    OWNED,
+    UNOWNED,
+    WRAPPABLE,
+    Client,
+    Talk,
+    inside_of_transport,
+)
 from tests.fuzz.target import Broken, Snapshot, Target
 from tests.unit.tpm12.keychain import (
     MIGRATION_AUTH,
@@ -41,9 +50,11 @@ from tests.unit.tpm12.keychain import (
     signing_key,
     srk_modulus,
 )
-from tests.unit.tpm12.world import SRK_AUTH, SeededRandom
+from tests.unit.tpm12.world import OWNER_AUTH, SRK_AUTH, SeededRandom
 from tpmcore import tss12
-from tpmcore.tss12 import run_sync
+from tpmcore.errors import TpmError
+from tpmcore.tss12 import Conversation, run_sync
+from tpmcore.tss12.errors import ResponseError
 
 RUNS = 12
 
@@ -74,9 +85,9 @@ def test_the_corpus_breaks_no_promise(name: str) -> None:
 
 @pytest.mark.parametrize("number", range(RUNS))
 def test_mutated_commands_break_no_promise(number: int, tmp_path: Path) -> None:
-    campaign = Campaign(f"short {number}", _chips(), read_seeds())
+    short = Campaign(f"short {number}", _chips(), read_seeds())
     try:
-        tally = campaign.run(number)
+        tally = short.run(number)
     except Failure as failure:
         path = write_finding(tmp_path, f"short-{number}", failure)
         pytest.fail(f"{failure}; steps in {path}")
@@ -193,3 +204,41 @@ def test_commands_inside_of_transport_sessions_are_reached(attributes: int) -> N
     assert transport.public.trans_attributes == attributes
     assert parse_header(response).code == ReturnCode.SUCCESS
     assert parse_header(response[26:]).code == ReturnCode.SUCCESS
+
+
+def _teller(target: Target) -> Callable[[bytes], bytes]:
+    return lambda command: target.apply(send(command))
+
+
+@pytest.mark.parametrize("talk", OWNED, ids=lambda talk: talk.__name__.strip("_"))
+def test_the_fuzzer_talks_to_the_end(talk: Talk) -> None:
+    """Alone and inside of a transport session that encrypts and logs."""
+    for number in range(3 if talk in WRAPPABLE else 1):
+        target = Target(_chips()["furnished"], "talk")
+        client = Client(functools.partial(getattr, target, "tpm"), Dice(f"{number}"))
+        talking = inside_of_transport(client, talk) if number else talk(client)
+        run_sync(_teller(target), talking)
+
+
+def test_the_fuzzer_talks_to_a_chip_without_an_owner() -> None:
+    target = Target(_chips()["unstarted"], "talk")
+    client = Client(lambda: target.tpm, Dice("presence"))
+    for talk in UNOWNED:
+        # It has no endorsement key before the last one makes it.
+        with contextlib.suppress(TpmError):
+            run_sync(_teller(target), talk(client))
+    run_sync(_teller(target), UNOWNED[1](client))
+    assert target.tpm.permanent.owner_auth == OWNER_AUTH
+
+
+def test_a_client_of_the_fuzzer_checks_what_it_gets(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusing(_client: Client) -> Conversation[None]:
+        yield OIAP
+        raise ResponseError("response HMAC does not verify")
+
+    monkeypatch.setattr(campaign, "OWNED", (refusing,))
+    monkeypatch.setattr(campaign, "UNOWNED", (refusing,))
+    monkeypatch.setattr(campaign, "_TALKS_PER_MILLE", 900)
+    refused = Campaign("refusing", _chips(), read_seeds())
+    with pytest.raises(Failure, match="a client's check fails: response HMAC"):
+        refused.run(0)
