@@ -18,6 +18,7 @@ from tests.fuzz.sign import Signer
 from tests.fuzz.steps import Kind, Step, send, write_steps
 from tests.fuzz.talks import OWNED, UNOWNED, WRAPPABLE, Client, inside_of_transport
 from tests.fuzz.target import Broken, Snapshot, Target
+from tests.fuzz.trail import Trail
 from tpmcore.tss12.errors import ResponseError
 
 RUN_COMMANDS: Final = 1000
@@ -86,9 +87,17 @@ class Campaign:
 
     Args:
         seed: of every decision.
+        trail: is told each step before it is done.
     """
 
-    def __init__(self, seed: str, chips: Mapping[str, Snapshot], seeds: Seeds) -> None:
+    def __init__(
+        self,
+        seed: str,
+        chips: Mapping[str, Snapshot],
+        seeds: Seeds,
+        trail: Trail | None = None,
+    ) -> None:
+        self._trail = trail
         self._seed = seed
         self._chips = chips
         self._seeds = seeds
@@ -105,9 +114,15 @@ class Campaign:
         signer = self._signers.setdefault(snapshot.name, Signer(dice, snapshot.secrets))
         signer.dice = dice
         run = _Run(
-            dice, Target(snapshot, f"{number}"), Mutator(dice, self._seeds, snapshot.seeds), signer
+            dice,
+            Target(snapshot, f"{number}"),
+            Mutator(dice, self._seeds, snapshot.seeds),
+            signer,
+            self._trail,
         )
-        run.steps.append(Step(Kind.CHIP, number, snapshot.name.encode()))
+        if self._trail is not None:
+            self._trail.begin()
+        run.note(Step(Kind.CHIP, number, snapshot.name.encode()))
         try:
             while run.tally.commands < commands and run.dead_ends < _DEAD_END_LIMIT:
                 run.turn()
@@ -118,11 +133,14 @@ class Campaign:
 
 
 class _Run:
-    def __init__(self, dice: Dice, target: Target, mutator: Mutator, signer: Signer) -> None:
+    def __init__(
+        self, dice: Dice, target: Target, mutator: Mutator, signer: Signer, trail: Trail | None
+    ) -> None:
         self.dice = dice
         self.target = target
         self.mutator = mutator
         self.signer = signer
+        self.trail = trail
         self.steps: list[Step] = []
         self.tally = Tally()
         self.dead_ends = 0
@@ -253,8 +271,14 @@ class _Run:
             self.tally.wrapped[ordinal, parse_header(response[_WRAPPED_RESPONSE_AT:]).code] += 1
 
     def _apply(self, step: Step) -> bytes:
-        self.steps.append(step)
+        self.note(step)
         return self.target.apply(step)
+
+    def note(self, step: Step) -> None:
+        """Put a step down, before what it does may hang or kill the process."""
+        self.steps.append(step)
+        if self.trail is not None:
+            self.trail.note(step)
 
 
 def replay(steps: Iterable[Step], chips: Mapping[str, Snapshot]) -> None:
