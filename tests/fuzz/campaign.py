@@ -11,12 +11,13 @@ from typing import Final
 
 from protocol.tpm12.constants import Ordinal, ReturnCode
 from protocol.tpm12.framing import HEADER_BYTES, parse_header
+from tests.fuzz.client import Client, inside_of_transport
 from tests.fuzz.dice import Dice
 from tests.fuzz.mutate import Mutator, Seeds
 from tests.fuzz.openers import OIAP, osap, transport
 from tests.fuzz.sign import Signer
 from tests.fuzz.steps import Kind, Step, send, write_steps
-from tests.fuzz.talks import OWNED, UNOWNED, WRAPPABLE, Client, inside_of_transport
+from tests.fuzz.talks import OWNED, UNOWNED, WRAPPABLE
 from tests.fuzz.target import Broken, Snapshot, Target
 from tests.fuzz.trail import Trail
 from tpmcore.tss12.errors import ResponseError

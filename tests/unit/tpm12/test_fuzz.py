@@ -28,19 +28,13 @@ from protocol.tpm12.wire import SIZED, U16, U32
 from tests.fuzz import campaign
 from tests.fuzz.campaign import Campaign, Failure, replay, write_finding
 from tests.fuzz.chips import prepare
+from tests.fuzz.client import Client, Talk, inside_of_transport
 from tests.fuzz.corpus import ROWS, findings, read_seeds
 from tests.fuzz.dice import Dice
 from tests.fuzz.openers import OIAP
 from tests.fuzz.sign import Signer
 from tests.fuzz.steps import Kind, Step, read_steps, send, write_steps
-from tests.fuzz.talks import (
-    OWNED,
-    UNOWNED,
-    WRAPPABLE,
-    Client,
-    Talk,
-    inside_of_transport,
-)
+from tests.fuzz.talks import OWNED, UNOWNED, WRAPPABLE
 from tests.fuzz.target import Broken, Snapshot, Target
 from tests.unit.tpm12.keychain import (
     MIGRATION_AUTH,
