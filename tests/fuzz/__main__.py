@@ -4,9 +4,11 @@
     python -m tests.fuzz --commands 5000000
     python -m tests.fuzz --replay build/fuzz/SOME.txt
 
-The seed is printed; the same seed finds the same. Findings are files of steps in the folder of
-`--findings`; one that is repaired is kept under a name of its own in tests/corpus/findings, which
-`make test` replays.
+The seed is printed; the same seed decides the same, but for the padding of what clients encrypt,
+which the library chooses. Findings are files of steps in the folder of `--findings`; one that is
+repaired is kept under a name of its own, with the code that its last command is answered with, in
+tests/corpus/findings, which `make test` replays. A client's check that failed is not replayed: its
+file says what it was.
 """
 
 from __future__ import annotations

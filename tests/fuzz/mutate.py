@@ -20,6 +20,12 @@ from tpmcore.tpm12.command import Command
 Seeds = Mapping[int, Sequence[tuple[int, bytes]]]
 
 _SHA1_THREAD = (Ordinal.SHA1_UPDATE, Ordinal.SHA1_COMPLETE, Ordinal.SHA1_COMPLETE_EXTEND)
+_TRANSPORT_THREAD = (
+    Ordinal.EXECUTE_TRANSPORT,
+    Ordinal.EXECUTE_TRANSPORT,
+    Ordinal.EXECUTE_TRANSPORT,
+    Ordinal.RELEASE_TRANSPORT_SIGNED,
+)
 _FOLLOWERS: Mapping[int, tuple[Ordinal, ...]] = {
     Ordinal.SHA1_START: _SHA1_THREAD,
     Ordinal.SHA1_UPDATE: _SHA1_THREAD,
@@ -28,12 +34,16 @@ _FOLLOWERS: Mapping[int, tuple[Ordinal, ...]] = {
     Ordinal.SAVE_KEY_CONTEXT: (Ordinal.LOAD_KEY_CONTEXT,),
     Ordinal.CREATE_COUNTER: (Ordinal.INCREMENT_COUNTER, Ordinal.RELEASE_COUNTER),
     Ordinal.SAVE_STATE: (Ordinal.SAVE_STATE,),
-    Ordinal.ESTABLISH_TRANSPORT: (Ordinal.EXECUTE_TRANSPORT, Ordinal.RELEASE_TRANSPORT_SIGNED),
+    Ordinal.ESTABLISH_TRANSPORT: _TRANSPORT_THREAD,
+    Ordinal.EXECUTE_TRANSPORT: _TRANSPORT_THREAD,
     Ordinal.DAA_JOIN: (Ordinal.DAA_JOIN,),
     Ordinal.DAA_SIGN: (Ordinal.DAA_SIGN,),
 }
 """What only makes sense soon after a success of something else."""
+_WRAP_PERCENT = 85
 _BLOBS = 40
+_KEPT_COMMANDS = 4
+_LATELY_PERCENT = 30
 _FAVOURITES = 10
 _RESERVED = 0x40
 _MAX_BYTES = 5000
@@ -54,6 +64,7 @@ class Mutator:
         self.dice = dice
         self.values = Values(dice)
         self._blobs: deque[bytes] = deque(maxlen=_BLOBS)
+        self._lately: dict[int, deque[tuple[int, bytes]]] = {}
         self._seeds = seeds
         self._own = own
         self._followers: tuple[Ordinal, ...] = ()
@@ -73,8 +84,10 @@ class Mutator:
         )
 
     def remember(self, command: bytes, response: bytes) -> None:
-        """Keep what a success gave out, to be sent back."""
-        self._followers = _FOLLOWERS.get(parse_header(command).code, self._followers)
+        """Keep what succeeded, as a seed, and what it gave out, to be sent back."""
+        ordinal = parse_header(command).code
+        self._followers = _FOLLOWERS.get(ordinal, self._followers)
+        self._lately.setdefault(ordinal, deque(maxlen=_KEPT_COMMANDS)).append((0, command))
         body = response[HEADER_BYTES:]
         if len(body) > 20:
             self._blobs.append(body)
@@ -93,6 +106,8 @@ class Mutator:
             if ordinal not in ROWS or dice.chance(20):
                 self._followers = ()
                 ordinal = dice.pick(self._ordinals)
+        if ordinal == Ordinal.EXECUTE_TRANSPORT and dice.chance(_WRAP_PERCENT):
+            return self.wrapped()
         seed = self._seed(ordinal)
         if seed is None or choice < 8:
             seed = self._blank(ROWS[ordinal])
@@ -102,10 +117,29 @@ class Mutator:
             seed = self._turned(seed)
         return seed
 
+    def changed(self, command: bytes) -> bytes:
+        """Return a command with other fields, or with bytes turned over."""
+        return (self._with_new_fields if self.dice.chance(50) else self._turned)(command)
+
+    def released(self) -> bytes:
+        """Return ReleaseTransportSigned, still to be signed."""
+        seed = self._seed(Ordinal.RELEASE_TRANSPORT_SIGNED)
+        assert seed is not None
+        return self._with_new_fields(seed) if self.dice.chance(20) else seed
+
+    def wrapped(self) -> bytes:
+        """Return ExecuteTransport around a command of any quality, still to be signed."""
+        inside = self.command()[: _MAX_BYTES - AUTH_BYTES - 4]
+        size = len(inside).to_bytes(4, "big")
+        body = size + inside + bytes(AUTH_BYTES)
+        return _message(Tag.RQU_AUTH1_COMMAND, Ordinal.EXECUTE_TRANSPORT, body)
+
     def _seed(self, ordinal: int) -> bytes | None:
-        vectors = self._seeds.get(ordinal, ())
+        vectors: Sequence[tuple[int, bytes]] = self._seeds.get(ordinal, ())
         if not vectors or (ordinal in self._own and self.dice.chance(60)):
             vectors = self._own.get(ordinal, ())
+        if ordinal in self._lately and self.dice.chance(_LATELY_PERCENT):
+            vectors = self._lately[ordinal]
         if not vectors:
             return None
         # Every second time one that succeeded, if there is one.

@@ -19,6 +19,9 @@ class Kind(enum.Enum):
     """data: name of a prepared chip."""
     SEND = "send"
     """number: locality; data: command."""
+    ANSWERED = "answered"
+    """number: return code of the last command. Of a finding that is kept, so that it cannot come to
+    nothing unnoticed when handles or nonces change."""
     POWER_CYCLE = "power-cycle"
     """number: startup type; 0 for none."""
     POWER_ON = "power-on"
