@@ -38,7 +38,8 @@ OWNED = World.OWNED
 JOIN, SIGN = Ordinal.DAA_JOIN, Ordinal.DAA_SIGN
 DATA0, DATA1 = RC.DAA_INPUT_DATA0, RC.DAA_INPUT_DATA1
 GOOD: Final = b"<as it should be>"
-WRONG: Final = b"not what the issuer published"
+WRONG: Final = b"not what the issuer gave"
+"""A base or modulus of nobody. As a number it is odd, so that its digest is all that is wrong."""
 
 
 class _Scripted:
