@@ -145,6 +145,14 @@ DECLARED: Final[tuple[Declared, ...]] = (
         "0000000000000000000000000000000000000000",
         "As above: the saved state with this PCR is there still; libtpms dropped it.",
     ),
+    _code(
+        "a_lockout_and_a_try_without_a_session",
+        Ordinal.RESET_LOCK_VALUE,
+        "SUCCESS",
+        "AUTHFAIL",
+        "During a lockout it is a wrong HMAC that bars the way (Part 3, 9.3); libtpms bars it after "
+        "any refusal.",
+    ),
     _cleared("owner_clears", _CLEARED_OURS, _CLEARED_THEIRS),
     _cleared(
         "owner_clears_all_of_the_period",
