@@ -150,8 +150,8 @@ DECLARED: Final[tuple[Declared, ...]] = (
         Ordinal.RESET_LOCK_VALUE,
         "SUCCESS",
         "AUTHFAIL",
-        "During a lockout it is a wrong HMAC that bars the way (Part 3, 9.3); libtpms bars it after "
-        "any refusal.",
+        "During a lockout it is a wrong HMAC that bars the way (Part 3, 9.3); libtpms lets any "
+        "refusal bar it.",
     ),
     _cleared("owner_clears", _CLEARED_OURS, _CLEARED_THEIRS),
     _cleared(
@@ -160,6 +160,11 @@ DECLARED: Final[tuple[Declared, ...]] = (
         "001f0101010100000000010100000000000100000000",
     ),
     _context_of_another_key("owner_clears_all_of_the_period"),
+    _cleared(
+        "force_clear_lets_ownership_be_taken",
+        "001f0101010100010000010100000000000000000000",
+        "001f0101010100000000010100000000000000000000",
+    ),
     *[
         _cleared(
             "force_clear_takes_all_of_the_period",
