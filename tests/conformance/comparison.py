@@ -170,8 +170,9 @@ class Difference:
 def differences(ours: Sequence[Exchange], theirs: Sequence[Exchange]) -> list[Difference]:
     """Compare two runs of one case.
 
-    Steps are compared pairwise. Where the codes of two responses differ, the rest of that step is
-    left out, since what a client does next depends on the code.
+    Steps are compared pairwise; what differs in several of them is found as often. Where the codes
+    of two responses differ, the rest of that step is left out, since what a client does next
+    depends on the code.
     """
     found: list[Difference] = []
     steps = sorted({exchange.step for exchange in ours})
@@ -188,7 +189,7 @@ def differences(ours: Sequence[Exchange], theirs: Sequence[Exchange]) -> list[Di
                 last = mine[min(len(mine), len(other)) - 1]
                 counts = (str(len(mine)), str(len(other)))
                 found.append(Difference(last.ordinal, "commands", *counts))
-    return list(dict.fromkeys(found))
+    return found
 
 
 def _compare(ours: Exchange, theirs: Exchange) -> list[Difference]:
