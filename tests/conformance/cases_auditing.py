@@ -7,6 +7,7 @@ from typing import Final
 
 from protocol.tpm12.constants import Ordinal, ReturnCode
 from protocol.tpm12.transport import TransportAttributes
+from tests.conformance.cases_transport import NONE, open_transport
 from tests.conformance.comparison import size
 from tests.conformance.machines import World
 from tests.conformance.script import DIGEST, SRK, USAGE_AUTH, Chapter, Script
@@ -116,6 +117,22 @@ def audit_digest_of_wrapped_commands(tpm: Script) -> None:
         )
         tpm.run(tss12.through(session, tss12.set_owner_install(False)))
         tpm.call(Ordinal.GET_AUDIT_DIGEST, 0)
+
+
+@case(OWNED, Ordinal.SET_ORDINAL_AUDIT_STATUS, Ordinal.GET_AUDIT_DIGEST, Ordinal.EXECUTE_TRANSPORT)
+def audit_digest_of_what_wraps(tpm: Script) -> None:
+    """Compare that what is audited of ExecuteTransport are H1 and H2, in the clear."""
+    change = Ordinal.SET_ORDINAL_AUDIT_STATUS
+    tpm.wrapped("storage")
+    tpm.call(change, Ordinal.EXECUTE_TRANSPORT, True, auth=[tpm.oiap()])
+    for wrapped_too in (False, True):
+        tpm.call(change, Ordinal.PCR_READ, wrapped_too, auth=[tpm.oiap()])
+        for attributes in (NONE, TransportAttributes.ENCRYPT, TransportAttributes.LOG):
+            tpm.power_cycle()
+            session = open_transport(tpm, attributes)
+            for index in (3, 4):
+                tpm.run(tss12.through(session, tss12.pcr_read(index)))
+                tpm.call(Ordinal.GET_AUDIT_DIGEST, 0)
 
 
 @case(OWNED, Ordinal.SET_ORDINAL_AUDIT_STATUS)

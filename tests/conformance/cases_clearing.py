@@ -8,6 +8,7 @@ from typing import Final
 from protocol.tpm12.constants import (
     CapabilityArea,
     CapabilityProperty,
+    EntityType,
     NvAttributes,
     Ordinal,
     ResourceType,
@@ -15,6 +16,7 @@ from protocol.tpm12.constants import (
 )
 from protocol.tpm12.keys import Key
 from protocol.tpm12.transport import TransportAttributes
+from tests.conformance.cases_delegation import load_row, make_owner_blob, new_family
 from tests.conformance.machines import World
 from tests.conformance.script import DIGEST, SRK, Chapter, Script
 from tests.unit.tpm12.world import OWNER_AUTH, SRK_AUTH
@@ -222,3 +224,36 @@ def force_clear_counts_writes_without_an_owner_anew(tpm: Script) -> None:
     tpm.call(Ordinal.FORCE_CLEAR)
     tpm.call(Ordinal.PHYSICAL_ENABLE)
     tpm.call(Ordinal.NV_WRITE_VALUE, index, 0, b"x")
+
+
+@case(OWNED, Ordinal.FORCE_CLEAR, Ordinal.SET_CAPABILITY)
+def force_clear_takes_deferred_presence(tpm: Script) -> None:
+    field, defer = (4, b"\0\0\0\6"), b"\0\0\0\1"
+    tpm.presence()
+    tpm.call(Ordinal.SET_CAPABILITY, *field, defer)
+    tpm.call(Ordinal.FORCE_CLEAR)
+    tpm.presence(asserted=False)
+    # Only what is set already may be set without presence.
+    tpm.call(Ordinal.SET_CAPABILITY, *field, defer, code=RC.BAD_PRESENCE)
+
+
+@case(UNOWNED, Ordinal.FORCE_CLEAR, Ordinal.TAKE_OWNERSHIP)
+def force_clear_lets_ownership_be_taken(tpm: Script) -> None:
+    tpm.presence()
+    tpm.call(Ordinal.SET_OWNER_INSTALL, False)
+    tpm.call(Ordinal.FORCE_CLEAR)
+    tpm.flags()
+    tpm.call(Ordinal.PHYSICAL_ENABLE)
+    tpm.run(tss12.take_ownership(owner_auth=OWNER_AUTH, srk_auth=SRK_AUTH, random=tpm.random))
+
+
+@case(OWNED, Ordinal.FORCE_CLEAR, Ordinal.SET_OWNER_POINTER)
+def force_clear_sets_the_owner_pointer_back(tpm: Script) -> None:
+    load_row(tpm, 0, make_owner_blob(tpm, new_family(tpm)))
+    tpm.call(Ordinal.SET_OWNER_POINTER, EntityType.DEL_ROW, 0)
+    tpm.presence()
+    tpm.call(Ordinal.FORCE_CLEAR)
+    tpm.call(Ordinal.PHYSICAL_ENABLE)
+    tpm.run(tss12.take_ownership(owner_auth=OWNER_AUTH, srk_auth=SRK_AUTH, random=tpm.random))
+    tpm.call(Ordinal.OWNER_READ_PUBEK, auth=[tpm.oiap()])
+    tpm.call(Ordinal.OWNER_READ_PUBEK, auth=[tpm.osap_owner()])

@@ -22,6 +22,7 @@ from protocol.tpm12.constants import (
 from protocol.tpm12.delegation import DelegatePublic, DelegateType, Delegations
 from protocol.tpm12.keys import Key, KeyParms, PubKey, RsaKeyParms
 from protocol.tpm12.migration import MsaComposite
+from tests.conformance.cases_delegation import make_key_blob, new_family, open_dsap
 from tests.conformance.cases_migration import AES
 from tests.conformance.machines import World
 from tests.conformance.script import (
@@ -288,3 +289,33 @@ def tickets(tpm: Script) -> None:
 def a_ticket_for_a_key_that_is_not_for_rsa(tpm: Script) -> None:
     values = (PubKey(AES, bytes(16)), DIGEST, b"")
     tpm.call(Ordinal.CMK_CREATE_TICKET, *values, auth=[tpm.oiap()], code=RC.BAD_KEY_PROPERTY)
+
+
+@case(OWNED, Ordinal.CMK_CREATE_KEY)
+def the_session_of_a_certified_key_ends(tpm: Script) -> None:
+    approval = approve(tpm)
+    auth = tpm.osap_key(keep=True)
+    secret, digest = tpm.encrypt(auth, USAGE_AUTH), authority_list(tpm).digest()
+    tpm.call(Ordinal.CMK_CREATE_KEY, SRK, secret, cmk_template(), approval, digest, auth=[auth])
+    tpm.call(Ordinal.TERMINATE_HANDLE, auth.session.handle, code=RC.INVALID_AUTHHANDLE)
+
+
+@case(OWNED, Ordinal.CMK_SET_RESTRICTIONS, Ordinal.SIGN)
+def delegates_of_a_certified_key(tpm: Script) -> None:
+    key = tpm.run(
+        tss12.load_key2(SRK, make_certified(tpm), parent_auth=SRK_AUTH, random=tpm.random)
+    )
+    blob = make_key_blob(tpm, key, new_family(tpm)).encode()
+    signing, others = 1 << 31, 0x78000000
+    for released, code in (
+        (0, RC.INVALID_KEYUSAGE),
+        (others, RC.INVALID_KEYUSAGE),
+        (signing, RC.SUCCESS),
+        (others | signing, RC.SUCCESS),
+    ):
+        tpm.call(Ordinal.CMK_SET_RESTRICTIONS, released, auth=[tpm.oiap()])
+        auth = open_dsap(tpm, EntityType.DEL_KEY_BLOB, blob, key=key)
+        tpm.call(Ordinal.SIGN, key, DIGEST, auth=[auth], code=code)
+    # Whoever knows its secret is no delegate.
+    tpm.call(Ordinal.CMK_SET_RESTRICTIONS, 0, auth=[tpm.oiap()])
+    tpm.call(Ordinal.SIGN, key, DIGEST, auth=[tpm.oiap(USAGE_AUTH)])

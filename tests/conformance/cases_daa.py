@@ -14,8 +14,9 @@ from typing import Final, TypeVar, cast
 
 from protocol.tpm12.constants import CapabilityArea, Ordinal, ResourceType, ReturnCode
 from tests.conformance.cases_contexts import load_context, save_context
+from tests.conformance.cases_endorsement import EK_PARMS
 from tests.conformance.machines import World
-from tests.conformance.script import SRK, Chapter, Script
+from tests.conformance.script import DIGEST, SRK, Chapter, Script
 from tests.unit.tpm12.daa_issuer import (
     JOIN_END,
     SIGN_END,
@@ -25,7 +26,7 @@ from tests.unit.tpm12.daa_issuer import (
     issuer,
     wide,
 )
-from tests.unit.tpm12.world import OWNER_AUTH, Chip, SeededRandom
+from tests.unit.tpm12.world import OWNER_AUTH, SRK_AUTH, Chip, SeededRandom
 from tpmcore import tss12
 from tpmcore.tss12 import Conversation
 
@@ -38,7 +39,8 @@ OWNED = World.OWNED
 JOIN, SIGN = Ordinal.DAA_JOIN, Ordinal.DAA_SIGN
 DATA0, DATA1 = RC.DAA_INPUT_DATA0, RC.DAA_INPUT_DATA1
 GOOD: Final = b"<as it should be>"
-WRONG: Final = b"not what the issuer published"
+WRONG: Final = b"not what the issuer gave"
+"""A base or modulus of nobody. As a number it is odd, so that its digest is all that is wrong."""
 
 
 class _Scripted:
@@ -71,7 +73,7 @@ def _sign(tpm: Script, join: Joining) -> Signing:
 
 
 def _sessions(tpm: Script) -> None:
-    """Compare how many DAA sessions there are, all of which a case that asks has ended."""
+    """Compare how many DAA sessions there are."""
     tpm.capability(CapabilityArea.HANDLE, ResourceType.DAA_TPM, lambda resp: resp[:2])
 
 
@@ -366,3 +368,53 @@ def contexts_of_daa_sessions(tpm: Script) -> None:
     for handle in (other.handle, third.handle):
         tpm.call(Ordinal.FLUSH_SPECIFIC, handle, ResourceType.DAA_TPM)
     _sessions(tpm)
+
+
+# --- when they are void ---------------------------------------------------------------------------
+
+
+def _void(tpm: Script, join: Joining) -> None:
+    """Require that the chip does not know the blobs of a Join any more."""
+    _refuse(tpm, _sign(tpm, join), Fault(1, GOOD, GOOD, DATA0))
+
+
+def _take_ownership(tpm: Script) -> None:
+    tpm.run(tss12.take_ownership(owner_auth=OWNER_AUTH, srk_auth=SRK_AUTH, random=tpm.random))
+
+
+@case(OWNED, Ordinal.SET_CAPABILITY, SIGN)
+def blobs_from_before_new_secrets(tpm: Script) -> None:
+    join = _joined(tpm)
+    area, daa_proof = 2, (25).to_bytes(4, "big")
+    tpm.call(Ordinal.SET_CAPABILITY, area, daa_proof, b"\0\0\0\1", auth=[tpm.oiap()])
+    _void(tpm, join)
+
+
+@case(World.NEW, Ordinal.REVOKE_TRUST, Ordinal.CREATE_REVOCABLE_EK, SIGN)
+def blobs_from_before_another_endorsement_key(tpm: Script) -> None:
+    def endorse() -> None:
+        masks = {"output_ek_reset": bytes.hex}
+        values = (DIGEST, EK_PARMS, False, DIGEST)
+        tpm.call(Ordinal.CREATE_REVOCABLE_EK, *values, masks=masks)
+        _take_ownership(tpm)
+
+    endorse()
+    join = _joined(tpm)
+    tpm.presence()
+    tpm.call(Ordinal.REVOKE_TRUST, DIGEST)
+    tpm.call(Ordinal.PHYSICAL_ENABLE)
+    endorse()
+    _void(tpm, join)
+
+
+@case(OWNED, Ordinal.FORCE_CLEAR, SIGN)
+def sessions_end_with_the_ownership_and_blobs_do_not(tpm: Script) -> None:
+    join = _joined(tpm)
+    _join(tpm).run(0, 0)
+    _sessions(tpm)
+    tpm.presence()
+    tpm.call(Ordinal.FORCE_CLEAR)
+    _sessions(tpm)
+    tpm.call(Ordinal.PHYSICAL_ENABLE)
+    _take_ownership(tpm)
+    _sign(tpm, join).run(0, 1)

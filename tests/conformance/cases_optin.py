@@ -255,10 +255,14 @@ def physical_presence_for_a_lifetime(tpm: Script) -> None:
 
 @case(NEW, Ordinal.TSC_RESET_ESTABLISHMENT_BIT)
 def establishment_bit_by_locality(tpm: Script) -> None:
+    tpm.machine.hash_start()
+    tpm.machine.hash_end(b"what is measured")
+    tpm.flags()
     for locality in (0, 1, 2):
         tpm.locality = locality
         tpm.call(Ordinal.TSC_RESET_ESTABLISHMENT_BIT, code=RC.BAD_LOCALITY)
+        tpm.flags()
     for locality in (3, 4):
         tpm.locality = locality
         tpm.call(Ordinal.TSC_RESET_ESTABLISHMENT_BIT)
-    tpm.flags()
+        tpm.flags()

@@ -219,3 +219,14 @@ def a_log_signed_for_a_delegate(tpm: Script) -> None:
         session = tpm.run(tss12.establish_transport(LOG, random=tpm.random))
         auth = [delegate, Auth(session.channel, session.auth_data)]
         tpm.call(Ordinal.RELEASE_TRANSPORT_SIGNED, key, DIGEST, auth=auth, code=code)
+
+
+@case(OWNED, Ordinal.RELEASE_TRANSPORT_SIGNED)
+def a_session_whose_log_is_signed_ends(tpm: Script) -> None:
+    session = tpm.run(tss12.establish_transport(LOG, random=tpm.random))
+    key_auth = tpm.oiap(USAGE_AUTH, keep=True)
+    auth = [key_auth, Auth(session.channel, session.auth_data, keep=True)]
+    tpm.call(Ordinal.RELEASE_TRANSPORT_SIGNED, tpm.load("sign"), DIGEST, auth=auth)
+    over(tpm, session)
+    # That of the key goes on, as it was asked to.
+    tpm.call(Ordinal.TERMINATE_HANDLE, key_auth.session.handle)

@@ -291,7 +291,7 @@ DEVIATIONS: Final[tuple[Deviation, ...]] = (
         "ResetLockValue during a lockout",
         "blocked by a wrong HMAC",
         "blocked by any refusal of its own",
-        ("test_administrative.py::test_a_wrong_try_during_a_lockout_closes_the_way_until_it_ends",),
+        ("a_lockout_and_a_try_without_a_session",),
     ),
     Deviation(
         "SELECT_SIZE",

@@ -146,6 +146,7 @@ def _differences() -> Iterator[str]:
     for entry in DECLARED:
         name = Ordinal(entry.ordinal).name
         what = "return code" if entry.field == "code" else f"`{entry.field}`"
+        what += f", {entry.times} times" if entry.times > 1 else ""
         yield (
             f"| {name} | {what} | {entry.ours} | {entry.told} | {entry.reason} | `{entry.case}` |"
         )

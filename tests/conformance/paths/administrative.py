@@ -24,8 +24,7 @@ PATHS: Final[Mapping[int, tuple[ErrorPath, ...]]] = {
         ErrorPath(
             RC.AUTHFAIL,
             "in the lockout a wrong try came before",
-            "test_administrative.py::"
-            "test_a_wrong_try_during_a_lockout_closes_the_way_until_it_ends",
+            "a_lockout_and_a_wrong_try_to_end_it",
         ),
     ),
 }

@@ -46,6 +46,8 @@ DATA0 = ReturnCode.DAA_INPUT_DATA0
 DATA1 = ReturnCode.DAA_INPUT_DATA1
 VALIDITY = ReturnCode.DAA_ISSUER_VALIDITY
 GOOD = b"<as it should be>"
+ANOTHER = b"another one"
+"""A base or modulus. As a number it is odd, so that its digest is all that is wrong."""
 
 
 def refused(moment: Moment, stage: int, data0: bytes, data1: bytes, code: int) -> None:
@@ -133,17 +135,17 @@ class TestBoth:
             stage += 5
         number = stage if join else stage - 7
         moment = _moment(join, stage)
-        refused(moment, number, b"another", GOOD, DATA0)
+        refused(moment, number, ANOTHER, GOOD, DATA0)
         refused(moment, number, b"", GOOD, DATA0)
-        refused(moment, number, GOOD, b"another", DATA1)
+        refused(moment, number, GOOD, ANOTHER, DATA1)
         refused(moment, number, GOOD, b"", DATA1)
         # What is wrong with both is told of the first.
-        refused(moment, number, b"another", b"another", DATA0)
+        refused(moment, number, ANOTHER, ANOTHER, DATA0)
 
     @pytest.mark.parametrize("stage", [13, 14, 15])
     def test_another_gamma(self, join: bool, stage: int) -> None:
         number = stage if join else stage - 7
-        refused(_moment(join, stage), number, b"another", GOOD, DATA0)
+        refused(_moment(join, stage), number, ANOTHER, GOOD, DATA0)
 
     @pytest.mark.parametrize(
         ("w", "code"),

@@ -317,6 +317,12 @@ def test_owner_may_end_maintenance(chip: Chip) -> None:
         assert chip.code(load) == ReturnCode.DISABLED_CMD
 
 
+def test_what_was_done_for_one_owner_is_not_told_the_next(chip: Chip) -> None:
+    chip.run(_create(chip))
+    chip.run(tss12.owner_clear(owner_auth=OWNER_AUTH, random=chip.client_random))
+    assert not chip.run(tss12.permanent_flags()).maintenance_done
+
+
 def test_archives_need_the_owner(chip: Chip) -> None:
     assert chip.code(_create(chip, owner_auth=WRONG_AUTH)) == ReturnCode.AUTHFAIL
     assert not chip.run(tss12.permanent_flags()).maintenance_done
