@@ -74,7 +74,7 @@ def existing_ek(tpm: Tpm) -> EndorsementKey:
 
 def checksum(key: PubKey, anti_replay: bytes) -> bytes:
     """Return what ties the answer to the question: SHA-1 of TPM_PUBKEY and the nonce."""
-    return hashlib.sha1(key.encode() + anti_replay).digest()
+    return hashlib.sha1(key.encode_once() + anti_replay).digest()
 
 
 @record

@@ -181,7 +181,7 @@ def _ek_bytes(ek: EndorsementKey) -> bytes:
     """Return an _EkRecord without its last field; made once."""
     if ek.encoded is None:
         numbers = SIZED.write(number_bytes(ek.private.p)) + SIZED.write(number_bytes(ek.private.q))
-        ek.encoded = ek.parms.encode() + numbers
+        ek.encoded = ek.parms.encode_once() + numbers
     return ek.encoded
 
 
