@@ -232,6 +232,11 @@ class Key(Structure):
         """The TPM_PUBKEY of this key, parameters as stored."""
         return PubKey(self.algorithm_parms, self.pub_key)
 
+    def public_key_digest(self) -> bytes:
+        """Return SHA-1 of that TPM_PUBKEY."""
+        encoded = self.algorithm_parms.encode_once() + SIZED.write(self.pub_key)
+        return hashlib.sha1(encoded).digest()
+
     # Both are written out, dataclasses.replace takes three times as long: every key passes here.
 
     def with_private(self, enc_data: bytes) -> Key:

@@ -195,7 +195,7 @@ def _migration_authority(ctx: Context, key: KeyBody, migration_pub_digest: bytes
     Raises:
         TpmError: MA_SOURCE if it is not the one that the caller names.
     """
-    migration = CmkMigAuth(migration_pub_digest, key.public.public_key.digest()).encode()
+    migration = CmkMigAuth(migration_pub_digest, key.public.public_key_digest()).encode()
     expected = hmac_sha1(ctx.tpm.permanent.tpm_proof, migration)
     if not hmac.compare_digest(expected, key.migration_auth):
         raise TpmError(ReturnCode.MA_SOURCE)

@@ -15,7 +15,6 @@ from protocol.tpm12.constants import (
     Algorithm,
     EncScheme,
     KeyFlags,
-    KeyUsage,
     MigrationScheme,
     Ordinal,
     PayloadType,
@@ -50,7 +49,7 @@ from tpmcore.tpm12.parsing import decode_plaintext
 from tpmcore.tpm12.primitives import hmac_sha1
 from tpmcore.tpm12.rsa import PrivateKey, RsaError
 from tpmcore.tpm12.state import KeyBody
-from tpmcore.tpm12.storage import require_storage_key
+from tpmcore.tpm12.storage import MADE_OTHERWISE, require_storage_key
 from tpmcore.tpm12.tpm import Tpm
 
 _CMK_PAYLOADS: Final = frozenset({PayloadType.MIGRATE_RESTRICTED, PayloadType.MIGRATE_EXTERNAL})
@@ -147,7 +146,7 @@ def cmk_create_key(ctx: Context, request: CmkCreateKeyRequest) -> CmkCreateKeyRe
     _require_cmk_flags(template)
     authorities = request.migration_authority_digest
     _require_note(tpm, CmkMaApproval(authorities), request.migration_authority_approval)
-    if template.key_usage in (KeyUsage.IDENTITY, KeyUsage.AUTHCHANGE):
+    if template.key_usage in MADE_OTHERWISE:
         raise TpmError(ReturnCode.INVALID_KEYUSAGE)
     if not template.is_key12:
         raise TpmError(ReturnCode.INVALID_STRUCTURE)
@@ -159,7 +158,7 @@ def cmk_create_key(ctx: Context, request: CmkCreateKeyRequest) -> CmkCreateKeyRe
         migration_auth=b"",
         payload=PayloadType.MIGRATE_RESTRICTED,
     )
-    body.migration_auth = _migration_auth(tpm, authorities, body.public.public_key.digest())
+    body.migration_auth = _migration_auth(tpm, authorities, body.public.public_key_digest())
     ctx.end_session(0)
     return CmkCreateKeyResponse(wrapped(parent, body))
 
@@ -313,7 +312,7 @@ def cmk_convert_migration(ctx: Context, request: CmkConvertMigrationRequest) -> 
     migrated = request.migrated_key
     store = open_blob(parent, migrated.enc_data, request.random)
     authorities = request.msa_list.digest()
-    source = migrated.public_key.digest()
+    source = migrated.public_key_digest()
     # 11.10, 6 names no code; libtpms' comparison gives this one.
     if not hmac.compare_digest(store.migration_auth, _blob_hash(authorities, source)):
         raise TpmError(ReturnCode.AUTHFAIL)
@@ -323,7 +322,7 @@ def cmk_convert_migration(ctx: Context, request: CmkConvertMigrationRequest) -> 
         raise TpmError(ReturnCode.BAD_MIGRATION)
     restrict = request.restrict_ticket
     _require_ticket(tpm, request.msa_list, restrict.digest(), request.sig_ticket)
-    destination = parent.public.public_key.digest()
+    destination = parent.public.public_key_digest()
     if not hmac.compare_digest(restrict.destination_key_digest, destination):
         raise TpmError(ReturnCode.MA_DESTINATION)
     _check_private(migrated, store)

@@ -114,7 +114,7 @@ def activate_identity(ctx: Context, request: ActivateIdentityRequest) -> Activat
     if key.public.key_usage != KeyUsage.IDENTITY:
         raise TpmError(ReturnCode.BAD_PARAMETER)
     id_digest, session_key, release = _decrypt_blob(ctx, request.blob)
-    if not hmac.compare_digest(id_digest, key.public.public_key.digest()):
+    if not hmac.compare_digest(id_digest, key.public.public_key_digest()):
         raise TpmError(ReturnCode.BAD_PARAMETER)
     if release is not None:
         ctx.check_release(release)

@@ -37,6 +37,8 @@ from tpmcore.tpm12.sealing import (
 )
 from tpmcore.tpm12.state import EntityKind, KeyBody, LoadedKey
 
+MADE_OTHERWISE: Final = frozenset({KeyUsage.IDENTITY, KeyUsage.AUTHCHANGE})
+"""Usages of keys that have commands of their own."""
 _BINDING_USAGES: Final = frozenset({KeyUsage.BIND, KeyUsage.LEGACY})
 
 
@@ -207,7 +209,7 @@ def create_wrap_key(ctx: Context, request: CreateWrapKeyRequest) -> CreateWrapKe
     is_migratable = bool(template.key_flags & KeyFlags.MIGRATABLE)
     if (
         (parent.is_migratable and not is_migratable)
-        or template.key_usage in (KeyUsage.IDENTITY, KeyUsage.AUTHCHANGE)
+        or template.key_usage in MADE_OTHERWISE
         or template.key_flags & KeyFlags.MIGRATE_AUTHORITY
     ):
         raise TpmError(ReturnCode.INVALID_KEYUSAGE)

@@ -5,6 +5,7 @@ compiled from a layout does what the layout says."""
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import sys
 import types
 import typing
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocol.tpm12.constants import KeyUsage
 from protocol.tpm12.delegation import (
     DelegateKeyBlob,
     DelegateOwnerBlob,
@@ -242,3 +244,8 @@ def test_a_key_that_is_cut_in_its_head_is_judged_as_far_as_it_goes(
     with pytest.raises(WireError) as refused:
         Key.decode(bytes.fromhex(data))
     assert type(refused.value) is error
+
+
+def test_the_digest_of_a_public_key_is_that_of_its_structure() -> None:
+    key = Key.template(KeyUsage.BIND, enc_scheme=3, sig_scheme=1).with_public(b"modulus", None)
+    assert key.public_key_digest() == hashlib.sha1(key.public_key.encode()).digest()
