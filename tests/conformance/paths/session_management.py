@@ -46,8 +46,8 @@ PATHS: Final[Mapping[int, tuple[ErrorPath, ...]]] = {
         ErrorPath(RC.OWNER_CONTROL, "the owner keeps the key in the TPM", "keys_that_stay"),
         ErrorPath(
             RC.TOOMANYCONTEXTS,
-            "contextCount is at its end",
-            untried="it takes 2^32 - 2 contexts",
+            "contextCount is at its end, after 2^32 - 2 contexts",
+            "test_limits.py::test_the_count_of_contexts_ends_where_it_has_no_next",
         ),
         ErrorPath(
             RC.CONTEXT_GAP,
