@@ -20,7 +20,7 @@ from tests.fuzz.steps import Kind, Step, send, write_steps
 from tests.fuzz.talks import OWNED, UNOWNED, WRAPPABLE
 from tests.fuzz.target import Broken, Snapshot, Target
 from tests.fuzz.trail import Trail
-from tpmcore.tss12.errors import ResponseError
+from tpmcore.errors import TpmError
 
 RUN_COMMANDS: Final = 1000
 _CHIPS: Final = ("furnished", "furnished", "furnished", "owned", "small", "new", "unstarted")
@@ -216,14 +216,13 @@ class _Run:
         while True:
             try:
                 command = conversation.send(response) if response else next(conversation)
-            except ResponseError as error:
+            except (StopIteration, TpmError):
+                return  # it is at an end, or wants what this chip has not
+            except Exception as error:
+                # A client does not expect what a command that is not its own comes to.
                 if disturbed:
                     return
                 raise Broken(f"a client's check fails: {error}") from error
-            except Exception:
-                # It is at an end, or gives up: the client is not what is tested here, and it may
-                # want what this chip has not.
-                return
             if dice.chance(_DISTURB_PERCENT):
                 disturbed = True
                 command = self.mutator.changed(command)

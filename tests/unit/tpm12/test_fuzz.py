@@ -225,10 +225,13 @@ def test_the_fuzzer_talks_to_a_chip_without_an_owner() -> None:
     assert target.tpm.permanent.owner_auth == OWNER_AUTH
 
 
-def test_a_client_of_the_fuzzer_checks_what_it_gets(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [ResponseError, ValueError])
+def test_a_client_of_the_fuzzer_checks_what_it_gets(
+    kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refusing(_client: Client) -> Conversation[None]:
         yield OIAP
-        raise ResponseError("response HMAC does not verify")
+        raise kind("response HMAC does not verify")
 
     monkeypatch.setattr(campaign, "OWNED", (refusing,))
     monkeypatch.setattr(campaign, "UNOWNED", (refusing,))
