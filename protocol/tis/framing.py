@@ -20,10 +20,11 @@ Chip to client:
     2       2     tag of the request; 0 in an interrupt
     4       size  bytes read, in ascending address order (empty for an interrupt)
 
-Interrupts stand for one shared line and go to every connection of every locality. After an
-interrupt message none follows on that connection until it has made an access, so that a client
-which does not read costs the chip no queue: whoever gets one reads INT_STATUS or STS of his own
-locality, as a handler on a shared line does anyway.
+Interrupts stand for one shared line and go to every connection of every locality that the chip has
+accepted, as the first answer on it proves: there is none for what arose before. After an interrupt
+message none follows on that connection until it has made an access, so that a client which does not
+read costs the chip no queue: whoever gets one reads INT_STATUS or STS of his own locality, as a
+handler on a shared line does anyway.
 """
 
 from __future__ import annotations

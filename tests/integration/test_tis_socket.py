@@ -373,6 +373,8 @@ def test_several_connections_to_a_locality_see_the_same_registers(chip: ChipProc
 def test_interrupts_go_to_every_connection_of_every_locality(chip: ChipProcess) -> None:
     with ExitStack() as stack:
         pages = [stack.enter_context(chip.page(n)) for n in (0, 0, 1, 4)]
+        # connect(2) returns before the chip has accepted; what is answered has been.
+        assert [page.access() for page in pages] == [0x81, 0x81, 0x81, 0x81]
         page = pages[0]
         page.w(ACCESS, REQUEST)
         page.w(Register.INT_ENABLE, 0x80000001, 4)
@@ -386,6 +388,7 @@ def test_interrupts_go_to_every_connection_of_every_locality(chip: ChipProcess) 
 
 def test_whoever_does_not_react_gets_no_second_interrupt(chip: ChipProcess) -> None:
     with chip.page(0) as page, chip.page(1) as idle:
+        assert idle.access() == 0x81
         page.w(ACCESS, REQUEST)
         page.w(Register.INT_ENABLE, 0x80000001, 4)
         for _ in range(10):
