@@ -10,6 +10,7 @@ the reference it is a difference, and the case goes on as far as it can.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias, TypeVar
@@ -491,6 +492,8 @@ class Case:
         name: the function's name, unique.
         ordinals: what it is about, for the table of the document.
         start_up: whether the machine is started up with CLEAR before.
+        within_s: how long it may take on a machine whose clock it cannot set; afterwards the
+            machine may rightly answer something else.
     """
 
     name: str
@@ -498,13 +501,15 @@ class Case:
     ordinals: tuple[int, ...]
     start_up: bool
     play: Callable[[Script], None]
+    within_s: float = math.inf
 
 
 class Chapter:
     """The cases of one module, in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, within_s: float = math.inf) -> None:
         self.cases: list[Case] = []
+        self._within_s = within_s
 
     def case(
         self, world: World, *ordinals: int, start_up: bool = True
@@ -512,7 +517,7 @@ class Chapter:
         """Register a case about some ordinals that begins in a world."""
 
         def register(play: Callable[[Script], None]) -> Callable[[Script], None]:
-            self.cases.append(Case(play.__name__, world, ordinals, start_up, play))
+            self.cases.append(Case(play.__name__, world, ordinals, start_up, play, self._within_s))
             return play
 
         return register

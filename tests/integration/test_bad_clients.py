@@ -25,8 +25,8 @@ from tests.unit.tpm12.world import SeededRandom
 
 PCR_READ_0 = build_message(Tag.RQU_COMMAND, Ordinal.PCR_READ, bytes(4))
 PCR_0 = build_message(Tag.RSP_COMMAND, 0, bytes(20))
-PROMPT_S = 5.0
-"""What is no hang on a busy machine; a light command takes a tenth of a millisecond."""
+PROMPT_S = 30.0
+"""What is no hang, on a busy machine too; a light command takes a tenth of a millisecond."""
 FLOOD = 10_000
 
 

@@ -314,7 +314,7 @@ async def test_a_client_that_floods_neither_starves_others_nor_ends_the_manager(
             nursery.start_soon(flood, "g4", b"")
             async with guest_of(lab) as guest:
                 for n in range(20):
-                    with trio.fail_after(5):
+                    with trio.fail_after(LIMIT_S):
                         await guest.save(value(f"save {n}"))
                 assert await guest.load() == value("save 19")
             nursery.cancel_scope.cancel()
