@@ -36,8 +36,18 @@ from protocol.tpm12.migration import CmkAuth, MsaComposite
 from protocol.tpm12.transport import TransportAttributes
 from protocol.tpm12.wire import U32, Reader
 from tests.fuzz.client import SECRET, SRK, Client, LoadedKeys, Talk
-from tests.unit.tpm12.daa_issuer import Joining, chain_key, issuer, public_part
-from tests.unit.tpm12.keychain import binding_key, signing_key, storage_key
+from tests.unit.tpm12.daa_issuer import (
+    JOIN_END,
+    SIGN_END,
+    Joining,
+    Signing,
+    chain_key,
+    issuer,
+    number,
+    public_part,
+)
+from tests.unit.tpm12.daa_journey import blobs_of
+from tests.unit.tpm12.keychain import binding_key, encrypt_oaep, signing_key, storage_key
 from tests.unit.tpm12.world import OWNER_AUTH, SRK_AUTH
 from tpmcore import tss12
 from tpmcore.errors import TpmError
@@ -55,6 +65,10 @@ _SIGN: Final = 1 << 14
 _ROWS: Final = 2
 _FAMILIES_WANTED: Final = 4
 _JOIN_STAGES: Final = 8
+_NONCE_STAGE: Final = 8
+"""Of a Join: the chip gets a nonce that its endorsement key decrypts."""
+_WHOLE_JOIN_PERCENT: Final = 10
+_NO_BLOBS: Final = (b"", b"", b"")
 _SESSION_KEY: Final = bytes.fromhex("00000006 00ff 0010") + bytes(16)  # TPM_SYMMETRIC_KEY: AES-128
 
 
@@ -393,23 +407,30 @@ def _release(client: Client) -> Conversation[None]:
 
 
 def _join(client: Client) -> Conversation[None]:
-    """Begin a DAA Join, and a Sign that gets no further; all of it takes too long to do often."""
-    # Of the first stages no input needs a chip.
-    joining = Joining(None, issuer())  # type: ignore[arg-type]
-    handle = 0
-    for stage in range(client.dice.below(_JOIN_STAGES)):
-        inputs = [joining.inputs(stage)]
+    """Do a DAA Join, and a Sign with what it gave; mostly only begin both, since they take long."""
+    join = Joining(None, issuer())  # type: ignore[arg-type]  # the chip is asked here
+    is_whole = client.dice.chance(_WHOLE_JOIN_PERCENT)
+    for stage in range(JOIN_END + 1 if is_whole else client.dice.below(_JOIN_STAGES)):
+        if stage == _NONCE_STAGE:
+            ek = client.public(ReservedHandle.EK).key
+            inputs = [(encrypt_oaep(ek, join.nonce_of_issuer), b"")]
+        else:
+            inputs = [join.inputs(stage)]
         if stage == 1:
             inputs.insert(0, (public_part(chain_key(702)), b""))
         for data in inputs:
-            output = yield from tss12.daa_join(
-                handle, stage, *data, owner_auth=client.owner, random=client.random
+            join.done[stage] = yield from tss12.daa_join(
+                join.handle, stage, *data, owner_auth=client.owner, random=client.random
             )
         if stage == 0:
-            handle = int.from_bytes(output, "big")
-    yield from tss12.daa_sign(
-        0, 0, issuer().settings, owner_auth=client.owner, random=client.random
-    )
+            join.handle = number(join.done[stage])
+    sign = Signing(None, issuer(), blobs=blobs_of(join) if is_whole else _NO_BLOBS)  # type: ignore[arg-type]
+    for stage in range(SIGN_END + 1 if is_whole else 1):
+        sign.done[stage] = yield from tss12.daa_sign(
+            sign.handle, stage, *sign.inputs(stage), owner_auth=client.owner, random=client.random
+        )
+        if stage == 0:
+            sign.handle = number(sign.done[stage])
 
 
 OWNED: Final[tuple[Talk, ...]] = (

@@ -36,6 +36,7 @@ from tests.fuzz.sign import Signer
 from tests.fuzz.steps import Kind, Step, read_steps, send, write_steps
 from tests.fuzz.talks import OWNED, UNOWNED, WRAPPABLE
 from tests.fuzz.target import Broken, Snapshot, Target
+from tests.unit.tpm12.daa_issuer import JOIN_END, SIGN_END
 from tests.unit.tpm12.keychain import (
     MIGRATION_AUTH,
     SRK,
@@ -212,6 +213,32 @@ def test_the_fuzzer_talks_to_the_end(talk: Talk) -> None:
         client = Client(functools.partial(getattr, target, "tpm"), Dice(f"{number}"))
         talking = inside_of_transport(client, talk) if number else talk(client)
         run_sync(_teller(target), talking)
+
+
+class _LongestTalk(Dice):
+    """Dice by which everything happens that seldom does."""
+
+    def chance(self, percent: int) -> bool:
+        """Return True."""
+        return True
+
+
+def test_the_fuzzer_joins_and_signs_to_the_end() -> None:
+    """What a talk that may be short does at its longest."""
+    target = Target(_chips()["furnished"], "talk")
+    client = Client(lambda: target.tpm, _LongestTalk("join"))
+    (join,) = [talk for talk in OWNED if talk.__name__ == "_join"]
+    commands: list[bytes] = []
+
+    def answer(command: bytes) -> bytes:
+        commands.append(command)
+        return target.apply(send(command))
+
+    run_sync(answer, join(client))
+    ordinals = [parse_header(command).code for command in commands]
+    assert ordinals.count(Ordinal.DAA_JOIN) == JOIN_END + 2  # one stage is for two keys
+    assert ordinals.count(Ordinal.DAA_SIGN) == SIGN_END + 1
+    assert not target.tpm.stany.daa_sessions
 
 
 def test_the_fuzzer_talks_to_a_chip_without_an_owner() -> None:
