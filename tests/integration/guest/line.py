@@ -6,10 +6,11 @@ from __future__ import annotations
 import base64
 import binascii
 import itertools
-import select
 import socket
 import time
 from dataclasses import dataclass, field
+
+from tests.integration.guest.linereader import LineReader
 
 
 class LineError(AssertionError):
@@ -25,8 +26,11 @@ class Line:
     """
 
     port: socket.socket
-    _received: bytearray = field(default_factory=bytearray)
+    _lines: LineReader = field(init=False)
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+
+    def __post_init__(self) -> None:
+        self._lines = LineReader(self.port)
 
     def close(self) -> None:
         """Hang up."""
@@ -71,18 +75,10 @@ class Line:
         return number
 
     def _read_line(self, limit_s: float) -> str:
-        deadline = time.monotonic() + limit_s
-        while b"\n" not in self._received:
-            left_s = max(0.0, deadline - time.monotonic())
-            if not select.select([self.port], [], [], left_s)[0]:
-                raise LineError(f"no word from the guest within {limit_s:g} s")
-            try:
-                chunk = self.port.recv(65536)
-            except ConnectionResetError:
-                chunk = b""
-            if not chunk:
-                raise LineError("QEMU has hung up")
-            self._received += chunk
-        line, _, rest = bytes(self._received).partition(b"\n")
-        self._received[:] = rest
+        try:
+            line = self._lines.read(time.monotonic() + limit_s)
+        except TimeoutError as error:
+            raise LineError(f"no word from the guest within {limit_s:g} s") from error
+        except EOFError as error:
+            raise LineError("QEMU has hung up") from error
         return line.decode("ascii", errors="replace").strip()

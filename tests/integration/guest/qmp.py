@@ -7,12 +7,13 @@ Source: QEMU, docs/interop/qmp-spec.
 from __future__ import annotations
 
 import json
-import select
 import socket
 import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
+
+from tests.integration.guest.linereader import LineReader
 
 COMMAND_LIMIT_S = 30.0
 
@@ -30,8 +31,11 @@ class Qmp:
     """
 
     monitor: socket.socket
-    _received: bytearray = field(default_factory=bytearray)
+    _lines: LineReader = field(init=False)
     _events: deque[dict[str, Any]] = field(default_factory=deque)
+
+    def __post_init__(self) -> None:
+        self._lines = LineReader(self.monitor)
 
     def negotiate(self) -> None:
         """Leave the mode in which QEMU takes no commands but this one."""
@@ -82,18 +86,10 @@ class Qmp:
                 return found
 
     def _message(self, deadline: float) -> dict[str, Any]:
-        while b"\n" not in self._received:
-            left_s = max(0.0, deadline - time.monotonic())
-            if not select.select([self.monitor], [], [], left_s)[0]:
-                raise QmpError("QEMU is silent")
-            try:
-                chunk = self.monitor.recv(65536)
-            except ConnectionResetError:
-                chunk = b""
-            if not chunk:
-                raise QmpError("QEMU has hung up")
-            self._received += chunk
-        line, _, rest = bytes(self._received).partition(b"\n")
-        self._received[:] = rest
-        message: dict[str, Any] = json.loads(line)
+        try:
+            message: dict[str, Any] = json.loads(self._lines.read(deadline))
+        except TimeoutError as error:
+            raise QmpError("QEMU is silent") from error
+        except EOFError as error:
+            raise QmpError("QEMU has hung up") from error
         return message
