@@ -33,6 +33,12 @@ async def fetch(vtpm: Vtpm) -> Pair:
     return await vtpm.fetch(PERMANENT), await vtpm.fetch(VOLATILE)
 
 
+async def put_both(vtpm: Vtpm, permanent: bytes, volatile: bytes) -> None:
+    """Send both halves, the permanent one first; each is taken in."""
+    assert await vtpm.put(PERMANENT, permanent) == 0
+    assert await vtpm.put(VOLATILE, volatile) == 0
+
+
 async def two_times(source: Guest) -> tuple[Pair, bytes, Pair, bytes]:
     """Return the state of a TPM at two times, and the value of PCR 4 at each."""
     vtpm = await source.start()
@@ -82,8 +88,7 @@ async def test_the_volatile_state_of_the_permanent_one_takes_the_place_of_anothe
     source = Guest()
     (permanent, right), value, (_, volatile), _ = await two_times(source)
     _, vtpm = await stopped(source)
-    assert await vtpm.put(PERMANENT, permanent) == 0
-    assert await vtpm.put(VOLATILE, volatile) == 0
+    await put_both(vtpm, permanent, volatile)
     assert await vtpm.put(VOLATILE, right) == 0
     assert await init(vtpm) == 0
     assert await vtpm.pcr(4) == value
@@ -93,8 +98,8 @@ async def test_a_pair_that_was_whole_is_not_any_more_when_one_half_is_replaced()
     source = Guest()
     first, _, second, value = await two_times(source)
     _, vtpm = await stopped(source)
-    for kind, blob in ((PERMANENT, second[0]), (VOLATILE, second[1]), (PERMANENT, first[0])):
-        assert await vtpm.put(kind, blob) == 0
+    await put_both(vtpm, *second)
+    assert await vtpm.put(PERMANENT, first[0]) == 0
     assert await init(vtpm) == ReturnCode.BAD_PARAMETER
     assert await vtpm.put(PERMANENT, second[0]) == 0
     assert await init(vtpm) == 0
@@ -153,8 +158,7 @@ async def test_a_machine_that_was_off_starts_afresh_beside_a_state_of_another_ti
     source = Guest()
     (permanent, _), _, (_, volatile), _ = await two_times(source)
     target, vtpm = await stopped(source)
-    assert await vtpm.put(PERMANENT, permanent) == 0
-    assert await vtpm.put(VOLATILE, volatile) == 0
+    await put_both(vtpm, permanent, volatile)
     vtpm = await target.start(None)  # nothing but the image is left
     assert await vtpm.pcr(4) == ZEROS
     await change_permanent(vtpm)  # and it is still not of this one
@@ -167,8 +171,7 @@ async def test_a_new_permanent_state_or_a_reset_by_the_operator_ends_it() -> Non
     (permanent, _), _, (_, volatile), _ = await two_times(source)
     for is_reset in (False, True):
         _, vtpm = await stopped(source)
-        assert await vtpm.put(PERMANENT, permanent) == 0
-        assert await vtpm.put(VOLATILE, volatile) == 0
+        await put_both(vtpm, permanent, volatile)
         assert await init(vtpm) == ReturnCode.BAD_PARAMETER
         if is_reset:
             await vtpm.machine.reset({})
@@ -194,8 +197,7 @@ async def test_states_between_whose_fetching_the_tpm_changed_are_not_given_out()
     await vtpm.fetch(VOLATILE)
     permanent, volatile = await fetch(vtpm)
     await vtpm.do(ControlOrdinal.POWER_OFF)
-    assert await vtpm.put(PERMANENT, permanent) == 0
-    assert await vtpm.put(VOLATILE, volatile) == 0
+    await put_both(vtpm, permanent, volatile)
     assert await init(vtpm) == 0
 
 
@@ -229,8 +231,7 @@ async def test_blobs_of_every_version_are_taken_in(version: str) -> None:
     permanent, volatile = golden(version, guest.keys)
     vtpm = await guest.start()
     await vtpm.do(ControlOrdinal.POWER_OFF)
-    assert await vtpm.put(PERMANENT, permanent) == 0
-    assert await vtpm.put(VOLATILE, volatile) == 0
+    await put_both(vtpm, permanent, volatile)
     assert await init(vtpm) == 0
     assert await vtpm.pcr(4) == GOLDEN_PCR_4
 
@@ -247,8 +248,7 @@ async def test_a_volatile_blob_of_before_follows_a_permanent_one_of_before_only(
     assert vtpm.store.sequence == before
     assert await vtpm.put(PERMANENT, newer) == 0
     assert await vtpm.put(VOLATILE, volatile) == ReturnCode.BAD_PARAMETER
-    assert await vtpm.put(PERMANENT, permanent) == 0
-    assert await vtpm.put(VOLATILE, volatile) == 0
+    await put_both(vtpm, permanent, volatile)
     # from here on it is bound to that one
     assert await vtpm.put(PERMANENT, newer) == 0
     assert await init(vtpm) == ReturnCode.BAD_PARAMETER
@@ -259,8 +259,7 @@ async def test_a_pair_that_came_in_is_given_up_when_the_tpm_runs_on_without_it(w
     source = Guest()
     first, value, _, _ = await two_times(source)
     target, vtpm = await stopped(source)
-    assert await vtpm.put(PERMANENT, first[0]) == 0
-    assert await vtpm.put(VOLATILE, first[1]) == 0
+    await put_both(vtpm, *first)
     if way == "guest reset":
         await vtpm.machine.reset({})
     else:
@@ -278,8 +277,7 @@ async def test_a_pair_that_came_in_outlives_a_restart_after_which_nothing_change
     source = Guest()
     first, value, _, _ = await two_times(source)
     target, vtpm = await stopped(source)
-    assert await vtpm.put(PERMANENT, first[0]) == 0
-    assert await vtpm.put(VOLATILE, first[1]) == 0
+    await put_both(vtpm, *first)
     vtpm = await target.start(None)
     assert await vtpm.pcr(4) == ZEROS
     assert await init(vtpm) == 0
