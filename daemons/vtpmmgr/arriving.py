@@ -11,7 +11,7 @@ import os
 from daemons.runtime.log import Log
 from daemons.vtpmmgr.commits import Exclusive
 from daemons.vtpmmgr.crossings import Crossings, Party
-from daemons.vtpmmgr.groups import read_group
+from daemons.vtpmmgr.groupview import read_group
 from daemons.vtpmmgr.hardware import Hardware
 from daemons.vtpmmgr.ledger import Ledger, Transaction
 from daemons.vtpmmgr.management import Answer, Command, Commands, refused_by_hardware

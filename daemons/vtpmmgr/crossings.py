@@ -17,7 +17,7 @@ from uuid import UUID
 
 from daemons.runtime.secret import Secret
 from daemons.vtpmmgr.commits import CommandRefused, Committer
-from daemons.vtpmmgr.groups import Group
+from daemons.vtpmmgr.groupview import Group
 from daemons.vtpmmgr.hardware import Hardware
 from daemons.vtpmmgr.management import refused_by_hardware
 from daemons.vtpmmgr.records import PolicyRecord, TransportKeyRecord

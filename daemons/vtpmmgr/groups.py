@@ -23,7 +23,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final, Self
 from uuid import UUID, uuid4
 
 import trio
@@ -32,9 +31,10 @@ from daemons.runtime.log import Log
 from daemons.runtime.secret import AUTH_BYTES, Secret
 from daemons.vtpmmgr.commits import CommandRefused, Committer
 from daemons.vtpmmgr.envelope import KEY_BYTES
+from daemons.vtpmmgr.groupview import GROUPS, Group, OpenGroup, read_group
 from daemons.vtpmmgr.hardware import Hardware, NewIdentity
 from daemons.vtpmmgr.keyring import KeyRing
-from daemons.vtpmmgr.ledger import Ledger, Transaction
+from daemons.vtpmmgr.ledger import Transaction
 from daemons.vtpmmgr.management import Answer, Command, Commands, refused_by_hardware
 from daemons.vtpmmgr.openings import Openings
 from daemons.vtpmmgr.records import (
@@ -79,90 +79,6 @@ from protocol.manager.management import (
 )
 from protocol.manager.moving import MoveState
 from protocol.tpm12.keys import Key
-
-GROUPS: Final = UUID(int=0)
-"""Stands for the groups as a whole where a change says what it is about."""
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """A group as it was read.
-
-    Attributes:
-        policy: None for a stub.
-        is_open: whether its key is at hand.
-    """
-
-    record: GroupRecord
-    policy: PolicyRecord | None
-    is_open: bool
-
-    @property
-    def config_list(self) -> ConfigList:
-        """The list in force."""
-        return EMPTY_LIST if self.policy is None else ConfigList.decode(self.policy.config_list)
-
-    @property
-    def saa_modulus(self) -> bytes:
-        """Of its agent; zeros while there is none."""
-        return bytes(MODULUS_BYTES) if self.policy is None else self.policy.saa_modulus
-
-
-def read_group(ledger: Ledger, number: int) -> Group:
-    """Return a group; CommandRefused(BADINDEX) if there is none with this number."""
-    record = ledger.group(number)
-    if record is None:
-        raise CommandRefused(ManagerCode.BADINDEX)
-    policy = ledger.get(PolicyRecord, record.uuid.bytes)
-    return Group(record, policy, ledger.keys.is_open(record))
-
-
-def read_group_of(ledger: Ledger, number: int, vtpm: UUID) -> Group:
-    """Return the group of a vTPM that is open with this number in its configuration.
-
-    Raises:
-        CommandRefused: BADINDEX, as `read_group`; FAIL, the vTPM is not in it: the number may mean
-            another group by now.
-    """
-    group = read_group(ledger, number)
-    record = ledger.get(VtpmRecord, vtpm.bytes)
-    if record is None or record.group != group.record.uuid:
-        raise CommandRefused(ManagerCode.FAIL)
-    return group
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class _OpenGroup:
-    """An open group that has an agent, with its secrets: all of one moment, for the manager's keys
-    may be other ones after any wait.
-
-    Attributes:
-        key: of the group.
-        aik_auth: secret to use its AIK.
-        identification: what PCRs 20-23 hold for it.
-    """
-
-    uuid: UUID
-    policy: PolicyRecord
-    key: Secret
-    aik_auth: Secret
-    identification: quotes.Identification
-
-    @classmethod
-    def read(cls, ledger: Ledger, number: int) -> Self:
-        """Return the group with a number; CommandRefused if it is none, closed or a stub."""
-        group = read_group(ledger, number)
-        if not group.is_open:
-            raise CommandRefused(ManagerCode.AUTHFAIL)
-        if group.policy is None:
-            raise CommandRefused(ManagerCode.FAIL)
-        return cls(
-            group.record.uuid,
-            group.policy,
-            ledger.keys.group_key(group.record),
-            ledger.keys.unwrap_aik_auth(group.record, group.policy),
-            quotes.identification(group.record.uuid, group.saa_modulus, group.config_list),
-        )
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -371,8 +287,8 @@ class GroupCommands:
             raise CommandRefused(ManagerCode.AUTHFAIL)
         return group
 
-    async def _with_policy(self, number: int) -> _OpenGroup:
-        return await self._committer.read(GROUPS, lambda ledger: _OpenGroup.read(ledger, number))
+    async def _with_policy(self, number: int) -> OpenGroup:
+        return await self._committer.read(GROUPS, lambda ledger: OpenGroup.read(ledger, number))
 
     async def _list(self, request: Nothing) -> Answer:
         groups = await self._committer.read(GROUPS, lambda ledger: len(ledger.groups()))

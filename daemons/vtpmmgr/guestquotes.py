@@ -9,7 +9,7 @@ from typing import Final
 
 from daemons.runtime.secret import Secret
 from daemons.vtpmmgr.commits import CommandRefused, Committer
-from daemons.vtpmmgr.groups import read_group_of
+from daemons.vtpmmgr.groupview import read_group_of
 from daemons.vtpmmgr.hardware import Hardware
 from daemons.vtpmmgr.identity import Client
 from daemons.vtpmmgr.ledger import Ledger

@@ -12,7 +12,8 @@ from daemons.runtime.secret import Secret
 from daemons.vtpmmgr.arriving import ArrivingCommands
 from daemons.vtpmmgr.commits import CommandRefused, Committer
 from daemons.vtpmmgr.envelope import NotAuthentic
-from daemons.vtpmmgr.groups import GROUPS, Group, GroupCommands
+from daemons.vtpmmgr.groups import GroupCommands
+from daemons.vtpmmgr.groupview import GROUPS, Group
 from daemons.vtpmmgr.hardware import Hardware
 from daemons.vtpmmgr.identity import ClientTable
 from daemons.vtpmmgr.leaving import LeavingCommands

@@ -17,7 +17,7 @@ from uuid import UUID
 from daemons.runtime.config.values import FreshnessMode
 from daemons.runtime.log import Log
 from daemons.vtpmmgr.commits import CommandRefused, Committer, Exclusive
-from daemons.vtpmmgr.groups import GROUPS, Group, read_group
+from daemons.vtpmmgr.groupview import GROUPS, Group, read_group
 from daemons.vtpmmgr.keyring import GroupClosed
 from daemons.vtpmmgr.ledger import Ledger
 from daemons.vtpmmgr.management import Answer, Command, Commands

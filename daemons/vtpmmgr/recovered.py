@@ -14,7 +14,7 @@ from daemons.runtime.errors import RefusedToStart
 from daemons.runtime.log import Log
 from daemons.runtime.secret import Secret
 from daemons.vtpmmgr.commits import CommandRefused
-from daemons.vtpmmgr.groups import Group
+from daemons.vtpmmgr.groupview import Group
 from daemons.vtpmmgr.hardware import Hardware
 from daemons.vtpmmgr.management import Answer, Command, Commands
 from daemons.vtpmmgr.startup import Started, StartOptions, start

@@ -24,7 +24,7 @@ import trio
 from daemons.runtime.log import Log
 from daemons.runtime.secret import Secret
 from daemons.vtpmmgr.commits import CommandRefused
-from daemons.vtpmmgr.groups import Group
+from daemons.vtpmmgr.groupview import Group
 from daemons.vtpmmgr.hardware import Hardware
 from daemons.vtpmmgr.management import Answer, Command, Commands, refused_by_hardware
 from protocol.manager import quotes

@@ -33,7 +33,7 @@ from daemons.runtime.secret import AUTH_BYTES, Secret
 from daemons.vtpmmgr.commits import CommandRefused, Committer, Exclusive
 from daemons.vtpmmgr.envelope import KEY_BYTES
 from daemons.vtpmmgr.freshness import NV_BYTES, NvFreshness
-from daemons.vtpmmgr.groups import GROUPS, read_group
+from daemons.vtpmmgr.groupview import GROUPS, read_group
 from daemons.vtpmmgr.hardware import Hardware
 from daemons.vtpmmgr.keyring import KeyRing
 from daemons.vtpmmgr.ledger import Transaction

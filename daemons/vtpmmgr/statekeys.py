@@ -30,7 +30,7 @@ from daemons.runtime.secret import Secret
 from daemons.vtpmmgr.commits import CommandRefused, Committer
 from daemons.vtpmmgr.crossings import Crossings, Party
 from daemons.vtpmmgr.envelope import KEY_BYTES
-from daemons.vtpmmgr.groups import Group, read_group_of
+from daemons.vtpmmgr.groupview import Group, read_group_of
 from daemons.vtpmmgr.hardware import Hardware
 from daemons.vtpmmgr.identity import Client
 from daemons.vtpmmgr.ledger import Ledger, Transaction

@@ -14,7 +14,7 @@ from uuid import UUID
 from daemons.runtime.log import Log
 from daemons.runtime.secret import AUTH_BYTES, Secret
 from daemons.vtpmmgr.commits import CommandRefused, Committer, Exclusive
-from daemons.vtpmmgr.groups import Group, read_group
+from daemons.vtpmmgr.groupview import Group, read_group
 from daemons.vtpmmgr.hardware import BindingKey, Hardware
 from daemons.vtpmmgr.ledger import Ledger
 from daemons.vtpmmgr.management import Answer, Command, Commands, refused_by_hardware

@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 from daemons.runtime.log import Log
 from daemons.runtime.secret import Secret
 from daemons.vtpmmgr.commits import CommandRefused, Committer
-from daemons.vtpmmgr.groups import GROUPS, read_group
+from daemons.vtpmmgr.groupview import GROUPS, read_group
 from daemons.vtpmmgr.ledger import Ledger, Transaction
 from daemons.vtpmmgr.management import Answer, Command, Commands
 from daemons.vtpmmgr.movestates import Event, NotNow, advance, standing_in
