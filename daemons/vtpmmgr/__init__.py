@@ -7,7 +7,7 @@ A process of its own; nothing of ours imports it. From the bottom up:
     envelope, keyring         encryption of its secrets; the hierarchy of keys
     store, ledger             SQLite; the verified view of it with transactions
     hardware                  what is asked of the hardware TPM (tpm12hardware: of a TPM 1.2)
-    turns                     whose command it executes next
+    turns, tpm12chip          whose command it executes next; conversations with a TPM 1.2
     sealing, freshness        the root secret; how the newest state is told from an older copy
     startup, commits          accepting or refusing a database at start; the order of a commit
     identity, service         who may be which vTPM; the commands

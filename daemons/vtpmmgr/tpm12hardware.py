@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """A TPM 1.2 as the manager's hardware: its operations as conversations over the tpm_tis driver.
 
-Every command takes its turn (`turns`), the manager's own ones too. Sessions are opened for one
-operation each, except the one that writes the freshness mark: it is kept, which saves a command on
-the path of every save.
+Sessions are opened for one operation each, except the one of an NV area (`tpm12area`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
+from collections.abc import AsyncIterator, Hashable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Final, Protocol, TypeVar
+from typing import Final
 
 import trio
 
@@ -27,13 +25,13 @@ from daemons.vtpmmgr.hardware import (
     SignedQuote,
 )
 from daemons.vtpmmgr.sealing import PcrValues
-from daemons.vtpmmgr.turns import OWN, Turns
+from daemons.vtpmmgr.tpm12area import Tpm12Area
+from daemons.vtpmmgr.tpm12chip import Tpm12Chip, Transport, Turn
+from daemons.vtpmmgr.turns import OWN
 from protocol.errors import WireError
 from protocol.manager.passthrough import IDENTIFYING_PCRS
 from protocol.manager.quotes import Identification
-from protocol.tis.driver import TisError
-from protocol.tis.registers import BUFFER_SIZE
-from protocol.tpm12 import Ordinal, ReturnCode, error_response
+from protocol.tpm12 import Ordinal, ReturnCode
 from protocol.tpm12.constants import (
     EncScheme,
     KeyUsage,
@@ -49,10 +47,6 @@ from protocol.tpm12.wire import DIGEST_BYTES
 from tpmcore import tss12
 from tpmcore.engine import RandomSource
 from tpmcore.errors import TpmError
-from tpmcore.tss12 import Conversation, ResponseError, Session
-
-T = TypeVar("T")
-Transact = Callable[[bytes], Awaitable[bytes]]
 
 _COUNTER_LABEL: Final = b"vTPM"
 _COUNTERS: Final = 16
@@ -72,13 +66,6 @@ _STALE_TYPES: Final = (
     ResourceType.DAA_TPM,
     ResourceType.CONTEXT,
 )
-
-
-class Transport(Protocol):
-    """A way to the chip (`protocol.tis.driver.TisDriver`)."""
-
-    async def transact(self, command: bytes) -> bytes:
-        """Return the response; TisError if there is none."""
 
 
 class Tpm12Hardware:
@@ -101,14 +88,11 @@ class Tpm12Hardware:
         srk_auth: Secret,
         random: RandomSource | None = None,
     ) -> None:
-        self._transport = transport
+        self._chip = Tpm12Chip(transport)
         self._locality = locality
         self._owner_auth = owner_auth
         self._srk_auth = srk_auth
         self._random = random or OsRandom()
-        self._turns = Turns(self._transact)
-        # The last command got no answer.
-        self._lost = False
 
     @property
     def locality(self) -> int:
@@ -121,29 +105,31 @@ class Tpm12Hardware:
         Raises:
             HardwareLost, TpmError: the chip does not even tell its version.
         """
-        info = await self.converse(tss12.version_info())
+        info = await self._chip.converse(tss12.version_info())
         log.info(
             "hardware TPM", version=info.version.hex("."), vendor=info.vendor_id.decode("latin-1")
         )
         for resource_type in _STALE_TYPES:
             with suppress(TpmError):
-                for handle in await self.converse(tss12.handles(resource_type)):
+                for handle in await self._chip.converse(tss12.handles(resource_type)):
                     with suppress(TpmError):
-                        await self.converse(tss12.flush_specific(handle, resource_type))
+                        await self._chip.converse(tss12.flush_specific(handle, resource_type))
 
     async def has_owner(self) -> bool:
         """Say whether somebody has taken ownership."""
-        return await self.converse(tss12.is_owned())
+        return await self._chip.converse(tss12.is_owned())
 
     async def take_ownership(self) -> None:
         """Take ownership with the configured secrets; make the endorsement key if need be."""
         try:
-            pubek = await self.converse(tss12.read_pubek(random=self._random))
+            pubek = await self._chip.converse(tss12.read_pubek(random=self._random))
         except TpmError as error:
             if error.code != ReturnCode.NO_ENDORSEMENT:
                 raise
-            pubek = await self.converse(tss12.create_endorsement_key_pair(random=self._random))
-        await self.converse(
+            pubek = await self._chip.converse(
+                tss12.create_endorsement_key_pair(random=self._random)
+            )
+        await self._chip.converse(
             tss12.take_ownership(
                 owner_auth=self._owner_auth,
                 srk_auth=self._srk_auth,
@@ -157,7 +143,7 @@ class Tpm12Hardware:
         return hashlib.sha256((await self._pubek()).key).digest()
 
     async def _pubek(self) -> PubKey:
-        return await self.converse(
+        return await self._chip.converse(
             tss12.owner_read_internal_pub(
                 ReservedHandle.EK, owner_auth=self._owner_auth, random=self._random
             )
@@ -166,7 +152,7 @@ class Tpm12Hardware:
     async def read_pcrs(self, indices: Sequence[int]) -> PcrValues:
         """Return the values of PCRs, ascending."""
         return tuple(
-            [(index, await self.converse(tss12.pcr_read(index))) for index in sorted(indices)]
+            [(index, await self._chip.converse(tss12.pcr_read(index))) for index in sorted(indices)]
         )
 
     async def seal(self, secret: bytes, selection: PcrSelection, composite: bytes) -> bytes:
@@ -174,9 +160,9 @@ class Tpm12Hardware:
 
         With TPM_Sealx where the chip has it: the secret then is encrypted on its way.
         """
-        encrypted = await self.converse(tss12.is_implemented(Ordinal.SEALX))
+        encrypted = await self._chip.converse(tss12.is_implemented(Ordinal.SEALX))
         operation = tss12.sealx if encrypted else tss12.seal
-        blob = await self.converse(
+        blob = await self._chip.converse(
             operation(
                 ReservedHandle.SRK,
                 parent_auth=self._srk_auth,
@@ -205,7 +191,7 @@ class Tpm12Hardware:
             stored = StoredData.decode(blob)
         except WireError as error:
             raise TpmError(ReturnCode.NOTSEALED_BLOB) from error
-        data = await self.converse(
+        data = await self._chip.converse(
             tss12.unseal(
                 ReservedHandle.SRK,
                 stored,
@@ -222,7 +208,7 @@ class Tpm12Hardware:
 
     async def make_identity(self, label_digest: bytes, auth: Secret) -> NewIdentity:
         """Make an RSA-2048 identity key (TPM_KEY 1.1) below the SRK."""
-        made = await self.converse(
+        made = await self._chip.converse(
             tss12.make_identity(
                 owner_auth=self._owner_auth,
                 srk_auth=self._srk_auth,
@@ -242,8 +228,8 @@ class Tpm12Hardware:
         identification: Identification | None = None,
     ) -> bytes:
         """Return the TPM_SYMMETRIC_KEY that a Privacy CA encrypted for this identity and chip."""
-        async with self._turns.hold(OWN) as transact, self._loaded(transact, key) as handle:
-            await self._identify(transact, identification)
+        async with self._chip.hold() as turn, self._loaded(turn, key) as handle:
+            await self._identify(turn, identification)
             conversation = tss12.activate_identity(
                 handle,
                 blob,
@@ -251,7 +237,7 @@ class Tpm12Hardware:
                 identity_auth=auth,
                 random=self._random,
             )
-            return (await self._through(transact, conversation)).encode()
+            return (await turn.converse(conversation)).encode()
 
     async def quote(
         self,
@@ -271,11 +257,10 @@ class Tpm12Hardware:
         wanted = selection.indices if identification is not None else ()
         if self._locality != _IDENTIFYING_LOCALITY and any(i in IDENTIFYING_PCRS for i in wanted):
             raise TpmError(ReturnCode.BAD_LOCALITY)
-        turn = self._turns.hold(OWN if source is None else source)
-        async with turn as transact, self._loaded(transact, key) as handle:
-            await self._identify(transact, identification)
-            quoted = await self._through(
-                transact,
+        held = self._chip.hold(OWN if source is None else source)
+        async with held as turn, self._loaded(turn, key) as handle:
+            await self._identify(turn, identification)
+            quoted = await turn.converse(
                 tss12.quote(
                     handle,
                     external_data=external_data,
@@ -296,7 +281,7 @@ class Tpm12Hardware:
     ) -> BindingKey:
         """Make an RSA-2048 binding key (TPM_KEY12) below the SRK, not migratable."""
         wanted = tss12.release_info(selection, composite, localities=1 << self._locality)
-        made = await self.converse(
+        made = await self._chip.converse(
             tss12.create_wrap_key(
                 ReservedHandle.SRK,
                 Key.template(
@@ -318,9 +303,9 @@ class Tpm12Hardware:
     ) -> KeyCertificate:
         """Have an identity key certify a binding key."""
         async with (
-            self._turns.hold(OWN) as transact,
-            self._loaded(transact, by) as signer,
-            self._loaded(transact, key.key) as handle,
+            self._chip.hold() as turn,
+            self._loaded(turn, by) as signer,
+            self._loaded(turn, key.key) as handle,
         ):
             conversation = tss12.certify_key(
                 signer,
@@ -330,26 +315,26 @@ class Tpm12Hardware:
                 anti_replay=nonce,
                 random=self._random,
             )
-            certified = await self._through(transact, conversation)
+            certified = await turn.converse(conversation)
         return KeyCertificate(certified.info.encode(), certified.signature)
 
     async def unbind(self, key: bytes, auth: Secret, data: bytes) -> Secret:
         """Return what was encrypted with the public part of a binding key."""
-        async with self._turns.hold(OWN) as transact, self._loaded(transact, key) as handle:
+        async with self._chip.hold() as turn, self._loaded(turn, key) as handle:
             conversation = tss12.unbind(handle, data, key_auth=auth, random=self._random)
-            return Secret(await self._through(transact, conversation))
+            return Secret(await turn.converse(conversation))
 
-    async def _identify(self, transact: Transact, identification: Identification | None) -> None:
+    async def _identify(self, turn: Turn, identification: Identification | None) -> None:
         """Set PCRs 20-23, which only locality 2 may."""
         if identification is None or self._locality != _IDENTIFYING_LOCALITY:
             return
-        await self._through(transact, tss12.pcr_reset(identification))
+        await turn.converse(tss12.pcr_reset(identification))
         for index, digests in identification.items():
             for digest in digests:
-                await self._through(transact, tss12.extend(index, digest))
+                await turn.converse(tss12.extend(index, digest))
 
     @asynccontextmanager
-    async def _loaded(self, transact: Transact, key: bytes) -> AsyncIterator[int]:
+    async def _loaded(self, turn: Turn, key: bytes) -> AsyncIterator[int]:
         """Have a key loaded; it is flushed again whatever happens, for chips have few places."""
         conversation = tss12.load_key2(
             ReservedHandle.SRK,
@@ -357,19 +342,19 @@ class Tpm12Hardware:
             parent_auth=self._srk_auth,
             random=self._random,
         )
-        handle = await self._through(transact, conversation)
+        handle = await turn.converse(conversation)
         try:
             yield handle
         finally:
             with trio.CancelScope(shield=True), suppress(TpmError, HardwareLost):
                 with trio.move_on_after(_FLUSH_S):
-                    await self._through(transact, tss12.flush_specific(handle, ResourceType.KEY))
+                    await turn.converse(tss12.flush_specific(handle, ResourceType.KEY))
 
     async def nv_area_size(self, index: int) -> int | None:
         """Return the size in bytes of an NV area, None if there is none with this index."""
-        if index not in await self.converse(tss12.nv_list()):
+        if index not in await self._chip.converse(tss12.nv_list()):
             return None
-        public = await self.converse(tss12.nv_public(index))
+        public = await self._chip.converse(tss12.nv_public(index))
         return public.data_size
 
     async def nv_define(self, index: int, size_bytes: int, auth: Secret) -> None:
@@ -378,10 +363,10 @@ class Tpm12Hardware:
         A chip whose NV permissions are not enforced yet (nvLocked) is locked first: on such a chip
         anybody could write the area.
         """
-        flags = await self.converse(tss12.permanent_flags())
+        flags = await self._chip.converse(tss12.permanent_flags())
         if not flags.nv_locked:
-            await self.converse(tss12.nv_lock())
-        await self.converse(
+            await self._chip.converse(tss12.nv_lock())
+        await self._chip.converse(
             tss12.nv_define_space(
                 index,
                 size_bytes,
@@ -394,13 +379,13 @@ class Tpm12Hardware:
 
     async def nv_delete(self, index: int) -> None:
         """Remove an NV area."""
-        await self.converse(
+        await self._chip.converse(
             tss12.nv_delete_space(index, owner_auth=self._owner_auth, random=self._random)
         )
 
     async def nv_read(self, index: int, offset: int, size_bytes: int, auth: Secret) -> bytes:
         """Return part of an NV area."""
-        return await self.converse(
+        return await self._chip.converse(
             tss12.nv_read_value_auth(
                 index, size_bytes, offset=offset, area_auth=auth, random=self._random
             )
@@ -408,7 +393,7 @@ class Tpm12Hardware:
 
     async def nv_write(self, index: int, offset: int, data: bytes, auth: Secret) -> None:
         """Replace part of an NV area."""
-        await self.converse(
+        await self._chip.converse(
             tss12.nv_write_value_auth(
                 index, data, offset=offset, area_auth=auth, random=self._random
             )
@@ -416,7 +401,7 @@ class Tpm12Hardware:
 
     def nv_area(self, index: int, size_bytes: int, auth: Secret) -> NvArea:
         """Return access to an NV area; nothing is sent yet."""
-        return _Tpm12Area(self, index, size_bytes, auth, self._random)
+        return Tpm12Area(self._chip, index, size_bytes, auth, self._random)
 
     async def create_counter(self, auth: Secret) -> tuple[int, int]:
         """Make a monotonic counter with a secret of its own; gives its number and value.
@@ -425,14 +410,14 @@ class Tpm12Hardware:
         """
         for count_id in range(_COUNTERS):
             with suppress(TpmError):
-                left = await self.converse(tss12.read_counter(count_id))
+                left = await self._chip.converse(tss12.read_counter(count_id))
                 if left.label == _COUNTER_LABEL:
-                    await self.converse(
+                    await self._chip.converse(
                         tss12.release_counter_owner(
                             count_id, owner_auth=self._owner_auth, random=self._random
                         )
                     )
-        made = await self.converse(
+        made = await self._chip.converse(
             tss12.create_counter(
                 owner_auth=self._owner_auth,
                 counter_auth=auth,
@@ -445,7 +430,7 @@ class Tpm12Hardware:
     async def read_counter(self, count_id: int) -> int | None:
         """Return the value of a counter, None if there is none with this number."""
         try:
-            return (await self.converse(tss12.read_counter(count_id))).counter
+            return (await self._chip.converse(tss12.read_counter(count_id))).counter
         except TpmError as error:
             if error.code != ReturnCode.BAD_COUNTER:
                 raise
@@ -453,124 +438,38 @@ class Tpm12Hardware:
 
     async def increment_counter(self, count_id: int, auth: Secret) -> None:
         """Add one."""
-        await self.converse(
+        await self._chip.converse(
             tss12.increment_counter(count_id, counter_auth=auth, random=self._random)
         )
 
     async def active_counter(self) -> int | None:
         """Return the counter that was incremented since the chip's start; None if none was yet."""
-        return await self.converse(tss12.active_counter())
+        return await self._chip.converse(tss12.active_counter())
 
     async def release_counter(self, count_id: int, auth: Secret) -> None:
         """Give a counter back."""
-        await self.converse(tss12.release_counter(count_id, counter_auth=auth, random=self._random))
+        await self._chip.converse(
+            tss12.release_counter(count_id, counter_auth=auth, random=self._random)
+        )
 
     @property
     def answers(self) -> bool:
         """Whether the chip answered the last command."""
-        return not self._lost
+        return self._chip.answers
 
     async def probe(self) -> None:
         """Return if the chip tells its version."""
-        await self.converse(tss12.version_info())
+        await self._chip.converse(tss12.version_info())
 
     async def wait_reachable(self) -> None:
         """Return once the chip answers; at once if it answered last time."""
-        if self._lost:
+        if not self.answers:
             await self.probe()
 
     async def pass_through(self, command: bytes, source: Hashable) -> bytes:
         """Have the chip execute a client's command, in that client's turn."""
-        return await self._turns.transact(command, source)
+        return await self._chip.pass_through(command, source)
 
     def withdraw(self, source: Hashable) -> None:
         """Give up a client's command that still waits for its turn."""
-        self._turns.withdraw(source)
-
-    async def converse(self, conversation: Conversation[T]) -> T:
-        """Run an operation as the manager.
-
-        Raises:
-            TpmError: the chip refuses.
-            HardwareLost: no answer, or none that could be the chip's.
-        """
-        return await self._through(self._own, conversation)
-
-    async def _through(self, transact: Transact, conversation: Conversation[T]) -> T:
-        try:
-            return await tss12.converse(transact, conversation)
-        except (ResponseError, WireError) as error:
-            raise HardwareLost(f"hardware TPM: {error}") from error
-
-    async def _own(self, command: bytes) -> bytes:
-        return await self._turns.transact(command, OWN)
-
-    async def _transact(self, command: bytes) -> bytes:
-        if len(command) > BUFFER_SIZE:
-            # Not sent, and no reason to take the chip for lost. An answer of the chip lets the
-            # conversation close the sessions that it opened for this command.
-            return error_response(ReturnCode.BAD_PARAM_SIZE)
-        try:
-            response = await self._transport.transact(command)
-        except TisError as error:
-            self._lost = True
-            raise HardwareLost(f"hardware TPM: {error}") from error
-        self._lost = False
-        return response
-
-
-class _Tpm12Area:
-    """An NV area and the session kept for it."""
-
-    def __init__(
-        self,
-        hardware: Tpm12Hardware,
-        index: int,
-        size_bytes: int,
-        auth: Secret,
-        random: RandomSource,
-    ) -> None:
-        self._hardware = hardware
-        self._index = index
-        self._size_bytes = size_bytes
-        self._auth = auth
-        self._random = random
-        self._session: Session | None = None
-
-    async def read(self) -> bytes:
-        """Return all of it."""
-        return await self._hardware.converse(
-            tss12.nv_read_value_auth(
-                self._index, self._size_bytes, area_auth=self._auth, random=self._random
-            )
-        )
-
-    async def write(self, data: bytes) -> None:
-        """Replace all of it, with the kept session if it still works.
-
-        A session may be gone without our knowing: the chip was reset, or somebody flushed it. So a
-        refusal under a kept session says nothing, and the write is done again under a new one. If
-        the chip survived but the answer was lost, the nonces no longer match: the old session is
-        flushed first, for chips have few.
-        """
-        kept = self._session
-        if kept is not None and kept.is_open:
-            with suppress(TpmError):
-                await self._write(data, kept)
-                return
-        elif kept is not None:
-            await self._hardware.converse(tss12.close_session(kept))
-        self._session = None
-        self._session = await self._hardware.converse(tss12.oiap())
-        await self._write(data, self._session)
-
-    async def _write(self, data: bytes, session: Session) -> None:
-        conversation = tss12.nv_write_value_auth(
-            self._index, data, area_auth=self._auth, random=self._random, session=session
-        )
-        try:
-            await self._hardware.converse(conversation)
-        except BaseException:
-            # Also when cancelled or without an answer: the nonces are in doubt.
-            session.is_open = False
-            raise
+        self._chip.withdraw(source)
