@@ -22,10 +22,10 @@ from daemons.vtpmctl.host import Host
 from daemons.vtpmctl.options import ask, dir_option, find_host, system_option
 from daemons.vtpmctl.pcrs import HexParameter, SelectionParameter
 from daemons.vtpmctl.tpmstream import open_tpm
-from protocol.attestation.evidence import (
+from protocol.attestation.evidence import EkProof
+from protocol.attestation.evidencefile import (
     LIMIT_BYTES,
     BadEvidence,
-    EkProof,
     decode_proof,
     encode,
     encode_proof,

@@ -19,7 +19,8 @@ from daemons.vtpmctl.certfiles import read_certificates
 from daemons.vtpmctl.documents import read_file
 from daemons.vtpmctl.identities import read_pubkey
 from daemons.vtpmctl.pcrs import HexParameter
-from protocol.attestation.evidence import FRESHNESS_MODES, BadEvidence, Evidence, decode
+from protocol.attestation.evidence import FRESHNESS_MODES, Evidence
+from protocol.attestation.evidencefile import BadEvidence, decode
 from protocol.attestation.verdict import Expectations, LinkName, Verification
 from protocol.attestation.verification import verify
 from protocol.tpm12.constants import PCR_COUNT

@@ -37,7 +37,7 @@ from daemons.vtpmmgr.sealing import RootSecret, encode_group_secret
 from daemons.vtpmmgr.store import APPLICATION_ID, SCHEMA_VERSION
 from docs.formatpages import FORMAT_PAGES
 from docs.manpages import FOLDER, PAGES, all_pages
-from protocol.attestation.evidence import encode
+from protocol.attestation.evidencefile import encode
 from protocol.attestation.verdict import NEEDED, LinkName
 from protocol.manager.constants import HEADER_BYTES as MANAGER_HEADER_BYTES
 from protocol.manager.descriptors import LocalDescriptor

@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-from protocol.attestation.evidence import BadEvidence, Evidence, Pcrs, decode, encode
+from protocol.attestation.evidence import Evidence, Pcrs
+from protocol.attestation.evidencefile import BadEvidence, decode, encode
 from protocol.attestation.verdict import LinkName, Outcome
 from protocol.attestation.verification import verify
 from protocol.manager.management import ConfigList

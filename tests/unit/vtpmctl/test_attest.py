@@ -15,7 +15,7 @@ from daemons.runtime.errors import DaemonError
 from daemons.runtime.secret import Secret
 from daemons.vtpmctl.attest import Order, gather, prove_ek
 from daemons.vtpmctl.tpmstream import GuestTpm, TpmRefused
-from protocol.attestation.evidence import decode, encode
+from protocol.attestation.evidencefile import decode, encode
 from protocol.attestation.verdict import LinkName, Outcome
 from protocol.attestation.verification import verify
 from protocol.manager.management import GroupPolicy

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from daemons.vtpmctl.cli import main
-from protocol.attestation.evidence import encode
+from protocol.attestation.evidencefile import encode
 from protocol.attestation.identity import identity_key
 from protocol.attestation.verdict import LinkName
 from tests.unit.attestation.signer import (

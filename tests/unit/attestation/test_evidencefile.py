@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.attestation.eventlog import parse_event_log, replay
-from protocol.attestation.evidence import (
+from protocol.attestation.evidencefile import (
     LIMIT_BYTES,
     BadEvidence,
     decode,
