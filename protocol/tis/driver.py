@@ -34,18 +34,27 @@ from protocol.tis.durations import (
 from protocol.tis.mmio import BusLost, MmioBus, locality_socket
 from protocol.tis.registers import (
     BUFFER_SIZE,
-    BURST_MASK,
-    BURST_SHIFT,
     HEADER_SIZE,
     INT_GLOBAL_ENABLE,
     INTERRUPT_SOURCES,
-    MAX_BURST,
     STS_CANCELLED,
     STS_MUST_BE_ZERO,
     Access,
     Interrupt,
     Register,
     Sts,
+)
+from protocol.tis.transfer import (
+    FIRST_POLL_S,
+    LONGEST_POLL_S,
+    Hopeless,
+    Trouble,
+    held,
+    read_register,
+    read_status,
+    receive_response,
+    send_command,
+    value_within,
 )
 
 _HEADER: Final = struct.Struct(">HII")
@@ -68,20 +77,14 @@ _RELINQUISH: Final = int(Access.ACTIVE_LOCALITY)
 _REQUEST: Final = int(Access.REQUEST_USE)
 _COMMAND_READY: Final = int(Sts.COMMAND_READY)
 _GO: Final = int(Sts.GO)
-_EXPECT: Final = int(Sts.EXPECT)
-_VALID: Final = int(Sts.VALID)
-_DATA_AVAIL: Final = int(Sts.DATA_AVAIL)
-_DONE: Final = _VALID | _DATA_AVAIL
+_DONE: Final = int(Sts.VALID | Sts.DATA_AVAIL)
 _DATA_INTERRUPT: Final = int(Interrupt.DATA_AVAIL)
 _INTERRUPTS: Final = int(Interrupt.DATA_AVAIL | Interrupt.LOCALITY_CHANGE)
 _STS: Final = int(Register.STS)
 _ACCESS: Final = int(Register.ACCESS)
 
-_FIRST_POLL_S: Final = 0.0005
-_LONGEST_POLL_S: Final = 0.02
 _MISSED_INTERRUPT_S: Final = 0.25
 _SEND_ATTEMPTS: Final = 3
-_RECEIVE_ATTEMPTS: Final = 3
 
 
 class TisError(Exception):
@@ -134,14 +137,6 @@ class ChipInfo:
     device_id: int
     revision: int
     interface_capability: int
-
-
-class _Trouble(Exception):
-    """The chip misbehaved; if the command did not run it may be sent again."""
-
-
-class _Hopeless(_Trouble):
-    """The chip misbehaved in a way that sending again does not cure: it was waited for."""
 
 
 Connect = Callable[[], Awaitable[MmioBus]]
@@ -271,9 +266,9 @@ class TisDriver:
             self._went = False
             try:
                 return await self._attempt(bus, command)
-            except _Trouble as trouble:
+            except Trouble as trouble:
                 self._abandon()
-                hopeless = self._went or isinstance(trouble, _Hopeless)
+                hopeless = self._went or isinstance(trouble, Hopeless)
                 if hopeless or attempt == _SEND_ATTEMPTS:
                     raise TisError(str(trouble), certain=not self._went) from trouble
                 attempt += 1
@@ -284,21 +279,21 @@ class TisDriver:
 
     async def _attempt(self, bus: MmioBus, command: bytes) -> bytes:
         sts = await self._take_chip(bus)
-        await self._send(bus, command, sts)
+        await send_command(bus, self.timeouts, command, sts)
         ordinal = int.from_bytes(command[6:10], "big")
         duration_s = self.durations.of(ordinal)
         self._abandoned_s = duration_s
         self._went = True
         bus.write(_STS, _GO)
         # A light command is done before the next access is looked at.
-        sts = await self._value(bus, bus.request_read(_STS, 4), self.timeouts.c_s)
-        if self._held(sts) & _DONE != _DONE:
+        sts = await value_within(bus, bus.request_read(_STS, 4), self.timeouts.c_s)
+        if held(sts) & _DONE != _DONE:
             sts = await self._wait_done(bus, ordinal, duration_s)
-        response = await self._receive(bus, sts)
+        response = await receive_response(bus, self.timeouts, sts)
         self._abandoned_s = 0.0
         try:
             await self._release(bus)
-        except (BusLost, _Trouble):
+        except (BusLost, Trouble):
             # The response is here, whatever became of the chip since.
             self._drop()
         return response
@@ -310,11 +305,11 @@ class TisDriver:
         bus.write(_ACCESS, _REQUEST)
         # Ignored by the chip if the locality is not ours at once.
         bus.write(_STS, _COMMAND_READY)
-        sts = await self._value(bus, bus.request_read(_STS, 4), self.timeouts.a_s)
+        sts = await value_within(bus, bus.request_read(_STS, 4), self.timeouts.a_s)
         if sts & STS_MUST_BE_ZERO:
             await self._wait_locality(bus)
             bus.write(_STS, _COMMAND_READY)
-            sts = await self._read_sts(bus, self.timeouts.b_s)
+            sts = await read_status(bus, self.timeouts.b_s)
         if sts & 0xFF == STS_CANCELLED:
             self._abandoned_s = 0.0
             return sts
@@ -326,18 +321,18 @@ class TisDriver:
         started = trio.current_time()
         valid_until = started + self.timeouts.a_s
         ours_until = started + max(self._options.locality_wait_s, self.timeouts.a_s)
-        pause_s = _FIRST_POLL_S
+        pause_s = FIRST_POLL_S
         while True:
-            access = await self._read(bus, _ACCESS, self.timeouts.a_s)
+            access = await read_register(bus, _ACCESS, self.timeouts.a_s)
             if access & _ACTIVE_MASK == _ACTIVE and access != 0xFF:
                 return
             now = trio.current_time()
             if not access & Access.VALID or access == 0xFF:
                 if now > valid_until:
-                    raise _Hopeless(f"ACCESS reads {access:#04x}, never valid")
+                    raise Hopeless(f"ACCESS reads {access:#04x}, never valid")
             else:
                 if now > ours_until:
-                    raise _Hopeless(f"locality not granted, ACCESS reads {access:#04x}")
+                    raise Hopeless(f"locality not granted, ACCESS reads {access:#04x}")
                 if access & Access.BEEN_SEIZED:
                     bus.write(_ACCESS, int(Access.BEEN_SEIZED))
                 if not access & Access.REQUEST_USE:
@@ -346,23 +341,23 @@ class TisDriver:
             with trio.move_on_after(pause_s):
                 await bus.wait_interrupt()
             bus.interrupted = False
-            pause_s = min(2 * pause_s, _LONGEST_POLL_S)
+            pause_s = min(2 * pause_s, LONGEST_POLL_S)
 
     async def _wait_ready(self, bus: MmioBus) -> int:
         """Wait for commandReady, longer than timeout B if an aborted command is still being
         executed."""
         deadline = trio.current_time() + max(self.timeouts.b_s, self._abandoned_s)
-        pause_s = _FIRST_POLL_S
+        pause_s = FIRST_POLL_S
         while True:
-            sts = await self._read_sts(bus, self.timeouts.b_s)
+            sts = await read_status(bus, self.timeouts.b_s)
             if sts & _COMMAND_READY:
                 self._abandoned_s = 0.0
                 return sts
             if trio.current_time() > deadline:
-                raise _Hopeless(f"commandReady does not come, STS reads {sts & 0xFF:#04x}")
+                raise Hopeless(f"commandReady does not come, STS reads {sts & 0xFF:#04x}")
             bus.write(_STS, _COMMAND_READY)
             await trio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _LONGEST_POLL_S)
+            pause_s = min(2 * pause_s, LONGEST_POLL_S)
 
     async def _release(self, bus: MmioBus) -> None:
         match self._options.relinquish:
@@ -370,48 +365,9 @@ class TisDriver:
                 bus.write(_ACCESS, _RELINQUISH)
             case Relinquish.IF_REQUESTED:
                 bus.write(_STS, _COMMAND_READY)
-                access = await self._read(bus, _ACCESS, self.timeouts.a_s)
+                access = await read_register(bus, _ACCESS, self.timeouts.a_s)
                 if access & Access.PENDING_REQUEST:
                     bus.write(_ACCESS, _RELINQUISH)
-
-    # --- command in ------------------------------------------------------------------------------
-
-    async def _send(self, bus: MmioBus, command: bytes, sts: int) -> None:
-        """Write the command by burstCount; Expect must stay until the last byte and fall with
-        it."""
-        last = len(command) - 1
-        sent = 0
-        while sent < last:
-            burst = await self._burst(bus, sts)
-            size = min(burst, last - sent)
-            bus.write_fifo(command[sent : sent + size])
-            sent += size
-            tag = bus.request_read(_STS, 4)
-            if sent == last and size < burst:
-                # There is room for the last byte as well: one wait for both checks. Without
-                # stsValid the first says nothing, and the second is what counts anyway.
-                bus.write_fifo(command[last:])
-                tail_tag = bus.request_read(_STS, 4)
-                sts = self._held(await self._value(bus, tag, self.timeouts.c_s))
-                if sts & _VALID:
-                    self._check_unfinished(sts, sent)
-                self._check_finished(await self._wait_valid(bus, tail_tag))
-                return
-            sts = await self._wait_valid(bus, tag)
-            self._check_unfinished(sts, sent)
-        await self._burst(bus, sts)
-        bus.write_fifo(command[last:])
-        self._check_finished(await self._wait_valid(bus, bus.request_read(_STS, 4)))
-
-    @staticmethod
-    def _check_unfinished(sts: int, sent: int) -> None:
-        if not sts & _EXPECT:
-            raise _Trouble(f"chip wants no more after {sent} bytes of a command")
-
-    @staticmethod
-    def _check_finished(sts: int) -> None:
-        if sts & _EXPECT:
-            raise _Trouble("chip expects more than the whole command")
 
     # --- execution -------------------------------------------------------------------------------
 
@@ -421,114 +377,27 @@ class TisDriver:
         if self._interrupts:
             # Only now: a command that is done at once costs no interrupt message.
             bus.write(Register.INT_ENABLE, self._int_enable | _DATA_INTERRUPT, 4)
-        pause_s = _FIRST_POLL_S
+        pause_s = FIRST_POLL_S
         while True:
             if self._interrupts:
                 # What is cleared here the STS below shows; what comes later raises the line.
                 bus.interrupted = False
                 bus.write(Register.INT_STATUS, INTERRUPT_SOURCES)
-            sts = await self._read_sts(bus, self.timeouts.c_s)
+            sts = await read_status(bus, self.timeouts.c_s)
             if sts & _DONE == _DONE:
                 break
             if sts & 0xFF == STS_CANCELLED:
-                raise _Trouble(f"ordinal {ordinal:#x} was cancelled")
+                raise Trouble(f"ordinal {ordinal:#x} was cancelled")
             if trio.current_time() > deadline:
-                raise _Trouble(f"ordinal {ordinal:#x} takes longer than {duration_s:.1f} s")
+                raise Trouble(f"ordinal {ordinal:#x} takes longer than {duration_s:.1f} s")
             if self._interrupts:
                 with trio.move_on_after(min(_MISSED_INTERRUPT_S, duration_s)):
                     await bus.wait_interrupt()
             else:
                 await trio.sleep(pause_s)
-                pause_s = min(1.5 * pause_s, _LONGEST_POLL_S)
+                pause_s = min(1.5 * pause_s, LONGEST_POLL_S)
         if self._interrupts:
             bus.write(Register.INT_ENABLE, self._int_enable, 4)
-        return sts
-
-    # --- response out ----------------------------------------------------------------------------
-
-    async def _receive(self, bus: MmioBus, sts: int) -> bytes:
-        """Read the response, again with responseRetry if what came out does not add up."""
-        attempt = 1
-        while True:
-            response, fault = await self._receive_once(bus, sts)
-            if fault is None:
-                return response
-            if attempt == _RECEIVE_ATTEMPTS:
-                raise _Trouble(fault)
-            attempt += 1
-            bus.write(_STS, int(Sts.RESPONSE_RETRY))
-            sts = await self._wait_valid(bus, bus.request_read(_STS, 4))
-
-    async def _receive_once(self, bus: MmioBus, sts: int) -> tuple[bytes, str | None]:
-        response = b""
-        total = HEADER_SIZE
-        while sts & _DATA_AVAIL:
-            left = total - len(response)
-            if len(response) >= HEADER_SIZE:
-                if left <= 0:
-                    return b"", f"data left after the {total} bytes of the response"
-                size = min(left, await self._burst(bus, sts))
-            else:
-                size = await self._burst(bus, sts)
-            data_tag = bus.request_fifo(size)
-            sts_tag = bus.request_read(_STS, 4)
-            # The STS after the data proves that the locality was ours when they were read.
-            sts = await self._wait_valid(bus, sts_tag)
-            response += await bus.data(data_tag)
-            if len(response) >= HEADER_SIZE:
-                total = int.from_bytes(response[2:6], "big")
-                if not HEADER_SIZE <= total <= BUFFER_SIZE:
-                    return b"", f"response length field is {total}"
-        if len(response) != total:
-            return b"", f"response of {len(response)} bytes whose header says {total}"
-        return response, None
-
-    # --- waiting on STS --------------------------------------------------------------------------
-
-    async def _wait_valid(self, bus: MmioBus, tag: int) -> int:
-        """Take the STS read `tag`, and read on until stsValid; timeout C."""
-        with trio.move_on_after(self.timeouts.c_s):
-            sts = self._held(await bus.value(tag))
-            pause_s = _FIRST_POLL_S
-            while not sts & _VALID:
-                if sts & 0xFF == STS_CANCELLED:
-                    raise _Trouble("command was cancelled")
-                await trio.sleep(pause_s)
-                pause_s = min(2 * pause_s, _LONGEST_POLL_S)
-                sts = self._held(await bus.read(_STS, 4))
-            return sts
-        raise _Trouble("stsValid does not come")
-
-    async def _burst(self, bus: MmioBus, sts: int) -> int:
-        """Return burstCount of `sts`, or wait until it is not zero; timeout D. At most 255."""
-        burst = sts >> BURST_SHIFT & BURST_MASK
-        if not burst:
-            with trio.move_on_after(self.timeouts.d_s):
-                pause_s = _FIRST_POLL_S
-                while not burst:
-                    await trio.sleep(pause_s)
-                    pause_s = min(2 * pause_s, _LONGEST_POLL_S)
-                    burst = self._held(await bus.read(_STS, 4)) >> BURST_SHIFT & BURST_MASK
-        if not burst:
-            raise _Trouble("burstCount stays 0")
-        return min(burst, MAX_BURST)
-
-    async def _read_sts(self, bus: MmioBus, limit_s: float) -> int:
-        return self._held(await self._read(bus, _STS, limit_s, 4))
-
-    async def _read(self, bus: MmioBus, offset: int, limit_s: float, width: int = 1) -> int:
-        return await self._value(bus, bus.request_read(offset, width), limit_s)
-
-    @staticmethod
-    async def _value(bus: MmioBus, tag: int, limit_s: float) -> int:
-        with trio.move_on_after(limit_s):
-            return await bus.value(tag)
-        raise _Hopeless("register reads are not answered")
-
-    @staticmethod
-    def _held(sts: int) -> int:
-        if sts & STS_MUST_BE_ZERO:
-            raise _Trouble(f"locality lost, STS reads {sts & 0xFF:#04x}")
         return sts
 
     # --- connection ------------------------------------------------------------------------------
@@ -584,20 +453,20 @@ class TisDriver:
             bus.write(_ACCESS, _REQUEST)
             await self._wait_locality(bus)
             await self._identify(bus)
-        except _Trouble as trouble:
+        except Trouble as trouble:
             raise TisError(str(trouble), certain=True) from trouble
         await self._ask_times(bus)
         await self._attempts(bus, _CONTINUE_SELF_TEST)
 
     async def _identify(self, bus: MmioBus) -> None:
         limit_s = self.timeouts.a_s
-        identity = await self._read(bus, Register.DID_VID, limit_s, 4)
-        revision = await self._read(bus, Register.RID, limit_s)
-        capability = await self._read(bus, Register.INTF_CAPABILITY, limit_s, 4)
+        identity = await read_register(bus, Register.DID_VID, limit_s, 4)
+        revision = await read_register(bus, Register.RID, limit_s)
+        capability = await read_register(bus, Register.INTF_CAPABILITY, limit_s, 4)
         if identity & 0xFFFF in (0, 0xFFFF):
-            raise _Trouble(f"DID_VID reads {identity:#010x}, no device")
+            raise Trouble(f"DID_VID reads {identity:#010x}, no device")
         self.info = ChipInfo(identity & 0xFFFF, identity >> 16, revision, capability)
-        enable = await self._read(bus, Register.INT_ENABLE, limit_s, 4)
+        enable = await read_register(bus, Register.INT_ENABLE, limit_s, 4)
         enable &= ~(INT_GLOBAL_ENABLE | INTERRUPT_SOURCES)
         if self._options.interrupts and capability & _INTERRUPTS == _INTERRUPTS:
             enable |= INT_GLOBAL_ENABLE | Interrupt.LOCALITY_CHANGE
