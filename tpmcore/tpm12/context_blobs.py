@@ -16,7 +16,8 @@ with it. The nonce is lost without power, as TPM 1.1 wants of its key contexts.
 from __future__ import annotations
 
 import hmac
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 from protocol.tpm12.constants import KeyFlags, ProtocolId, ReservedHandle, ResourceType, ReturnCode
 from protocol.tpm12.resources import ContextBlob, ContextSensitive
@@ -35,6 +36,8 @@ from tpmcore.tpm12.stateformat import (
     encode_transport,
 )
 from tpmcore.tpm12.tpm import Tpm
+
+T = TypeVar("T")
 
 LABEL_BYTES: Final = 16
 MAX_CONTEXT_COUNT: Final = 0xFFFFFFFE
@@ -221,10 +224,7 @@ def open_session(tpm: Tpm, blob: ContextBlob) -> Session:
     Raises:
         TpmError: BADCONTEXT.
     """
-    try:
-        return decode_session(_open_session_data(tpm, blob))
-    except WireError:
-        raise TpmError(ReturnCode.BADCONTEXT) from None
+    return _open_as(decode_session, tpm, blob)
 
 
 def open_daa_session(tpm: Tpm, blob: ContextBlob) -> DaaSession:
@@ -233,10 +233,7 @@ def open_daa_session(tpm: Tpm, blob: ContextBlob) -> DaaSession:
     Raises:
         TpmError: BADCONTEXT.
     """
-    try:
-        return decode_daa_session(_open_session_data(tpm, blob))
-    except WireError:
-        raise TpmError(ReturnCode.BADCONTEXT) from None
+    return _open_as(decode_daa_session, tpm, blob)
 
 
 def open_transport(tpm: Tpm, blob: ContextBlob) -> TransportSession:
@@ -245,16 +242,17 @@ def open_transport(tpm: Tpm, blob: ContextBlob) -> TransportSession:
     Raises:
         TpmError: BADCONTEXT.
     """
-    try:
-        return decode_transport(_open_session_data(tpm, blob))
-    except WireError:
-        raise TpmError(ReturnCode.BADCONTEXT) from None
+    return _open_as(decode_transport, tpm, blob)
 
 
-def _open_session_data(tpm: Tpm, blob: ContextBlob) -> bytes:
+def _open_as(decode: Callable[[bytes], T], tpm: Tpm, blob: ContextBlob) -> T:
+    """Return what is in the blob of a session of some kind."""
     sensitive = open_blob(tpm, blob)
     _check_nonce(sensitive, tpm.stany.context_nonce_session)
-    return sensitive.internal_data
+    try:
+        return decode(sensitive.internal_data)
+    except WireError:
+        raise TpmError(ReturnCode.BADCONTEXT) from None
 
 
 def _check_nonce(sensitive: ContextSensitive, current: bytes) -> None:
