@@ -4,8 +4,8 @@
 A supervisor that sets WATCHDOG_USEC wants to hear WATCHDOG=1 at least that often, and ends a daemon
 that stays silent (sd_watchdog_enabled(3)).
 
-Nobody may be listening: everything here does nothing then, and a message that cannot be delivered
-is dropped, as sd_notify(3) advises.
+Nobody may be listening: the daemon's end does nothing then, and a message that cannot be delivered
+is dropped, as sd_notify(3) advises. Who is a supervisor itself listens at a `notify_socket`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
+from pathlib import Path
 from typing import Self
 
 import trio
@@ -136,6 +137,26 @@ class StatusLine:
             self._changed = trio.Event()
             self._notifier.status(self._describe())
             await trio.sleep(STATUS_PERIOD_S)
+
+
+@contextlib.contextmanager
+def notify_socket(path: Path) -> Iterator[socket.socket]:
+    """Listen for what one process tells its supervisor; the socket does not block.
+
+    A new one for each process: a late word of the last one cannot pass for the next one's.
+
+    Args:
+        path: in a private folder; what is there is replaced, and removed at the end.
+    """
+    path.unlink(missing_ok=True)
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    with contextlib.closing(made):
+        made.setblocking(False)
+        made.bind(os.fspath(path))
+        try:
+            yield made
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _fd_name(name: str) -> str:

@@ -15,7 +15,7 @@ import math
 import os
 import signal
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from daemons.runtime.daemon import SUPERVISOR
 from daemons.runtime.errors import ExitCode
 from daemons.runtime.inherited import VOLATILE
 from daemons.runtime.log import Log
+from daemons.runtime.notify import notify_socket
 from daemons.vtpmctl.fdstore import FdStore
 from daemons.vtpmctl.plan import ChildSpec
 from daemons.vtpmctl.process import ChildProcess, ForkServer
@@ -176,7 +177,7 @@ class Child:
         """Start one process and return how it ended."""
         self._enter(ChildState.STARTING)
         self.note = ""
-        with _notify_socket(self._notify_path) as notifications:
+        with notify_socket(self._notify_path) as notifications:
             process = await self._forkserver.spawn(
                 name=self.spec.name,
                 module=self.spec.module,
@@ -245,18 +246,3 @@ class Child:
 def describe_exit(code: int) -> str:
     """Say how a process ended: "exit code 1" or "SIGKILL"."""
     return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
-
-
-@contextlib.contextmanager
-def _notify_socket(path: Path) -> Iterator[socket.socket]:
-    # A new socket for each process: a late word of the last one cannot pass for the next one's.
-    # Its folder is private.
-    path.unlink(missing_ok=True)
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-    with contextlib.closing(made):
-        made.setblocking(False)
-        made.bind(os.fspath(path))
-        try:
-            yield made
-        finally:
-            path.unlink(missing_ok=True)

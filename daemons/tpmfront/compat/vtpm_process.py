@@ -15,7 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +25,7 @@ from daemons.runtime.daemon import SUPERVISOR
 from daemons.runtime.errors import ExitCode
 from daemons.runtime.inherited import VOLATILE
 from daemons.runtime.log import Log
-from daemons.runtime.notify import ENVIRONMENT_NAME
+from daemons.runtime.notify import ENVIRONMENT_NAME, notify_socket
 from daemons.tpmfront.compat.errors import Refusal
 
 _START_MODULE: Final = "daemons.tpmfront.compat.vtpm_start"
@@ -94,7 +94,7 @@ class VtpmProcess:
 
     async def _run_once(self, fds: Mapping[str, int]) -> int:
         """Run one process to its end and return its exit code, -N for signal N."""
-        with _notify_socket(self._notify) as notifications:
+        with notify_socket(self._notify) as notifications:
             process = await self._start(fds)
             assert process.stderr is not None
             try:
@@ -163,13 +163,3 @@ class VtpmProcess:
 
 def _ending(code: int) -> str:
     return f"ended with exit code {code}" if code >= 0 else f"died of {signal.Signals(-code).name}"
-
-
-@contextlib.contextmanager
-def _notify_socket(path: Path) -> Iterator[socket.socket]:
-    path.unlink(missing_ok=True)
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-    with contextlib.closing(made):
-        made.setblocking(False)
-        made.bind(os.fspath(path))
-        yield made
