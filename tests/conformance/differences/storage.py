@@ -60,18 +60,18 @@ DECLARED: Final[tuple[Declared, ...]] = (
         "look at the length and the exponent of an AUTHCHANGE key.",
         times=9,
     ),
-    *[
-        code(
-            "keys_of_no_allowed_property_cannot_be_loaded",
-            Ordinal.LOAD_KEY2,
-            "BAD_KEY_PROPERTY",
-            theirs,
-            "A key that this TPM would not make is not loaded either (Part 3, 10.5, "
-            "TPM_BAD_KEY_PROPERTY); libtpms looks at schemes only, and at the digest of the rest.",
-            times=times,
-        )
-        for theirs, times in (("AUTHFAIL", 30), ("BAD_PARAMETER", 12))
-    ],
+    Declared(
+        "keys_of_no_allowed_property_cannot_be_loaded",
+        Ordinal.LOAD_KEY2,
+        "code",
+        "BAD_KEY_PROPERTY",
+        "AUTHFAIL",
+        "A key that this TPM would not make is not loaded either (Part 3, 10.5, "
+        "TPM_BAD_KEY_PROPERTY); libtpms looks at schemes only, then whether the exponent has an "
+        "inverse for the prime that is in the key, and at the digest of the rest.",
+        or_else="BAD_PARAMETER",
+        times=42,
+    ),
     *[
         code("keys_with_bytes_behind_their_pcr_info", *found, _WHOLE_INFO)
         for found in (
