@@ -14,9 +14,6 @@ import click
 
 from daemons.runtime.log import Level
 
-CONFIG_FOLDER: Final = Path("/etc/vtpm")
-"""Where the configuration of a machine is, for its units and for `vtpmctl`."""
-
 _CONFIG_HELP: Final = (
     "Folder of vtpm.toml and guests.d, see vtpm.toml(5); what an option here says counts before "
     "it, and SIGHUP reads it again."

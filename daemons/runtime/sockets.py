@@ -22,9 +22,7 @@ from trio.socket import SocketType
 
 from daemons.runtime.errors import DaemonError
 from daemons.runtime.log import Log
-
-PATH_LIMIT_BYTES = 107
-"""sun_path is 108 bytes with its final zero (unix(7))."""
+from daemons.runtime.socketpaths import PATH_LIMIT_BYTES
 
 # What accept(2) says of such a lack; the same set as in trio.serve_listeners.
 _OVERLOAD: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from pathlib import Path
 from uuid import UUID
@@ -28,7 +27,7 @@ from daemons.runtime.log import Log
 from daemons.runtime.notify import Notifier
 from daemons.runtime.reload import Reloads
 from daemons.runtime.subcommands import DeferringGroup
-from daemons.tpmfront.compat.link import NAME, words_of_link
+from daemons.tpmfront.compat.link import NAME
 from daemons.tpmfront.daemon import serve
 from daemons.tpmfront.options import Config, CtrlSocket, parse_front_socket
 
@@ -45,14 +44,6 @@ class FrontCommand(DeferringGroup):
 
     What does not begin with the name of a subcommand is the command itself.
     """
-
-    def __call__(self, *args: object, **extra: object) -> object:
-        """Run the command with the process's words; called by a link named swtpm, it is one of its
-        subcommands."""
-        words = None if args or extra else words_of_link(sys.argv)
-        if words is not None:
-            return self.main(words, "tpmfront")
-        return super().__call__(*args, **extra)
 
     # As for any command; a group would take the rest of its line for a subcommand.
     allow_extra_args = False

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from daemons.runtime.command_line import CONFIG_FOLDER
 from daemons.runtime.config.folder import examine
+from daemons.runtime.config.options import CONFIG_FOLDER
 from daemons.vtpmctl.guests import reload_all
 from daemons.vtpmctl.options import ask, dir_option, find_host, layout_of, system_option
 

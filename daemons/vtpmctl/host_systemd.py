@@ -14,7 +14,6 @@ from typing import Final
 
 import trio
 
-from daemons.runtime.command_line import CONFIG_FOLDER
 from daemons.runtime.config.endpoints import TcpEndpoint
 from daemons.runtime.config.findings import BadConfig
 from daemons.runtime.config.folder import (
@@ -26,6 +25,7 @@ from daemons.runtime.config.folder import (
     guest_path,
     load_guest,
 )
+from daemons.runtime.config.options import CONFIG_FOLDER
 from daemons.runtime.config.text import TomlTable, make_file, remove_file, toml_text
 from daemons.runtime.config.values import is_guest_name
 from daemons.runtime.errors import DaemonError

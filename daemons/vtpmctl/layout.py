@@ -19,7 +19,7 @@ from pathlib import Path
 
 from daemons.runtime.errors import DaemonError, RefusedToStart
 from daemons.runtime.files import OsFiles, StateFolder
-from daemons.runtime.sockets import PATH_LIMIT_BYTES
+from daemons.runtime.socketpaths import PATH_LIMIT_BYTES
 
 _PRIVATE = 0o700
 _TRAVERSABLE = 0o711

@@ -13,7 +13,6 @@ from typing import Final
 import trio
 
 from daemons.hwtpm.filenames import STATE_NAME
-from daemons.runtime.command_line import CONFIG_FOLDER
 from daemons.runtime.config.folder import (
     GUESTS_NAME,
     MACHINE_NAME,
@@ -21,6 +20,7 @@ from daemons.runtime.config.folder import (
     examine,
     guest_path,
 )
+from daemons.runtime.config.options import CONFIG_FOLDER
 from daemons.runtime.errors import DaemonError, ExitCode
 from daemons.vtpm.filenames import SLOT_NAMES
 from daemons.vtpmctl.site import (

@@ -73,6 +73,34 @@ class Link:
         )
 
     @contextlib.contextmanager
+    def of_libvirt(
+        self, folder: Path, control: Path, *words: str, pass_fds: Sequence[int] = ()
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """Give a process that was started as libvirt starts it, whose socket is there: in the
+        foreground, with a log beside the folder. It ends with its machine, or else is ended.
+
+        Args:
+            folder: of the TPM.
+            control: its control channel.
+            words: more of them.
+            pass_fds: what they name.
+        """
+        process = self.start(
+            *("socket", "--ctrl", f"type=unixio,path={control},mode=0600"),
+            *("--tpmstate", f"dir={folder},mode=0600"),
+            *("--log", f"file={folder}.log", "--terminate", *words),
+            pass_fds=pass_fds,
+        )
+        try:
+            wait_for(control)
+            yield process
+            process.terminate()
+            assert process.wait(LIMIT_S) == 0
+        finally:
+            process.kill()
+            process.wait()
+
+    @contextlib.contextmanager
     def daemon(self, *words: str, pid: Path) -> Iterator[int]:
         """Give the process id of one that was started with --daemon; it is ended in order."""
         self.run(*words, "--daemon", "--pid", f"file={pid}")

@@ -4,7 +4,9 @@ that come with it."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import os
 import signal
 import socket
@@ -229,6 +231,55 @@ def test_libvirts_line_waits_for_init_and_ends_with_its_client(link: Link, state
     assert "vtpm[" in log
 
 
+def test_what_libvirt_says_and_wants_in_a_machines_life(link: Link, state: Path) -> None:
+    """Its own lines, of libvirt 9.0.0 with a secret in the machine's definition."""
+    uuid = UUID("6a1f2b3c-9999-4222-8333-444455556666")
+    folder, control, log = state / str(uuid) / "tpm1.2", state / "ctrl", state / "log"
+    told = json.loads(link.run("socket", "--print-capabilities").stdout)
+    assert "cmdarg-pwd-fd" in told["features"]
+    config = configure_localca(state / "localca")
+    folder.mkdir(parents=True)
+    with secret_fd() as secret:
+        setup = subprocess.run(
+            [
+                *("swtpm_setup", "--pwdfile-fd", str(secret), "--cipher", "aes-256-cbc"),
+                *("--tpm-state", str(folder), "--vmid", f"m:{uuid}", "--logfile", str(log)),
+                *("--createek", "--create-ek-cert", "--create-platform-cert", "--lock-nvram"),
+                *("--not-overwrite", "--config", str(config)),
+            ],
+            env=link.environment,
+            pass_fds=[secret],
+            timeout=120,
+        )
+    assert setup.returncode == 0, log.read_text()
+    with secret_fd() as key, secret_fd() as migration_key:
+        words = (
+            *("--key", f"pwdfd={key},mode=aes-256-cbc"),
+            *("--migration-key", f"pwdfd={migration_key},mode=aes-256-cbc"),
+        )
+        with link.of_libvirt(folder, control, *words, pass_fds=(key, migration_key)) as process:
+            # It says where it is by this; who comes early waits.
+            assert control.stat().st_mode & 0o777 == 0o600
+            assert "0x17fff" in ioctl(control, "-c")
+            ioctl(control, "-i")
+            ioctl(control, "-s")
+            assert process.wait(60) == 0
+    assert not control.exists()
+    assert "TPM can be used" in folder.with_name("tpm1.2.log").read_text()
+
+
+@contextlib.contextmanager
+def secret_fd() -> Iterator[int]:
+    """Give the reading end of a pipe with a passphrase in it."""
+    reading, writing = os.pipe()
+    try:
+        os.write(writing, b"open sesame")
+        os.close(writing)
+        yield reading
+    finally:
+        os.close(reading)
+
+
 def test_swtpm_ioctl_at_its_control_channel(link: Link, state: Path) -> None:
     control = state / "ctrl"
     line = (
@@ -396,6 +447,11 @@ def test_without_a_manager_it_says_what_to_do(link: Link, state: Path) -> None:
         assert f"no manager at {state / 'nowhere'}" in refused.stderr
         assert "VTPM_MANAGER" in refused.stderr
     assert not (state / "vtpm.uuid").exists()
+    # Before its socket: libvirt shows what is said until then to who starts the machine.
+    control = f"type=unixio,path={state}/ctrl"
+    refused = nowhere.run("socket", "--tpmstate", f"dir={state}", "--ctrl", control, fails=True)
+    assert "no manager" in refused.stderr
+    assert not (state / "ctrl").exists()
 
 
 def test_a_user_that_the_configuration_does_not_list_gets_no_tpm(

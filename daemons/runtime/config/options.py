@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 MAX_KEY_POOL: Final = 64
+CONFIG_FOLDER: Final = Path("/etc/vtpm")
+"""Where the configuration of a machine is, for its units and for `vtpmctl`."""
 DEFAULT_MANAGER: Final = Path("/run/vtpm/vtpmmgr/vtpmmgr.sock")
 """Where the manager's unit listens."""
 

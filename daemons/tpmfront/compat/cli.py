@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`tpmfront swtpm-compat`, which a link named swtpm to tpmfront is as well.
 
+`daemons.tpmfront.command` goes past this to `process`, but for what is only printed.
+
 The commands take their words as they are: swtpm's rules are others than click's. What click is told
 of the options is for the help, the manual and the completions.
 """
@@ -51,7 +53,7 @@ class _Words(click.Command):
         return []
 
     def invoke(self, ctx: click.Context) -> object:
-        run(self.interface, ctx.args, ctx.get_help(), os.environ, click.echo)
+        run(self.interface, ctx.args, ctx.get_help, os.environ, click.echo)
 
 
 class _Interfaces(click.Group):
@@ -111,3 +113,15 @@ def compat_group() -> None:
 
 for _interface in Interface:
     compat_group.add_command(_Words(_interface))
+
+
+def usage(interface: Interface) -> str:
+    """Return the help of an interface's command, as `tpmfront swtpm-compat` shows it."""
+    context: click.Context | None = None
+    for command, name in (
+        (compat_group, f"tpmfront {NAME}"),
+        (compat_group.commands[interface.value], interface.value),
+    ):
+        context = click.Context(command, info_name=name, parent=context, **command.context_settings)
+    assert context is not None
+    return context.get_help()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process that serves one TPM behind swtpm's command line.
 
-Up: the sockets listen; the folder is locked; the manager admits us; a vtpm runs; the TPM is on or
-off, as --flags wants it; then it is told that the TPM can be used. Who connects before waits. Down:
-clients, the vtpm, the sockets.
+Up, once the sockets listen: the folder is locked; the manager admits us; a vtpm runs; the TPM is on
+or off, as --flags wants it; then it is told that the TPM can be used. Who connects before waits.
+Down: clients, the vtpm; then the sockets.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from daemons.tpmfront.compat.capabilities import STATE_NAME
 from daemons.tpmfront.compat.device import open_device, serve_device
 from daemons.tpmfront.compat.errors import Refusal
 from daemons.tpmfront.compat.localitycommand import LocalityCommand
-from daemons.tpmfront.compat.options import Channel, CompatOptions, PidPlace, Startup
-from daemons.tpmfront.compat.places import Opened, open_place
+from daemons.tpmfront.compat.options import CompatOptions, PidPlace, Startup
+from daemons.tpmfront.compat.places import Channels, Opened
 from daemons.tpmfront.compat.startup import find_identity, lock_folder, make_run_folder
 from daemons.tpmfront.compat.vtpm_process import VtpmProcess
 from daemons.tpmfront.controlchannel import ControlChannel
@@ -70,34 +70,28 @@ class Surroundings:
     when_ready: Callable[[], None]
 
 
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    """Where commands come in."""
-
-    data: Opened | None
-    control: Opened | None
-    device: int | None
-
-
 class _Submission:
     """Of a request that is ours, not a client's."""
 
     is_submitted = False
 
 
-async def serve(options: CompatOptions, surroundings: Surroundings) -> None:
+async def serve(options: CompatOptions, channels: Channels, surroundings: Surroundings) -> None:
     """Serve until cancelled, or until a client ends that was to end it.
+
+    Args:
+        options: of the command line.
+        channels: its sockets.
+        surroundings: see there.
 
     Raises:
         Refusal: it cannot be started.
     """
     log = surroundings.log
     with contextlib.ExitStack() as stack:
-        opened = _Opened(
-            _open(options.data, stack),
-            _open(options.control, stack),
-            None if options.device is None else stack.enter_context(open_device(options.device)),
-        )
+        device = None
+        if options.device is not None:
+            device = stack.enter_context(open_device(options.device))
         lock = await lock_folder(options.state)
         stack.callback(os.close, lock)
         uuid = await find_identity(options.state, surroundings.manager)
@@ -120,17 +114,13 @@ async def serve(options: CompatOptions, surroundings: Surroundings) -> None:
                 await vtpm.ready.wait()
                 linking = await nursery.start(link.run_shielded)
                 await _set_power(link, options)
-                await _serve_clients(options, surroundings, link, opened)
+                await _serve_clients(options, surroundings, link, channels, device)
             finally:
                 # First: swtpm_setup kills who takes longer than half a second to end.
                 shutil.rmtree(run, ignore_errors=True)
                 if linking is not None:
                     linking.cancel()
                 living.cancel()
-
-
-def _open(channel: Channel | None, stack: contextlib.ExitStack) -> Opened | None:
-    return None if channel is None else stack.enter_context(open_place(channel.place))
 
 
 def _vtpm_args(
@@ -171,7 +161,11 @@ async def _control(link: VtpmLink, request: bytes, what: str) -> None:
 
 
 async def _serve_clients(
-    options: CompatOptions, surroundings: Surroundings, link: VtpmLink, opened: _Opened
+    options: CompatOptions,
+    surroundings: Surroundings,
+    link: VtpmLink,
+    channels: Channels,
+    device: int | None,
 ) -> None:
     """Serve until a client has ended it."""
     log = surroundings.log
@@ -195,13 +189,13 @@ async def _serve_clients(
         clients.on_change = _when_gone(clients, ended)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(stop_when_cancelled, [control.stop, clients.stop])
-        if opened.data is not None and options.data is not None:
+        if channels.data is not None and options.data is not None:
             one_command = options.data.disconnects
-            nursery.start_soon(_serve_data, clients, opened.data, one_command)
-        if opened.control is not None:
-            nursery.start_soon(_serve_control, control, opened.control)
-        if opened.device is not None:
-            nursery.start_soon(_serve_device, opened.device, link, passed, vendor, ended)
+            nursery.start_soon(_serve_data, clients, channels.data, one_command)
+        if channels.control is not None:
+            nursery.start_soon(_serve_control, control, channels.control)
+        if device is not None:
+            nursery.start_soon(_serve_device, device, link, passed, vendor, ended)
         with _pid_file(options.pid):
             log.info("TPM can be used", state=options.state, pid=os.getpid())
             surroundings.when_ready()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The link named swtpm to tpmfront, by which it is `tpmfront swtpm-compat`."""
+"""The names of swtpm's command line: a subcommand, and a link named swtpm to tpmfront."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ NAME: Final = "swtpm-compat"
 LINK: Final = "swtpm"
 
 
-def words_of_link(argv: Sequence[str]) -> list[str] | None:
-    """Return the words for `tpmfront` if it was called by a link named swtpm; None if not."""
-    return [NAME, *argv[1:]] if Path(argv[0]).name == LINK else None
+def swtpm_words(argv: Sequence[str]) -> list[str] | None:
+    """Return the words behind `swtpm` if that is what was called, by either name; None if not."""
+    if Path(argv[0]).name == LINK:
+        return list(argv[1:])
+    return list(argv[2:]) if argv[1:2] == [NAME] else None

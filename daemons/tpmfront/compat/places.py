@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Opening what --ctrl and --server name: sockets of our own, and those that were inherited."""
+"""Opening what --ctrl and --server name: sockets of our own, and those that were inherited.
+
+This is done before anything heavy is imported: libvirt gives a TPM up whose control socket is not
+there within a second of its start, also on a machine that is busy starting others.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from daemons.runtime.sockets import PATH_LIMIT_BYTES
+from daemons.runtime.socketpaths import PATH_LIMIT_BYTES
 from daemons.tpmfront.compat.errors import Refusal
-from daemons.tpmfront.compat.options import Descriptor, Place, TcpPlace, UnixPlace
+from daemons.tpmfront.compat.options import (
+    Channel,
+    CompatOptions,
+    Descriptor,
+    Place,
+    TcpPlace,
+    UnixPlace,
+)
 
 BACKLOG: Final = 128
 
@@ -29,6 +40,35 @@ class Opened:
 
     socket: socket.socket
     is_listening: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Channels:
+    """What --ctrl and --server name.
+
+    Attributes:
+        data: None: there is no data channel.
+        control: None: there is no control channel.
+    """
+
+    data: Opened | None
+    control: Opened | None
+
+
+@contextlib.contextmanager
+def open_channels(options: CompatOptions) -> Iterator[Channels]:
+    """Give the sockets of a command line: who connects from now on waits. On leaving they are
+    closed, and the files of those that we made removed.
+
+    Raises:
+        Refusal: one cannot be had.
+    """
+    with contextlib.ExitStack() as stack:
+        yield Channels(_open(options.data, stack), _open(options.control, stack))
+
+
+def _open(channel: Channel | None, stack: contextlib.ExitStack) -> Opened | None:
+    return None if channel is None else stack.enter_context(open_place(channel.place))
 
 
 @contextlib.contextmanager

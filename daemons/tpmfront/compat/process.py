@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a command line to a process that serves, in the order in which swtpm goes about it."""
+"""From a command line to a process that serves, in the order in which swtpm goes about it.
+
+What is imported here is what it takes to have the sockets: see `places`.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +10,17 @@ import os
 import pwd
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
 
-from daemons.runtime.command_line import CONFIG_FOLDER
-from daemons.runtime.daemon import run_daemon
+from daemons.runtime.config.options import CONFIG_FOLDER
 from daemons.runtime.errors import DaemonError, ExitCode
-from daemons.runtime.notify import Notifier
 from daemons.tpmfront.compat import keys
-from daemons.tpmfront.compat.background import Background
-from daemons.tpmfront.compat.capabilities import capabilities, states
 from daemons.tpmfront.compat.command_line import CommandLine
-from daemons.tpmfront.compat.daemon import Surroundings, serve
 from daemons.tpmfront.compat.errors import BadLine, UnreadableLine
-from daemons.tpmfront.compat.logfile import open_log
+from daemons.tpmfront.compat.managerplace import check_socket, find_manager
 from daemons.tpmfront.compat.options import Interface
-from daemons.tpmfront.compat.startup import find_manager
+from daemons.tpmfront.compat.places import open_channels
 
 CONFIG_VARIABLE: Final = "VTPM_CONFIG"
 
@@ -31,7 +28,7 @@ CONFIG_VARIABLE: Final = "VTPM_CONFIG"
 def run(
     interface: Interface,
     words: Sequence[str],
-    usage: str,
+    usage: Callable[[], str],
     environ: Mapping[str, str],
     show: Callable[[str], None],
 ) -> NoReturn:
@@ -40,49 +37,57 @@ def run(
     Args:
         interface: of the command.
         words: behind it.
-        usage: printed for --help and with a command line that cannot be read.
+        usage: gives what is printed for --help and with a command line that cannot be read.
         environ: of the process.
         show: prints a text on standard output.
     """
     try:
         line = CommandLine(interface, words)
         if line.has("help"):
-            show(usage)
+            show(usage())
             sys.exit(ExitCode.OK)
         _run(line, environ, show)
     except (BadLine, DaemonError) as error:
         sys.stderr.write(f"swtpm: {error}\n")
         if isinstance(error, UnreadableLine):
-            sys.stderr.write(f"{usage}\n")
+            sys.stderr.write(f"{usage()}\n")
         sys.exit(ExitCode.FAILED)
 
 
 def _run(line: CommandLine, environ: Mapping[str, str], show: Callable[[str], None]) -> NoReturn:
     """Raises:
-    BadLine, DaemonError: before there is anything to undo.
+    BadLine, DaemonError: with nothing left behind.
     """
     if line.runas is not None:
         _become(line.runas)
-    logfile = open_log(line.log())
-    if line.has("print-capabilities"):
-        show(capabilities())
-        sys.exit(ExitCode.OK)
-    if line.has("print-states"):
-        folder = line.state({})
-        if not folder.is_dir():
-            raise BadLine(f"{folder}: No such directory")
-        show(states(folder))
-        sys.exit(ExitCode.OK)
+    if line.has("print-capabilities") or line.has("print-states"):
+        _print(line, show)
     options = line.options(environ)
     for _name, key in options.keys:
         keys.check(key)
     if not options.state.is_dir():
         raise BadLine(f"{options.state}: No such directory")
     manager = find_manager(Path(environ.get(CONFIG_VARIABLE) or CONFIG_FOLDER), environ)
-    background = Background.enter() if options.is_daemon else Background.stay()
-    notifier = Notifier.from_environ()
-    surroundings = Surroundings(manager, notifier, logfile.log, logfile.emit, background.done)
-    run_daemon(partial(serve, options, surroundings), log=logfile.log, notifier=notifier)
+    check_socket(manager)
+    with open_channels(options) as channels:
+        from daemons.tpmfront.compat.serving import run_until_end
+
+        run_until_end(options, channels, manager)
+
+
+def _print(line: CommandLine, show: Callable[[str], None]) -> NoReturn:
+    from daemons.tpmfront.compat.capabilities import capabilities, states
+    from daemons.tpmfront.compat.logfile import open_log
+
+    open_log(line.log())
+    if line.has("print-capabilities"):
+        show(capabilities())
+        sys.exit(ExitCode.OK)
+    folder = line.state({})
+    if not folder.is_dir():
+        raise BadLine(f"{folder}: No such directory")
+    show(states(folder))
+    sys.exit(ExitCode.OK)
 
 
 def _become(user: str) -> None:

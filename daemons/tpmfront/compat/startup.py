@@ -8,22 +8,19 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 from uuid import UUID
 
 import trio
 
-from daemons.runtime.config.folder import load_machine
-from daemons.runtime.config.options import DEFAULT_MANAGER
 from daemons.tpmfront.compat.capabilities import STATE_NAME
 from daemons.tpmfront.compat.errors import Refusal
 from daemons.tpmfront.compat.identity import candidates, read_identity, write_identity
+from daemons.tpmfront.compat.managerplace import no_manager
 from protocol.tpmif.errors import BackendRefused, TpmifError
 from protocol.tpmif.unix import open_frontend
 
-MANAGER_VARIABLE: Final = "VTPM_MANAGER"
 LOCK_NAME: Final = ".vtpm.lock"
 _IMAGE_LOCK: Final = ".lock"
 _RUN_PREFIX: Final = "vtpm-swtpm-"
@@ -34,24 +31,6 @@ _ORPHAN_S: Final = 15.0
 """How long the vtpm of a process that was killed may take to end."""
 _POLL_S: Final = 0.05
 _MANAGER_S: Final = 30.0
-
-
-def find_manager(config: Path, environ: Mapping[str, str]) -> Path:
-    """Return the manager's socket.
-
-    Args:
-        config: folder of vtpm.toml, which need not exist.
-        environ: VTPM_MANAGER counts first.
-
-    Raises:
-        BadConfig: the configuration has a mistake.
-    """
-    named = environ.get(MANAGER_VARIABLE, "")
-    if named:
-        return Path(named)
-    if not config.is_dir():
-        return DEFAULT_MANAGER
-    return load_machine(config).compat.manager
 
 
 async def lock_folder(folder: Path) -> int:
@@ -155,8 +134,4 @@ async def _is_admitted(manager: Path, uuid: UUID) -> bool:
     except BackendRefused:
         return False
     except (OSError, TpmifError, trio.TooSlowError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error) or "no answer"
-        raise Refusal(
-            f"no manager at {manager} ({reason}): start it (systemctl start vtpmmgr, or vtpmctl "
-            f"up), or say where it is by {MANAGER_VARIABLE} in the environment"
-        ) from None
+        raise no_manager(manager, error) from None

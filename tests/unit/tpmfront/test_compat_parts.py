@@ -7,6 +7,8 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from uuid import UUID
 
@@ -18,7 +20,7 @@ from daemons.tpmfront.compat.capabilities import capabilities, states
 from daemons.tpmfront.compat.errors import BadLine, Refusal
 from daemons.tpmfront.compat.identity import candidates, read_identity, write_identity
 from daemons.tpmfront.compat.keys import check
-from daemons.tpmfront.compat.link import words_of_link
+from daemons.tpmfront.compat.link import swtpm_words
 from daemons.tpmfront.compat.localitycommand import LocalityCommand
 from daemons.tpmfront.compat.options import KeyFile
 from protocol.manager.compat import compat_uuid, uid_of
@@ -166,8 +168,21 @@ def test_the_locality_command() -> None:
 
 
 def test_a_link_named_swtpm_is_the_subcommand() -> None:
-    assert words_of_link(["/usr/bin/swtpm", "socket", "-d"]) == ["swtpm-compat", "socket", "-d"]
-    assert words_of_link(["/usr/bin/tpmfront", "socket"]) is None
+    assert swtpm_words(["/usr/bin/swtpm", "socket", "-d"]) == ["socket", "-d"]
+    assert swtpm_words(["/usr/bin/tpmfront", "swtpm-compat", "socket"]) == ["socket"]
+    assert swtpm_words(["/usr/bin/tpmfront", "socket"]) is None
+    assert swtpm_words(["/usr/bin/tpmfront"]) is None
+
+
+def test_sockets_are_opened_before_anything_heavy_is_imported() -> None:
+    script = (
+        "import sys, daemons.tpmfront.command\n"
+        "print({'click', 'trio', 'tpmcore', 'protocol'} & {*sys.modules})\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == "set()\n"
 
 
 @pytest.mark.parametrize(
