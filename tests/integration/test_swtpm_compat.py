@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -278,6 +279,32 @@ def secret_fd() -> Iterator[int]:
         yield reading
     finally:
         os.close(reading)
+
+
+def test_a_folder_that_was_removed_and_made_anew_is_another_tpm(link: Link, state: Path) -> None:
+    folder, tpm = state / "6a1f2b3c-7777-4222-8333-444455556666" / "tpm1.2", state / "sock"
+    line = (
+        *("socket", "--tpmstate", f"dir={folder}", "--server", f"type=unixio,path={tpm}"),
+        *("--log", f"file={state}/log", *STARTED),
+    )
+    folder.mkdir(parents=True)
+    with link.daemon(*line, pid=state / "pid"):
+        ek = make_ek(tpm)
+    former = (folder / "vtpm.uuid").read_text().strip()
+    # A folder that has lost its name only is what it was.
+    (folder / "vtpm.uuid").unlink()
+    with link.daemon(*line, pid=state / "pid"):
+        assert read_ek(tpm) == ek
+    assert (folder / "vtpm.uuid").read_text().strip() == former
+    shutil.rmtree(folder)
+    folder.mkdir()
+    for _ in range(2):
+        with link.daemon(*line, pid=state / "pid"), pytest.raises(TpmError) as refusal:
+            read_ek(tpm)
+        assert refusal.value.code == ReturnCode.NO_ENDORSEMENT
+    assert (folder / "vtpm.uuid").read_text().strip() != former
+    told = [one for one in (state / "log").read_text().splitlines() if "made anew is" in one]
+    assert told == [f"swtpm warning: folder made anew is another TPM former={former}"]
 
 
 def test_swtpm_ioctl_at_its_control_channel(link: Link, state: Path) -> None:

@@ -94,7 +94,7 @@ async def serve(options: CompatOptions, channels: Channels, surroundings: Surrou
             device = stack.enter_context(open_device(options.device))
         lock = await lock_folder(options.state)
         stack.callback(os.close, lock)
-        uuid = await find_identity(options.state, surroundings.manager)
+        uuid = await find_identity(options.state, surroundings.manager, log)
         run = make_run_folder(lock)
         stack.callback(shutil.rmtree, run, ignore_errors=True)
         if options.keys:

@@ -4,22 +4,33 @@ be its vTPM."""
 
 from __future__ import annotations
 
+import enum
 import fcntl
 import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Final
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import trio
 
+from daemons.runtime.log import Log
 from daemons.tpmfront.compat.capabilities import STATE_NAME
 from daemons.tpmfront.compat.errors import Refusal
 from daemons.tpmfront.compat.identity import candidates, read_identity, write_identity
 from daemons.tpmfront.compat.managerplace import no_manager
+from protocol.errors import WireError
+from protocol.manager.compat import compat_uuid, uid_of
+from protocol.manager.constants import ManagerCode
+from protocol.manager.framing import ManagerRefused
+from protocol.manager.messages import (
+    NO_IMAGE,
+    decode_load_hash_key_response,
+    encode_load_hash_key,
+)
 from protocol.tpmif.errors import BackendRefused, TpmifError
-from protocol.tpmif.unix import open_frontend
+from protocol.tpmif.unix import FrontendDevice, open_frontend
 
 LOCK_NAME: Final = ".vtpm.lock"
 _IMAGE_LOCK: Final = ".lock"
@@ -101,12 +112,13 @@ async def _lock(fd: int, limit_s: float) -> bool:
     return False
 
 
-async def find_identity(folder: Path, manager: Path) -> UUID:
+async def find_identity(folder: Path, manager: Path, log: Log) -> UUID:
     """Return the vTPM of a folder, which the manager admits; what was found is written down.
 
     Args:
         folder: of --tpmstate; ours alone.
         manager: its socket.
+        log: of this process.
 
     Raises:
         Refusal: there is no manager, or it admits none.
@@ -114,10 +126,20 @@ async def find_identity(folder: Path, manager: Path) -> UUID:
     known = read_identity(folder)
     uid = os.geteuid()
     for uuid in [known] if known is not None else candidates(folder, uid):
-        if await _is_admitted(manager, uuid):
-            if known is None:
-                write_identity(folder, uuid)
+        standing = await _ask(manager, uuid)
+        if standing is _Standing.REFUSED:
+            continue
+        if known is not None:
             return uuid
+        # A folder that was removed, as by `virsh undefine`, and made anew is another TPM, as with
+        # swtpm. What an operator has configured is another matter, and so is a folder that has
+        # lost no more than its file.
+        is_new = uid_of(uuid) == uid and not (folder / STATE_NAME).exists()
+        if standing is _Standing.USED and is_new:
+            log.warning("folder made anew is another TPM", former=uuid)
+            uuid = compat_uuid(uid, uuid4())
+        write_identity(folder, uuid)
+        return uuid
     what = f"uid {uid} may not be vTPM {known}" if known is not None else f"uid {uid} has no vTPM"
     raise Refusal(
         f"the manager at {manager} refuses: {what}. Put {uid} into uids of [compat] in its "
@@ -126,12 +148,34 @@ async def find_identity(folder: Path, manager: Path) -> UUID:
     )
 
 
-async def _is_admitted(manager: Path, uuid: UUID) -> bool:
+class _Standing(enum.Enum):
+    """What a vTPM is to the manager."""
+
+    REFUSED = enum.auto()
+    """Not ours."""
+    FREE = enum.auto()
+    """Ours, and without an image; or the manager does not say."""
+    USED = enum.auto()
+    """Ours, and it has had an image."""
+
+
+async def _ask(manager: Path, uuid: UUID) -> _Standing:
     try:
         with trio.fail_after(_MANAGER_S):
-            async with open_frontend(manager, uuid=uuid, linger=False):
-                return True
+            async with open_frontend(manager, uuid=uuid, linger=False) as device:
+                return await _standing(device)
     except BackendRefused:
-        return False
+        return _Standing.REFUSED
     except (OSError, TpmifError, trio.TooSlowError) as error:
         raise no_manager(manager, error) from None
+
+
+async def _standing(device: FrontendDevice) -> _Standing:
+    try:
+        record = decode_load_hash_key_response(await device.transact(encode_load_hash_key(), 0))
+    except ManagerRefused as error:
+        # Open by somebody else, or moved to another manager: both had it.
+        return _Standing.USED if error.code == ManagerCode.DISABLED else _Standing.FREE
+    except WireError:
+        return _Standing.FREE
+    return _Standing.FREE if record == NO_IMAGE else _Standing.USED
