@@ -17,12 +17,24 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
+from protocol.tpm12.framing import parse_header
+from protocol.tpm12.keys import PubKey
 from tests.integration.stack import ANSWER_LIMIT_S, transact
 from tests.integration.waiting import wait_until
+from tests.unit.tpm12.world import SeededRandom
+from tpmcore import tss12
+from tpmcore.tss12 import Conversation
+
+T = TypeVar("T")
 
 LIMIT_S = 60.0
+STARTED = ("--flags", "not-need-init,startup-clear")
+GET_TICKS = bytes.fromhex("00c1 0000000a 000000f1")
+STARTUP_CLEAR = bytes.fromhex("00c1 0000000c 00000099 0001")
 
 
 @dataclass
@@ -162,3 +174,55 @@ def ask(path: Path, command: bytes) -> bytes:
 def wait_for(path: Path) -> None:
     """Wait until a file is there."""
     wait_until(path.exists, str(path))
+
+
+def talk(path: Path, conversation: Conversation[T]) -> T:
+    """Run a conversation with the TPM at a socket."""
+    with connect(path) as client:
+        return tss12.run_sync(partial(transact, client), conversation)
+
+
+def code_of(response: bytes) -> int:
+    """Return a response's code."""
+    return parse_header(response).code
+
+
+def make_ek(path: Path) -> PubKey:
+    """Make the endorsement key of the TPM at a socket."""
+    return talk(path, tss12.create_endorsement_key_pair(random=SeededRandom("1")))
+
+
+def read_ek(path: Path) -> PubKey:
+    """Return it."""
+    return talk(path, tss12.read_pubek(random=SeededRandom("2")))
+
+
+def ioctl(control: Path, *words: str, fails: bool = False) -> str:
+    """Run swtpm_ioctl at a control channel and return what it says."""
+    done = subprocess.run(
+        ["swtpm_ioctl", *words, "--unix", str(control)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert bool(done.returncode) == fails, done
+    return done.stdout
+
+
+def configure_localca(folder: Path) -> Path:
+    """Return a configuration of swtpm_setup whose CA is in a folder, not the machine's."""
+    folder.mkdir()
+    (folder / "localca.conf").write_text(
+        f"statedir = {folder}\nsigningkey = {folder}/key.pem\n"
+        f"issuercert = {folder}/cert.pem\ncertserial = {folder}/serial\n"
+    )
+    (folder / "options").write_text(
+        "--platform-manufacturer A\n--platform-version 1\n--platform-model B\n"
+    )
+    config = folder / "setup.conf"
+    config.write_text(
+        "create_certs_tool = /usr/bin/swtpm_localca\n"
+        f"create_certs_tool_config = {folder}/localca.conf\n"
+        f"create_certs_tool_options = {folder}/options\n"
+    )
+    return config

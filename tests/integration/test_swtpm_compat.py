@@ -4,11 +4,8 @@ that come with it."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,18 +13,13 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
-from uuid import UUID
 
 import pytest
 from click.testing import CliRunner
 from cryptography import x509
 
 from daemons.tpmfront.cli import main
-from protocol.manager.compat import compat_uuid
 from protocol.tpm12.constants import NvAttributes, ReservedHandle, ReturnCode
-from protocol.tpm12.framing import parse_header
-from protocol.tpm12.keys import PubKey
 from protocol.tpm12.storedcert import (
     EK_CERT_INDEX,
     PLATFORM_CERT_INDEX,
@@ -35,19 +27,29 @@ from protocol.tpm12.storedcert import (
 )
 from tests.integration.ports import free_port
 from tests.integration.stack import Stack, running_stack, transact
-from tests.integration.swtpm_link import Link, connect, end, make_link, wait_for, wait_gone
+from tests.integration.swtpm_link import (
+    GET_TICKS,
+    STARTED,
+    STARTUP_CLEAR,
+    Link,
+    code_of,
+    configure_localca,
+    connect,
+    end,
+    ioctl,
+    make_ek,
+    make_link,
+    read_ek,
+    talk,
+    wait_for,
+    wait_gone,
+)
 from tests.integration.tcsd import running_tcsd
 from tests.integration.waiting import wait_until
 from tests.unit.tpm12.world import SeededRandom
 from tpmcore import tss12
 from tpmcore.errors import TpmError
-from tpmcore.tss12 import Conversation
 
-T = TypeVar("T")
-
-STARTED = ("--flags", "not-need-init,startup-clear")
-GET_TICKS = bytes.fromhex("00c1 0000000a 000000f1")
-STARTUP_CLEAR = bytes.fromhex("00c1 0000000c 00000099 0001")
 SWTPM = "/usr/bin/swtpm"
 
 
@@ -72,39 +74,6 @@ def state(module_dir: Path, request: pytest.FixtureRequest) -> Path:
     folder = module_dir / f"D{number}"
     folder.mkdir(mode=0o755)
     return folder
-
-
-def talk(path: Path, conversation: Conversation[T]) -> T:
-    """Run a conversation with the TPM at a socket."""
-    with connect(path) as client:
-        return tss12.run_sync(partial(transact, client), conversation)
-
-
-def code_of(response: bytes) -> int:
-    """Return a response's code."""
-    return parse_header(response).code
-
-
-def make_ek(path: Path) -> PubKey:
-    """Make the endorsement key of the TPM at a socket."""
-    return talk(path, tss12.create_endorsement_key_pair(random=SeededRandom("1")))
-
-
-def read_ek(path: Path) -> PubKey:
-    """Return it."""
-    return talk(path, tss12.read_pubek(random=SeededRandom("2")))
-
-
-def ioctl(control: Path, *words: str, fails: bool = False) -> str:
-    """Run swtpm_ioctl at a control channel and return what it says."""
-    done = subprocess.run(
-        ["swtpm_ioctl", *words, "--unix", str(control)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert bool(done.returncode) == fails, done
-    return done.stdout
 
 
 def child_of(pid: int) -> int:
@@ -203,108 +172,6 @@ def test_a_vtpm_that_is_killed_comes_back_as_it_was(link: Link, state: Path) -> 
         # What was on its way to the dying one is lost, and answered so.
         wait_until(lambda: read_pcr(state / "sock", 7) is not None, "an answer of the next vtpm")
         assert read_pcr(state / "sock", 7) == value
-
-
-def test_libvirts_line_waits_for_init_and_ends_with_its_client(link: Link, state: Path) -> None:
-    uuid = UUID("6a1f2b3c-1111-4222-8333-444455556666")
-    folder = state / str(uuid) / "tpm1.2"
-    folder.mkdir(parents=True)
-    control = state / "ctrl"
-    line = (
-        *("socket", "--ctrl", f"type=unixio,path={control},mode=0600"),
-        *("--tpmstate", f"dir={folder},mode=0600", "--log", f"file={state}/log"),
-        *("--server", f"type=unixio,path={state}/sock"),
-        *("--terminate", "--migration", "release-lock-outgoing"),
-    )
-    with link.daemon(*line, pid=state / "pid") as pid:
-        assert (folder / "vtpm.uuid").read_text().strip() == str(compat_uuid(os.geteuid(), uuid))
-        pidfd = os.pidfd_open(pid)
-        with connect(state / "sock") as client:
-            assert code_of(transact(client, GET_TICKS)) == ReturnCode.FAIL
-            ioctl(control, "-i")
-            assert code_of(transact(client, GET_TICKS)) == ReturnCode.INVALID_POSTINIT
-            assert code_of(transact(client, STARTUP_CLEAR)) == 0
-            assert code_of(transact(client, GET_TICKS)) == 0
-        wait_gone(pidfd)
-        os.close(pidfd)
-    log = (state / "log").read_text()
-    assert "option has no effect option=--migration" in log
-    assert "vtpm[" in log
-
-
-def test_what_libvirt_says_and_wants_in_a_machines_life(link: Link, state: Path) -> None:
-    """Its own lines, of libvirt 9.0.0 with a secret in the machine's definition."""
-    uuid = UUID("6a1f2b3c-9999-4222-8333-444455556666")
-    folder, control, log = state / str(uuid) / "tpm1.2", state / "ctrl", state / "log"
-    told = json.loads(link.run("socket", "--print-capabilities").stdout)
-    assert "cmdarg-pwd-fd" in told["features"]
-    config = configure_localca(state / "localca")
-    folder.mkdir(parents=True)
-    with secret_fd() as secret:
-        setup = subprocess.run(
-            [
-                *("swtpm_setup", "--pwdfile-fd", str(secret), "--cipher", "aes-256-cbc"),
-                *("--tpm-state", str(folder), "--vmid", f"m:{uuid}", "--logfile", str(log)),
-                *("--createek", "--create-ek-cert", "--create-platform-cert", "--lock-nvram"),
-                *("--not-overwrite", "--config", str(config)),
-            ],
-            env=link.environment,
-            pass_fds=[secret],
-            timeout=120,
-        )
-    assert setup.returncode == 0, log.read_text()
-    with secret_fd() as key, secret_fd() as migration_key:
-        words = (
-            *("--key", f"pwdfd={key},mode=aes-256-cbc"),
-            *("--migration-key", f"pwdfd={migration_key},mode=aes-256-cbc"),
-        )
-        with link.of_libvirt(folder, control, *words, pass_fds=(key, migration_key)) as process:
-            # It says where it is by this; who comes early waits.
-            assert control.stat().st_mode & 0o777 == 0o600
-            assert "0x17fff" in ioctl(control, "-c")
-            ioctl(control, "-i")
-            ioctl(control, "-s")
-            assert process.wait(60) == 0
-    assert not control.exists()
-    assert "TPM can be used" in folder.with_name("tpm1.2.log").read_text()
-
-
-@contextlib.contextmanager
-def secret_fd() -> Iterator[int]:
-    """Give the reading end of a pipe with a passphrase in it."""
-    reading, writing = os.pipe()
-    try:
-        os.write(writing, b"open sesame")
-        os.close(writing)
-        yield reading
-    finally:
-        os.close(reading)
-
-
-def test_a_folder_that_was_removed_and_made_anew_is_another_tpm(link: Link, state: Path) -> None:
-    folder, tpm = state / "6a1f2b3c-7777-4222-8333-444455556666" / "tpm1.2", state / "sock"
-    line = (
-        *("socket", "--tpmstate", f"dir={folder}", "--server", f"type=unixio,path={tpm}"),
-        *("--log", f"file={state}/log", *STARTED),
-    )
-    folder.mkdir(parents=True)
-    with link.daemon(*line, pid=state / "pid"):
-        ek = make_ek(tpm)
-    former = (folder / "vtpm.uuid").read_text().strip()
-    # A folder that has lost its name only is what it was.
-    (folder / "vtpm.uuid").unlink()
-    with link.daemon(*line, pid=state / "pid"):
-        assert read_ek(tpm) == ek
-    assert (folder / "vtpm.uuid").read_text().strip() == former
-    shutil.rmtree(folder)
-    folder.mkdir()
-    for _ in range(2):
-        with link.daemon(*line, pid=state / "pid"), pytest.raises(TpmError) as refusal:
-            read_ek(tpm)
-        assert refusal.value.code == ReturnCode.NO_ENDORSEMENT
-    assert (folder / "vtpm.uuid").read_text().strip() != former
-    told = [one for one in (state / "log").read_text().splitlines() if "made anew is" in one]
-    assert told == [f"swtpm warning: folder made anew is another TPM former={former}"]
 
 
 def test_swtpm_ioctl_at_its_control_channel(link: Link, state: Path) -> None:
@@ -523,25 +390,6 @@ def modulus_of(certificate: x509.Certificate) -> bytes:
     """Return the modulus of the key that it certifies."""
     key = certificate.public_key()
     return key.public_numbers().n.to_bytes(256, "big")  # type: ignore[union-attr]
-
-
-def configure_localca(folder: Path) -> Path:
-    """Return a configuration of swtpm_setup whose CA is in a folder, not the machine's."""
-    folder.mkdir()
-    (folder / "localca.conf").write_text(
-        f"statedir = {folder}\nsigningkey = {folder}/key.pem\n"
-        f"issuercert = {folder}/cert.pem\ncertserial = {folder}/serial\n"
-    )
-    (folder / "options").write_text(
-        "--platform-manufacturer A\n--platform-version 1\n--platform-model B\n"
-    )
-    config = folder / "setup.conf"
-    config.write_text(
-        "create_certs_tool = /usr/bin/swtpm_localca\n"
-        f"create_certs_tool_config = {folder}/localca.conf\n"
-        f"create_certs_tool_options = {folder}/options\n"
-    )
-    return config
 
 
 def test_swtpm_setup_and_vtpmctl_manufacture_leave_the_same(
