@@ -244,8 +244,9 @@ class SystemdHost:
 
     async def stop(self, name: str) -> None:
         """See `Host`."""
-        # By name as well: the target is gone before what belongs to it.
-        await self._run("systemctl", "stop", _target(name), *_services(name))
+        # By name as well: the target is gone before what belongs to it, a service before its
+        # sockets, which take connections until then.
+        await self._run("systemctl", "stop", _target(name), *_services(name), *_sockets(name))
 
     async def _provide_tcp(self, name: str) -> None:
         """Have systemd make the TCP sockets that the guest's file says, and no others."""
@@ -348,6 +349,18 @@ def tcp_socket_text(source: Path, endpoints: Sequence[TcpEndpoint]) -> str:
     if not all(endpoint.is_loopback for endpoint in endpoints):
         lines.append("IPAddressAllow=any")
     return "\n".join([*lines, ""])
+
+
+def _sockets(name: str) -> tuple[str, ...]:
+    kinds = (
+        "vtpm",
+        "vtpm-control",
+        "tpmfront",
+        "tpmfront-ctrl",
+        "tpmfront-control",
+        "tpmfront-tcp",
+    )
+    return tuple(f"{kind}@{name}.socket" for kind in kinds)
 
 
 def _services(name: str) -> tuple[str, str]:

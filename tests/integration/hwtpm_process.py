@@ -64,6 +64,10 @@ class Page:
     def r(self, offset: int, width: int = 1) -> int:
         """Read a register."""
         self.send(Read(1, offset, width))
+        return self.value()
+
+    def value(self) -> int:
+        """Take the answer to a read that was sent."""
         reply = self._answer()
         assert isinstance(reply, Value)
         return int.from_bytes(reply.data, "little")

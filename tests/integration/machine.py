@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -11,7 +12,10 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+from tests.integration.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOT_LIMIT_S = 60.0
@@ -54,7 +58,9 @@ class Machine:
         return Path(f"/proc/{self.pid}/root{inside}")
 
     def journal(self) -> str:
-        """Return everything that the machine has logged."""
+        """Return everything that the machine has logged until now."""
+        # What was written has not been taken up yet; this waits for it.
+        self.run("journalctl", "--sync", check=False)
         return self.run("journalctl", "--no-pager", "--output=short-monotonic", check=False)
 
 
@@ -132,7 +138,18 @@ def _cgroup(name: str) -> Iterator[Path]:
         yield group
     finally:
         for folder, _, _ in os.walk(group, topdown=False):
-            os.rmdir(folder)
+            wait_until(partial(_is_removed, Path(folder)), f"{folder} without processes")
+
+
+def _is_removed(group: Path) -> bool:
+    """Remove a control group, unless the kernel still counts a process there that has ended."""
+    try:
+        group.rmdir()
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return False
+    return True
 
 
 def _clean(environ: Mapping[str, str]) -> dict[str, str]:

@@ -55,12 +55,12 @@ class _Kept:
         self._terminal, screen = pty.openpty()
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                world.words(block, typed.command),
+                # In a process group of its own, to which a terminal's interrupt goes; nsenter stays
+                # outside, for it would die at once and nobody would know when the command ends.
+                world.words(block, typed.command, "setsid"),
                 stdin=subprocess.DEVNULL,
                 stdout=screen,
                 stderr=subprocess.STDOUT if "stderr" in block.flags else log,
-                # A terminal's interrupt goes to the whole foreground process group.
-                start_new_session=True,
             )
         os.close(screen)
         try:
@@ -88,7 +88,8 @@ class _Kept:
 
     def interrupt(self) -> None:
         """Press Ctrl-C and wait for its end."""
-        os.killpg(self._process.pid, signal.SIGINT)
+        for group in self._groups():
+            os.killpg(group, signal.SIGINT)
         self._process.wait(LIMIT_S)
         self._close()
         assert "error" not in self.log(), self.log()
@@ -96,9 +97,18 @@ class _Kept:
     def kill(self) -> None:
         """End it, if it has not ended."""
         if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            for group in self._groups():
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(group, signal.SIGKILL)
+            self._process.kill()
             self._process.wait()
         self._close()
+
+    def _groups(self) -> list[int]:
+        """Return the process group of the command: the one child of nsenter leads it."""
+        nsenter = self._process.pid
+        children = Path(f"/proc/{nsenter}/task/{nsenter}/children").read_text()
+        return [int(child) for child in children.split()]
 
     def _close(self) -> None:
         if self._terminal >= 0:
@@ -126,12 +136,13 @@ class World:
     home: str
     kept: list[_Kept] = field(default_factory=list)
 
-    def words(self, block: Block, command: str) -> list[str]:
-        """Return what runs a command of a block."""
+    def words(self, block: Block, command: str, *by: str) -> list[str]:
+        """Return what runs a command of a block, by another command that is there."""
         where = self.checkout if block.keys.get("in") == "checkout" else self.home
         variables = [f"{name}={value}" for name, value in self.environment.items()]
         script = 'cd "$1" && eval "$2"'
-        return [*self.enter, "env", "-i", *variables, "bash", "-c", script, "bash", where, command]
+        shell = ["bash", "-c", script, "bash", where, command]
+        return [*self.enter, *by, "env", "-i", *variables, *shell]
 
     def type(self, block: Block) -> None:
         """Type the commands of a block and look at what they print.

@@ -22,7 +22,7 @@ import trio
 from protocol.tpmif.errors import TpmifError
 from protocol.tpmif.unix import open_frontend
 
-_ANSWER_LIMIT_S = 20.0
+_ANSWER_LIMIT_S = 60.0
 
 
 def read(argument: str) -> None:

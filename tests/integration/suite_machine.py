@@ -8,8 +8,8 @@ with suite_machine(run_dir, installed, ("g1", "g2")) as suite:
 
 from __future__ import annotations
 
+import json
 import socket
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +17,8 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 from tests.integration.machine import COMMAND_LIMIT_S, Machine, booted
+from tests.integration.stack import StackError
+from tests.integration.stack import transact as transact_over
 from tests.integration.waiting import wait_until
 
 ANSWER_LIMIT_S = 60.0
@@ -67,6 +69,8 @@ class SuiteMachine:
         units = [unit for guest in guests for unit in (guest_target(guest), pair(guest)[0])]
         units = units or ["vtpm.target", SHARED[0]]
         self.run("systemctl", "stop", *units, limit_s=limit_s)
+        # The sockets of a service are stopped behind it.
+        wait_until(lambda: self.show_manager("NJobs") == "0", "no job of systemd left")
 
     def run(self, *command: str, check: bool = True, limit_s: float = COMMAND_LIMIT_S) -> str:
         """Run a command in the machine; see `Machine.run`."""
@@ -97,6 +101,10 @@ class SuiteMachine:
         """Return a property of a unit."""
         return self.run("systemctl", "show", "--value", "-p", name, unit).strip()
 
+    def show_manager(self, name: str) -> str:
+        """Return a property of systemd itself."""
+        return self.run("systemctl", "show", "--value", "-p", name).strip()
+
     def pid(self, unit: str) -> str:
         """Return the main process of a unit, as the machine sees it."""
         return self.show(unit, "MainPID")
@@ -110,13 +118,26 @@ class SuiteMachine:
 
         def is_replaced() -> bool:
             if self.pid(unit) not in (before, "0"):
-                return True
+                return self.show(unit, "ActiveState") == "active"
             # While a restart is scheduled or under way, this waits for it; before systemd has
             # noticed the death it returns at once.
             self.run("systemctl", "start", unit)
             return False
 
         wait_until(is_replaced, f"{unit} with another process than {before}")
+
+    def wait_noted(self, guest: str) -> None:
+        """Return when the front has noted that its clients have the answers that they have.
+
+        They have them a moment before, in which a kill of the front would cost them the connection.
+        """
+        path = self.path(f"/run/vtpm/guests/{guest}/control.sock")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
+            control.settimeout(ANSWER_LIMIT_S)
+            control.connect(str(path))
+            control.sendall(b'{"verb": "status"}\n')
+            with control.makefile("rb") as lines:
+                assert json.loads(lines.readline())["ok"]
 
     def kill(self, unit: str, signal: str = "KILL") -> str:
         """Send a signal to a unit's main process; return its id."""
@@ -138,12 +159,10 @@ def transact(stream: socket.socket, command: bytes) -> bytes:
     Raises:
         ConnectionError: the connection was closed instead.
     """
-    stream.sendall(command)
-    answer = stream.recv(10, socket.MSG_WAITALL)
-    if len(answer) < 10:
-        raise ConnectionError(f"hung up after {len(answer)} bytes")
-    (size,) = struct.unpack_from(">I", answer, 2)
-    return answer + (stream.recv(size - 10, socket.MSG_WAITALL) if size > 10 else b"")
+    try:
+        return transact_over(stream, command)
+    except StackError as error:
+        raise ConnectionError(str(error)) from error
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from tests.integration.ports import free_port
 
-START_LIMIT_S = 20.0
+START_LIMIT_S = 60.0
 TOOL_LIMIT_S = 60.0
 _POLL_S = 0.02
 
@@ -169,7 +169,7 @@ def running_tcsd(tpm: Path | int, folder: Path) -> Iterator[Tcsd]:
     finally:
         process.terminate()
         try:
-            process.wait(10)
+            process.wait(TOOL_LIMIT_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -205,7 +205,7 @@ def test_a_client_that_went_while_the_front_was_away_is_forgotten(stack: Stack) 
     os.kill(front, signal.SIGKILL)
     wait_gone(front)
     stack.wait_daemon_replaced(FRONT, front)
-    assert stack.daemon(FRONT)["detail"]["clients"] == 0
+    wait_until(lambda: stack.daemon(FRONT)["detail"]["clients"] == 0, "the client forgotten")
 
 
 def goes_on(client: socket.socket) -> bool:

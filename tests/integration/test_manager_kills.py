@@ -135,17 +135,18 @@ async def soak(
                 await device.save(bytes(63) + b"\x01")
             told.saved[guest] = told.tried[guest] = 1
         turns = commands(told, agent, group)
-        for _ in range(ROUNDS):
+        rounds = 0
+        # And on until there was enough to be killed in: that is a matter of the machine's speed.
+        while rounds < ROUNDS or min(told.saved.values()) <= ROUNDS or not told.done:
+            rounds += 1
             async with trio.open_nursery() as nursery:
                 for guest in GUESTS:
                     nursery.start_soon(save_until_lost, lab, guest, told)
                 nursery.start_soon(command_until_lost, lab, told, turns)
-                await trio.sleep(moments.uniform(0.0, longest_s))
+                await trio.sleep(moments.uniform(0.0, longest_s) * (1 + rounds // (ROUNDS + 1)))
                 await lab.manager.kill()
             await start_manager(lab)
             await check(lab, told, agent)
-        assert min(told.saved.values()) > ROUNDS
-        assert told.done > 0
 
 
 def operators_commands(

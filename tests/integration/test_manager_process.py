@@ -6,8 +6,9 @@ from __future__ import annotations
 import os
 import random  # noqa: TID251 - moments of a kill, no secrets
 import shutil
+import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -139,11 +140,15 @@ async def test_a_kill_in_the_middle_of_saves_loses_nothing_acknowledged(
             await lab.hwtpm.start({"volatile": memory})
             await lab.hwtpm.wait_ready()
             await start_manager(lab)
-            for _ in range(10):
+            # Ten times, and on until every guest has saved enough: how much that is in a round
+            # depends on the machine's speed.
+            rounds = 0
+            while rounds < 10 or min(told.values()) <= 5:
+                rounds += 1
                 async with trio.open_nursery() as nursery:
                     for name in GUESTS[:4]:
                         nursery.start_soon(_save_until_lost, lab, name, told, tried)
-                    await trio.sleep(moments.uniform(0.01, 0.15))
+                    await trio.sleep(moments.uniform(0.01, 0.15) * (1 + rounds // 10))
                     if victim in ("hwtpm", "both"):
                         await lab.hwtpm.kill()
                     if victim == "hwtpm":
@@ -161,9 +166,8 @@ async def test_a_kill_in_the_middle_of_saves_loses_nothing_acknowledged(
                         found = int.from_bytes(await loaded(lab, name), "big")
                     except ManagerRefused:
                         found = 0
-                    assert told.get(name, 0) <= found <= tried[name], name
+                    assert told.get(name, 0) <= found <= tried.get(name, 0), name
                     told[name] = found
-    assert min(told.values()) > 5
 
 
 async def test_the_chip_may_die_and_return_under_a_running_manager(run_dir: Path) -> None:
@@ -326,14 +330,16 @@ async def test_saves_of_many_vtpms_share_commits_and_status_shows_it(run_dir: Pa
     async with open_lab(run_dir) as lab:
         await lab.start_machine()
 
-        async def save_often(name: str) -> None:
-            async with guest_of(lab, name) as guest:
-                for n in range(10):
-                    await guest.save(n.to_bytes(64, "big"))
-
-        async with trio.open_nursery() as nursery:
-            for name in GUESTS:
-                nursery.start_soon(save_often, name)
+        async with AsyncExitStack() as connected:
+            guests = [await connected.enter_async_context(guest_of(lab, name)) for name in GUESTS]
+            for n in range(10):
+                # All have asked before the manager sees the first, on any machine.
+                lab.manager.signal(signal.SIGSTOP)
+                async with trio.open_nursery() as nursery:
+                    for guest in guests:
+                        nursery.start_soon(guest.save, n.to_bytes(64, "big"))
+                    await trio.testing.wait_all_tasks_blocked()
+                    lab.manager.signal(signal.SIGCONT)
         status = await control_request(lab.run / "control.sock", "status")
         assert status["state"] == "serving"
         assert status["freshness"] == "nv"

@@ -24,6 +24,7 @@ from tests.integration.stack import (
     running_stack,
     transact,
 )
+from tests.integration.waiting import wait_until
 
 NOBODY = 65534
 LIMIT_S = 60
@@ -191,6 +192,8 @@ def test_a_guest_whose_image_does_not_verify_is_refused_and_the_other_is_served(
         assert stack.transact("g2", GET_RANDOM)[6:10] == OK
         assert stack.daemon("vtpm-g1")["state"] == "refused to start"
         assert stack.daemon("vtpm-g1")["restarts"] == 0
+        # The front of a vTPM that refuses is stopped for it, which nobody waited for.
+        wait_until(lambda: not stack.tpm_socket("g1").exists(), "the front of g1 stopped")
         with pytest.raises(OSError, match=r"No such file|refused"):
             stack.connect("g1")
     assert {slot: slot.read_bytes() for slot in slots} == before
@@ -249,7 +252,8 @@ def test_a_client_that_never_reads_does_not_hold_up_the_stop(run_dir: Path) -> N
             while True:
                 flood.send(GET_RANDOM * 100)
         assert stack.transact("g1", GET_RANDOM)[6:10] == OK
-        assert stack.stop(limit_s=10) == 0
+        # In time by its own clock: a daemon that had to be killed is an error.
+        assert stack.stop() == 0
 
 
 def test_a_guest_reset_clears_its_pcrs_and_no_others(run_dir: Path) -> None:

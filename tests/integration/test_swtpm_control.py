@@ -115,14 +115,24 @@ def test_a_machines_life_as_qemu_has_it(qemu: Control) -> None:
 def state(client: Control, kind: int) -> bytes:
     """Return a state blob; QEMU insists on what is checked here."""
     client.socket.sendall(bytes.fromhex(f"0000000c 00000001 {kind:08x} 00000000"))
-    head = client.socket.recv(16, socket.MSG_WAITALL)
+    head = _receive(client.socket, 16)
     result, flags, total, length = (int.from_bytes(head[i : i + 4], "big") for i in (0, 4, 8, 12))
     assert total == length
     if result:
         assert (result, length) == (0x800, 0)
         return b""
     assert flags == 2
-    return client.socket.recv(length, socket.MSG_WAITALL)
+    return _receive(client.socket, length)
+
+
+def _receive(connection: socket.socket, size: int) -> bytes:
+    """Return so many bytes; a socket with a limit of time does not wait for all of them."""
+    received = b""
+    while len(received) < size:
+        chunk = connection.recv(size - len(received))
+        assert chunk, f"hung up after {len(received)} of {size} bytes"
+        received += chunk
+    return received
 
 
 def test_localities_reach_the_tpm(qemu: Control) -> None:

@@ -88,7 +88,7 @@ def test_a_daemon_that_returns_has_forgotten_nothing_and_disturbed_nobody(
     elif how == "kill":
         suite.kill(unit)
     else:
-        suite.drop_in(unit, "[Service]\nWatchdogSec=2\n")
+        suite.drop_in(unit, "[Service]\nWatchdogSec=4\n")
         suite.run("systemctl", "restart", unit)
         before = suite.pids()
         suite.kill(unit, "STOP")
@@ -99,6 +99,8 @@ def test_a_daemon_that_returns_has_forgotten_nothing_and_disturbed_nobody(
     assert {one for one in before if after[one] != before[one]} == {unit}
     if how == "hang":
         assert f"{unit}: Watchdog timeout" in suite.machine.journal()
+        # Not for longer: on a busy machine a daemon may stand still for as long.
+        suite.drop_in(unit, "")
 
 
 def test_who_connects_while_a_daemon_is_away_waits_for_it(suite: SuiteMachine) -> None:
@@ -128,6 +130,7 @@ def test_a_machine_keeps_its_control_channel_when_its_front_is_killed(suite: Sui
             lambda: int(suite.show(front, "NFileDescriptorStore")) >= 3, "both connections kept"
         )
         for _ in range(2):
+            suite.wait_noted("g1")
             suite.kill(front)
             assert transact(data, PCR_READ) == SUCCESS_WITH_DIGEST + value
             assert qemu.ask("0000000f", 8) == "0000000000000003"
@@ -230,8 +233,8 @@ def test_a_vtpm_with_a_broken_image_is_refused_once_and_says_why(suite: SuiteMac
     assert suite.show(vtpm, "ActiveState") == "failed"
     assert suite.show(vtpm, "NRestarts") == "0"
     assert suite.show(vtpm, "StatusText").startswith("refused: ")
-    while suite.show(front, "ActiveState") != "inactive":
-        assert suite.show(front, "Job") != "0"
+    wait_until(lambda: suite.show(front, "ActiveState") == "inactive", "the front stopped")
+    wait_until(lambda: suite.show_manager("NJobs") == "0", "no job of systemd left")
     for unit in ("vtpm@g3.socket", "tpmfront@g3.socket"):
         assert suite.show(unit, "ActiveState") == "inactive", unit
     assert not suite.tpm_socket("g3").exists()

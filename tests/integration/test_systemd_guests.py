@@ -77,6 +77,7 @@ def test_a_guest_that_is_added_serves_tpm_tools_until_it_is_removed(suite: Suite
         suite.run("systemctl", "restart", unit)
         suite.wait_replaced(unit, before)
         assert tools.unsealed() == SEALED
+        suite.wait_noted("alice")
         suite.wait_replaced(unit, suite.kill(unit))
         assert tools.unsealed() == SEALED
     assert tools.run("tpm_getpubek", "-z") == public_key

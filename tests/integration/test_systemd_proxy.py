@@ -27,6 +27,7 @@ def suite(module_dir: Path, installed: Path) -> Iterator[SuiteMachine]:
 
 
 def journal_of(suite: SuiteMachine) -> list[str]:
+    suite.run("journalctl", "--sync")
     return suite.run("journalctl", "--output=cat", "-u", UNIT).splitlines()
 
 

@@ -67,6 +67,7 @@ def test_a_client_waits_while_its_front_is_replaced_and_goes_on(
         suite.run("systemctl", "restart", front)
         suite.wait_replaced(front, before)
         assert transact(client, GET_RANDOM)[6:10] == OK
+        suite.wait_noted("alice")
         before = suite.kill(front)
         assert works(port)  # also before it is there again
         suite.wait_replaced(front, before)
@@ -103,6 +104,7 @@ def test_a_front_that_is_to_bind_itself_says_who_does_it(suite: SuiteMachine, po
     front = pair("bob")[1]
     suite.run("systemctl", "stop", front)
     suite.run("systemctl", "start", front, check=False)
+    suite.run("journalctl", "--sync")
     journal = suite.run("journalctl", "-u", front)
     assert "cannot be had from here" in journal
     assert "tpmfront-tcp@NAME.socket makes it" in journal

@@ -570,7 +570,9 @@ async def test_a_frontend_that_never_reads_control_messages_is_disconnected(
             await server.serves()
 
 
-async def test_a_handshake_that_stalls_is_dropped_at_the_deadline(run_dir: Path) -> None:
+async def test_a_handshake_that_stalls_is_dropped_at_the_deadline(
+    run_dir: Path, autojump_clock: trio.testing.MockClock
+) -> None:
     steps = [before_anything, after_introduction, after_grant]
     async with serving(run_dir, limits=BackendLimits(handshake_s=0.05)) as server:
         for step in steps:
@@ -581,7 +583,9 @@ async def test_a_handshake_that_stalls_is_dropped_at_the_deadline(run_dir: Path)
         await server.serves()
 
 
-async def test_a_failed_connect_does_not_stop_the_deadline(run_dir: Path) -> None:
+async def test_a_failed_connect_does_not_stop_the_deadline(
+    run_dir: Path, autojump_clock: trio.testing.MockClock
+) -> None:
     async with serving(run_dir, limits=BackendLimits(handshake_s=0.05)) as server:
         with raw_frontend(server.path) as peer:
             await peer.introduce()

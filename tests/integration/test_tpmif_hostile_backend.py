@@ -168,7 +168,7 @@ async def test_idle_without_cancel_is_a_cancelled_request_and_the_device_goes_on
 
 
 async def test_silence_is_ended_by_the_callers_deadline_with_a_cancel(
-    listener: RawListener,
+    listener: RawListener, autojump_clock: trio.testing.MockClock
 ) -> None:
     cancelled = trio.Event()
 

@@ -16,7 +16,7 @@ from protocol.tpm12 import Ordinal, Tag, build_message, parse_header
 from protocol.tpm12.constants import NvAttributes
 from protocol.tpmif.errors import BackendRefused
 from protocol.tpmif.unix import open_frontend
-from tests.integration.vtpm_lab import Lab, Vtpm, open_lab
+from tests.integration.vtpm_lab import READY_LIMIT_S, Lab, Vtpm, open_lab
 from tpmcore import tss12
 from tpmcore.errors import TpmError
 
@@ -189,7 +189,7 @@ async def test_a_flooding_front_does_not_starve_another_one(lab: Lab) -> None:
         nursery.start_soon(_flood, vtpm)
         nursery.start_soon(_flood, vtpm)
         async with vtpm.front() as device:
-            with trio.fail_after(30):
+            with trio.fail_after(READY_LIMIT_S):
                 for _ in range(50):
                     assert parse_header(await device.transact(PCR_READ, 0)).code == 0
         nursery.cancel_scope.cancel()

@@ -12,7 +12,7 @@ import trio
 from daemons.vtpm.volatility import CAP_DIGEST
 from protocol.tpm12.constants import NvAttributes, ResourceType
 from tests.integration.log_search import SEARCH
-from tests.integration.vtpm_lab import Vtpm, kept_memory, open_lab
+from tests.integration.vtpm_lab import READY_LIMIT_S, Vtpm, kept_memory, open_lab
 from tests.unit.tpm12.world import SeededRandom
 from tpmcore import tss12
 
@@ -113,7 +113,7 @@ async def test_a_manager_that_dies_is_waited_for_and_nothing_is_lost(run_dir: Pa
             assert await vtpm.run(tss12.pcr_read(4)) == value
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_write, vtpm, b"b" * 32)
-                with trio.fail_after(30):
+                with trio.fail_after(READY_LIMIT_S):
                     await vtpm.wait_notified("waiting for the manager")
                 # ... and what does waits.
                 await lab.manager.start()
@@ -128,7 +128,7 @@ async def test_a_vtpm_waits_for_a_manager_that_comes_later(run_dir: Path) -> Non
     async with open_lab(run_dir) as lab:
         vtpm = lab.new_vtpm()
         await vtpm.start()
-        with trio.fail_after(30):
+        with trio.fail_after(READY_LIMIT_S):
             await vtpm.wait_notified("waiting for the manager")
         assert (await vtpm.control("status"))["state"] == "starting"
         await lab.start_machine()
@@ -146,7 +146,7 @@ async def test_a_stop_while_the_manager_is_away_ends_in_time(run_dir: Path) -> N
             await lab.manager.kill()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_write_in_vain, vtpm)
-                with trio.fail_after(30):
+                with trio.fail_after(READY_LIMIT_S):
                     await vtpm.wait_notified("waiting for the manager")
                     await vtpm.stop()
                 nursery.cancel_scope.cancel()

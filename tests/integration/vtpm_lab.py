@@ -19,6 +19,7 @@ import signal
 import socket
 import sys
 import uuid
+from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -46,7 +47,8 @@ class Daemon:
         self._arguments = arguments
         self._stderr_path = folder / f"{name}.stderr"
         self._notify_path = folder / f"{name}.notify"
-        self._notify: trio.socket.SocketType | None = None
+        self._notify: socket.socket | None = None
+        self._notified: deque[str] = deque()
         self._process: WarmProcess | None = None
         self.pid = 0
 
@@ -54,9 +56,10 @@ class Daemon:
         """Start it; `wait_ready` waits."""
         assert self._process is None
         self._notify_path.unlink(missing_ok=True)
-        notify = trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        await notify.bind(str(self._notify_path))
-        self._notify = notify
+        self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        self._notify.setblocking(False)
+        self._notify.bind(str(self._notify_path))
+        self._notified.clear()
         log = os.open(
             self._stderr_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
         )
@@ -87,8 +90,17 @@ class Daemon:
 
     async def notification(self) -> str:
         """Return the next thing that it says to its supervisor."""
-        assert self._notify is not None
-        return (await self._notify.recv(4096)).decode()
+        while not self._notified:
+            assert self._notify is not None
+            await trio.lowlevel.wait_readable(self._notify)
+            self._take_notifications()
+        return self._notified.popleft()
+
+    def _take_notifications(self) -> None:
+        """Take what it has said: the kernel keeps only some of it, and drops the rest."""
+        with contextlib.suppress(BlockingIOError):
+            while self._notify is not None:
+                self._notified.append(self._notify.recv(4096).decode())
 
     async def reload(self) -> None:
         """Have it read its configuration again, by SIGHUP, and return when it has."""
@@ -124,6 +136,7 @@ class Daemon:
     def signal(self, number: signal.Signals) -> None:
         """Send a signal."""
         assert self._process is not None
+        self._take_notifications()
         self._process.send_signal(number)
 
     @property
@@ -171,6 +184,7 @@ class Vtpm(Daemon):
     @asynccontextmanager
     async def front(self) -> AsyncIterator[FrontendDevice]:
         """Give a connected front."""
+        self._take_notifications()
         async with open_frontend(self._back, uuid=self.uuid) as device:
             yield device
 

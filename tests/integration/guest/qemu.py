@@ -209,7 +209,8 @@ class Guest:
             )
         target._qmp_run("migrate-incoming", uri=uri)
         self._qmp_run("migrate", uri=uri)
-        for side in (self, target):
+        # The target first: it knows why it does not take a machine, the source at most that.
+        for side in (target, self):
             side._wait_migrated()
         self._qmp_run("quit")
         self._wait_end()

@@ -34,7 +34,14 @@ ADDING = [
     f"systemctl enable {TARGET}",
     f"systemctl start {TARGET}",
 ]
-STOPPING = f"systemctl stop {TARGET} vtpm@g1.service tpmfront@g1.service"
+SOCKETS = " ".join(
+    f"{kind}@g1.socket"
+    for kind in (
+        *("vtpm", "vtpm-control"),
+        *("tpmfront", "tpmfront-ctrl", "tpmfront-control", "tpmfront-tcp"),
+    )
+)
+STOPPING = f"systemctl stop {TARGET} vtpm@g1.service tpmfront@g1.service {SOCKETS}"
 DISCARDING = [
     f"systemctl disable {TARGET}",
     STOPPING,
