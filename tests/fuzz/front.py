@@ -17,8 +17,8 @@ from tests.fuzz.dice import Dice
 from tests.fuzz.mutate import Mutator
 from tests.integration.stack import Stack, StackError, running_stack, transact
 
-PROMPT_S: Final = 5.0
-"""What is no hang on a busy machine; a light command takes a tenth of a millisecond."""
+PROMPT_S: Final = 30.0
+"""What is no hang, on a busy machine too; a light command takes a tenth of a millisecond."""
 ASK_EVERY: Final = 20
 _LINE_BYTES: Final = 4096
 _PCR_READ: Final = build_message(Tag.RQU_COMMAND, Ordinal.PCR_READ, bytes(4))

@@ -191,7 +191,7 @@ async def test_a_manager_in_an_unapproved_configuration_is_opened_by_the_agent_o
     assert await op.ask(O.GROUP_LIST, Nothing(), GroupCount) == GroupCount(1)
     assert (await op.show()).uuid == group
     await recover(op, agent, group, 0)
-    with trio.fail_after(1):
+    with trio.fail_after(60):
         started = await recovered.wait_started()
     started.ledger.abandon()
 

@@ -82,7 +82,7 @@ class Sealing(FakeHardware):
     async def seal(self, secret: bytes, selection: PcrSelection, composite: bytes) -> bytes:
         action, self.meanwhile = self.meanwhile, None
         if action is not None:
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 await action()
         return await super().seal(secret, selection, composite)
 

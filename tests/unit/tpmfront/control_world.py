@@ -30,7 +30,7 @@ from protocol.vtpm.control import ControlOrdinal
 from tests.unit.tpmfront.supervisor import Supervisor
 
 UUID_1 = UUID(int=1)
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 RUNNING_ONLY = frozenset(
     {
         ControlOrdinal.GET_ESTABLISHED,

@@ -227,9 +227,10 @@ async def test_who_takes_no_responses_keeps_nobody_out(monkeypatch: pytest.Monke
     async with serving() as front:
         front.link.may_answer.set()
         stalled = await front.connect()
-        with trio.move_on_after(20) as limit:
+        with trio.move_on_after(60) as limit:
             while not limit.cancelled_caught:
-                with trio.move_on_after(0.5) as sending:
+                # Longer than a busy machine stands still: nothing is taken any more.
+                with trio.move_on_after(2) as sending:
                     await stalled.send_all(COMMAND * 500)
                 if sending.cancelled_caught:
                     break

@@ -61,7 +61,7 @@ async def following(folder: Path) -> AsyncIterator[trio.MemoryReceiveChannel[Ent
     send, entries = trio.open_memory_channel[Entry](0)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(follow, folder / "vtpm", folder / "front", send)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             yield entries
         nursery.cancel_scope.cancel()
 
