@@ -35,6 +35,7 @@ from tests.integration.operators import (
     uuid_of,
 )
 from tests.integration.stack import Stack, running_stack
+from tests.integration.waiting import wait_until
 
 O = ManagementOrdinal  # noqa: E741 - the ordinals, once a line
 
@@ -292,9 +293,11 @@ def test_more_vtpms_than_a_page_holds_are_all_listed(operator: Operator, agent: 
 def test_an_open_vtpm_is_shown_with_its_label_and_is_neither_deleted_nor_opened_twice(
     operator: Operator, stack: Stack
 ) -> None:
+    # A test before this one may have restarted the manager, which its vTPM finds again by itself.
+    wait_until(lambda: operator.vtpm("g1")["open"] is True, "g1 open")
     shown = operator.vtpm("g1")
     uuid = shown["uuid"]
-    assert (shown["guest"], shown["open"], shown["saved"]) == ("g1", True, True)
+    assert (shown["guest"], shown["saved"]) == ("g1", True)
     assert shown["kern_hash"] == hashlib.sha1(b"system_u:vm_r:web_t").hexdigest()
     refusal = operator.refused("vtpm", "delete", "g1", "--yes", uuid)
     assert "or it is open" in refusal
