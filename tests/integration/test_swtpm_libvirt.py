@@ -135,11 +135,16 @@ def test_a_folder_that_was_removed_and_made_anew_is_another_tpm(link: Link, stat
     with link.daemon(*line, pid=state / "pid"):
         ek = make_ek(tpm)
     former = (folder / "vtpm.uuid").read_text().strip()
-    # A folder that has lost its name only is what it was.
-    (folder / "vtpm.uuid").unlink()
+    # A folder that has lost its name only is not made anew.
+    name = folder / "vtpm.uuid"
+    name.unlink()
+    refused = link.run(*line, "--daemon", "--pid", f"file={state}/pid", fails=True)
+    told = refused.stderr + (state / "log").read_text()
+    assert f"{folder} has images of a TPM and no vtpm.uuid" in told
+    assert not name.exists()
+    name.write_text(f"{former}\n")
     with link.daemon(*line, pid=state / "pid"):
         assert read_ek(tpm) == ek
-    assert (folder / "vtpm.uuid").read_text().strip() == former
     shutil.rmtree(folder)
     folder.mkdir()
     for _ in range(2):

@@ -4,7 +4,6 @@ be its vTPM."""
 
 from __future__ import annotations
 
-import enum
 import fcntl
 import os
 import shutil
@@ -18,19 +17,9 @@ import trio
 from daemons.runtime.log import Log
 from daemons.tpmfront.compat.capabilities import STATE_NAME
 from daemons.tpmfront.compat.errors import Refusal
-from daemons.tpmfront.compat.identity import candidates, read_identity, write_identity
-from daemons.tpmfront.compat.managerplace import no_manager
-from protocol.errors import WireError
+from daemons.tpmfront.compat.identity import NAME, candidates, read_identity, write_identity
+from daemons.tpmfront.compat.standing import Standing, is_admitted, standing_of
 from protocol.manager.compat import compat_uuid, uid_of
-from protocol.manager.constants import ManagerCode
-from protocol.manager.framing import ManagerRefused
-from protocol.manager.messages import (
-    NO_IMAGE,
-    decode_load_hash_key_response,
-    encode_load_hash_key,
-)
-from protocol.tpmif.errors import BackendRefused, TpmifError
-from protocol.tpmif.unix import FrontendDevice, open_frontend
 
 LOCK_NAME: Final = ".vtpm.lock"
 _IMAGE_LOCK: Final = ".lock"
@@ -41,7 +30,6 @@ _PREDECESSOR_S: Final = 3.0
 _ORPHAN_S: Final = 15.0
 """How long the vtpm of a process that was killed may take to end."""
 _POLL_S: Final = 0.05
-_MANAGER_S: Final = 30.0
 
 
 async def lock_folder(folder: Path) -> int:
@@ -121,61 +109,49 @@ async def find_identity(folder: Path, manager: Path, log: Log) -> UUID:
         log: of this process.
 
     Raises:
-        Refusal: there is no manager, or it admits none.
+        Refusal: there is no manager, or it admits none; or nobody can say which one it is.
     """
-    known = read_identity(folder)
-    uid = os.geteuid()
-    for uuid in [known] if known is not None else candidates(folder, uid):
-        standing = await _ask(manager, uuid)
-        if standing is _Standing.REFUSED:
+    known, uid = read_identity(folder), os.geteuid()
+    if known is not None:
+        if await is_admitted(manager, known):
+            return known
+        raise _not_admitted(folder, manager, f"uid {uid} may not be vTPM {known}")
+    if _has_images(folder / STATE_NAME):
+        raise Refusal(
+            f"{folder} has images of a TPM and no {NAME}, which says whose they are: put it back"
+        )
+    for uuid in candidates(folder, uid):
+        if not await is_admitted(manager, uuid):
             continue
-        if known is not None:
-            return uuid
         # A folder that was removed, as by `virsh undefine`, and made anew is another TPM, as with
-        # swtpm. What an operator has configured is another matter, and so is a folder that has
-        # lost no more than its file.
-        is_new = uid_of(uuid) == uid and not (folder / STATE_NAME).exists()
-        if standing is _Standing.USED and is_new:
+        # swtpm. What an operator has configured is another matter.
+        if uid_of(uuid) == uid and await standing_of(manager, uuid) is Standing.USED:
             log.warning("folder made anew is another TPM", former=uuid)
             uuid = compat_uuid(uid, uuid4())
         write_identity(folder, uuid)
         return uuid
-    what = f"uid {uid} may not be vTPM {known}" if known is not None else f"uid {uid} has no vTPM"
-    raise Refusal(
-        f"the manager at {manager} refuses: {what}. Put {uid} into uids of [compat] in its "
-        "vtpm.toml and run vtpmctl reload; or give a guest of guests.d this uid, and its uuid to "
-        f"{folder / 'vtpm.uuid'}"
+    raise _not_admitted(folder, manager, f"uid {uid} has no vTPM")
+
+
+def _has_images(state: Path) -> bool:
+    """Say whether a state folder has a slot file.
+
+    Raises:
+        Refusal: it cannot be told.
+    """
+    try:
+        return any(name.startswith("slot") for name in os.listdir(state))
+    except FileNotFoundError:
+        if state.is_symlink():
+            raise Refusal(f"{state} is a link to nowhere") from None
+        return False
+    except OSError as error:
+        raise Refusal(f"{state}: {error.strerror}") from None
+
+
+def _not_admitted(folder: Path, manager: Path, what: str) -> Refusal:
+    return Refusal(
+        f"the manager at {manager} refuses: {what}. Put {os.geteuid()} into uids of [compat] in "
+        "its vtpm.toml and run vtpmctl reload; or give a guest of guests.d this uid, and its uuid "
+        f"to {folder / NAME}"
     )
-
-
-class _Standing(enum.Enum):
-    """What a vTPM is to the manager."""
-
-    REFUSED = enum.auto()
-    """Not ours."""
-    FREE = enum.auto()
-    """Ours, and without an image; or the manager does not say."""
-    USED = enum.auto()
-    """Ours, and it has had an image."""
-
-
-async def _ask(manager: Path, uuid: UUID) -> _Standing:
-    try:
-        with trio.fail_after(_MANAGER_S):
-            async with open_frontend(manager, uuid=uuid, linger=False) as device:
-                return await _standing(device)
-    except BackendRefused:
-        return _Standing.REFUSED
-    except (OSError, TpmifError, trio.TooSlowError) as error:
-        raise no_manager(manager, error) from None
-
-
-async def _standing(device: FrontendDevice) -> _Standing:
-    try:
-        record = decode_load_hash_key_response(await device.transact(encode_load_hash_key(), 0))
-    except ManagerRefused as error:
-        # Open by somebody else, or moved to another manager: both had it.
-        return _Standing.USED if error.code == ManagerCode.DISABLED else _Standing.FREE
-    except WireError:
-        return _Standing.FREE
-    return _Standing.FREE if record == NO_IMAGE else _Standing.USED
