@@ -7,6 +7,7 @@ that QEMU says no more than that its TPM went away, and the log has the reason.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,7 +49,7 @@ def check_socket(manager: Path) -> None:
     except OSError as error:
         raise no_manager(manager, error) from None
     if not os.access(manager, os.W_OK, effective_ids=True):
-        raise no_manager(manager, PermissionError(0, "Permission denied"))
+        raise no_manager(manager, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
 
 
 def no_manager(manager: Path, error: Exception) -> Refusal:
