@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """`tpmfront swtpm-compat`, which a link named swtpm to tpmfront is as well.
 
-`daemons.tpmfront.command` goes past this to `process`, but for what is only printed.
-
-The commands take their words as they are: swtpm's rules are others than click's. What click is told
-of the options is for the help, the manual and the completions.
+`daemons.tpmfront.command` goes past this to `process` with the words of an interface, since swtpm's
+rules are others than click's. What click is told of an interface and its options is for the help,
+the manual and the completions; it serves nothing.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Final
 
@@ -20,7 +18,6 @@ from daemons.tpmfront.compat.capabilities import version
 from daemons.tpmfront.compat.grammar import Option, options_of
 from daemons.tpmfront.compat.link import NAME
 from daemons.tpmfront.compat.options import Interface
-from daemons.tpmfront.compat.process import run
 
 _EXAMPLES: Final = {
     Interface.SOCKET: """\b
@@ -33,27 +30,6 @@ Example:
   tpmfront swtpm-compat chardev --tpmstate dir=state --fd 3
 """,
 }
-
-
-class _Words(click.Command):
-    """A command that reads its words itself."""
-
-    def __init__(self, interface: Interface) -> None:
-        self.interface = interface
-        super().__init__(
-            interface.value,
-            params=[_parameter(one) for one in options_of(interface)],
-            help=_HELPS[interface],
-            epilog=_EXAMPLES[interface],
-            add_help_option=False,
-        )
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.args = list(args)
-        return []
-
-    def invoke(self, ctx: click.Context) -> object:
-        run(self.interface, ctx.args, ctx.get_help, os.environ, click.echo)
 
 
 class _Interfaces(click.Group):
@@ -83,6 +59,16 @@ _HELPS: Final = {
 }
 
 
+def _description(interface: Interface) -> click.Command:
+    return click.Command(
+        interface.value,
+        params=[_parameter(one) for one in options_of(interface)],
+        help=_HELPS[interface],
+        epilog=_EXAMPLES[interface],
+        add_help_option=False,
+    )
+
+
 def _parameter(option: Option) -> click.Option:
     names = [f"--{option.name}", *([f"-{option.letter}"] if option.letter else [])]
     return click.Option(
@@ -91,7 +77,14 @@ def _parameter(option: Option) -> click.Option:
         metavar=option.form,
         is_flag=option.form is None,
         expose_value=False,
+        callback=_show_help if option.name == "help" else None,
     )
+
+
+def _show_help(ctx: click.Context, _parameter: click.Parameter, is_given: bool) -> None:
+    if is_given and not ctx.resilient_parsing:
+        click.echo(ctx.get_help())
+        ctx.exit()
 
 
 @click.group(
@@ -112,16 +105,11 @@ def compat_group() -> None:
 
 
 for _interface in Interface:
-    compat_group.add_command(_Words(_interface))
+    compat_group.add_command(_description(_interface))
 
 
 def usage(interface: Interface) -> str:
     """Return the help of an interface's command, as `tpmfront swtpm-compat` shows it."""
-    context: click.Context | None = None
-    for command, name in (
-        (compat_group, f"tpmfront {NAME}"),
-        (compat_group.commands[interface.value], interface.value),
-    ):
-        context = click.Context(command, info_name=name, parent=context, **command.context_settings)
-    assert context is not None
-    return context.get_help()
+    command = compat_group.commands[interface.value]
+    name = f"tpmfront {NAME} {interface.value}"
+    return click.Context(command, info_name=name, **compat_group.context_settings).get_help()

@@ -13,9 +13,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from click.testing import CliRunner
 
-from daemons.tpmfront.cli import main
 from daemons.tpmfront.compat.capabilities import capabilities, states
 from daemons.tpmfront.compat.errors import BadLine, Refusal
 from daemons.tpmfront.compat.identity import candidates, read_identity, write_identity
@@ -176,15 +174,28 @@ def test_a_link_named_swtpm_is_the_subcommand() -> None:
     assert swtpm_words(["/usr/bin/tpmfront"]) is None
 
 
-def test_sockets_are_opened_before_anything_heavy_is_imported() -> None:
+def test_sockets_are_opened_before_anything_heavy_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "manager").touch()
+    (tmp_path / "vtpm.toml").write_text(f'[compat]\nmanager = "{tmp_path}/manager"\n')
     script = (
-        "import sys, daemons.tpmfront.command\n"
-        "print({'click', 'trio', 'tpmcore', 'protocol'} & {*sys.modules})\n"
+        "import sys\n"
+        "from daemons.tpmfront import command\n"
+        "from daemons.tpmfront.compat import process\n"
+        "def open_channels(options):\n"
+        "    print({'click', 'trio', 'tpmcore', 'protocol', 'cryptography'} & {*sys.modules})\n"
+        "    sys.exit()\n"
+        "process.open_channels = open_channels\n"
+        "command.main()\n"
     )
+    words = ["swtpm-compat", "socket", "--tpmstate", f"dir={tmp_path}", "--log", "level=5"]
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", script, *words, "--ctrl", f"type=unixio,path={tmp_path}/ctrl"],
+        env={"VTPM_CONFIG": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
-    assert done.stdout == "set()\n"
+    assert (done.stdout, done.stderr, done.returncode) == ("set()\n", "", 0)
 
 
 @pytest.mark.parametrize(
@@ -196,15 +207,23 @@ def test_sockets_are_opened_before_anything_heavy_is_imported() -> None:
         (("-v",), 0, "TPM emulator version 0.11.0"),
         (("--help",), 0, "Usage:"),
         (("socket", "--help"), 0, "--tpmstate"),
+        (("socket", "--help"), 0, "Usage: tpmfront swtpm-compat socket [OPTIONS]\n"),
         (("chardev", "-h"), 0, "--chardev"),
         (("socket", "--print-capabilities"), 0, '"type": "swtpm"'),
         (("socket", "--bogus"), 1, "option --bogus not recognized"),
+        (("socket", "--bogus"), 1, "Usage: tpmfront swtpm-compat socket [OPTIONS]\n"),
         (("socket", "--tpm2"), 1, "TPM 2.0 is not supported"),
         (("socket", "--print-states"), 1, "--tpmstate is required"),
         (("socket", "--tpmstate", "dir=/nonexistent"), 1, "/nonexistent: No such directory"),
     ],
 )
 def test_exit_codes_are_those_of_swtpm(words: tuple[str, ...], code: int, says: str) -> None:
-    result = CliRunner().invoke(main, ["swtpm-compat", *words])
-    assert result.exit_code == code
-    assert says in result.output
+    done = subprocess.run(
+        [sys.executable, "-m", "daemons.tpmfront", "swtpm-compat", *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == code
+    assert says in (done.stderr if code else done.stdout)
+    assert not (done.stdout if code else done.stderr)
