@@ -21,6 +21,7 @@ from typing import NoReturn
 
 import trio
 
+from daemons.runtime.ending import log_end
 from daemons.runtime.errors import DaemonError, ExitCode, RefusedToStart
 from daemons.runtime.log import Log
 from daemons.runtime.notify import Notifier
@@ -165,12 +166,7 @@ def _report(error: BaseException, log: Log, notifier: Notifier) -> ExitCode:
                 traceback.print_exception(leaf)
                 reason, code = f"unexpected {type(leaf).__name__}", ExitCode.FAILED
         refused = isinstance(leaf, RefusedToStart)
-        # A configuration has a reason for each of its mistakes.
-        for line in reason.splitlines():
-            if refused:
-                log.error("refused to start", reason=line)
-            else:
-                log.error("failed", reason=line)
+        log_end(log, reason, is_refusal=refused)
         if code > worst:
             # What `systemctl status` shows of a daemon that is gone.
             notifier.status(f"{'refused' if refused else 'failed'}: {reason}")

@@ -8,9 +8,12 @@ second one's word; what the second one says on standard error until then, is see
 from __future__ import annotations
 
 import os
+import signal
+from types import FrameType
 from typing import NoReturn, Self
 
 from daemons.runtime.errors import ExitCode
+from daemons.tpmfront.compat.heldsignals import HeldSignals
 
 _DONE = b"+"
 
@@ -28,13 +31,16 @@ class Background:
         return cls(None)
 
     @classmethod
-    def enter(cls) -> Self:
-        """Return in a process of a session of its own; the first one ends when that is done."""
+    def enter(cls, held: HeldSignals) -> Self:
+        """Return in a process of a session of its own; the first one ends when that is done.
+
+        Args:
+            held: since before there was anything to undo.
+        """
         heard, said = os.pipe2(os.O_CLOEXEC)
-        first = os.fork()
-        if first:
-            os.close(said)
-            _wait(heard, first)
+        second = os.fork()
+        if second:
+            _wait(heard, said, second, held)
         os.close(heard)
         os.setsid()
         return cls(said)
@@ -53,10 +59,33 @@ class Background:
         self._pipe = None
 
 
-def _wait(heard: int, pid: int) -> NoReturn:
-    """End as the second process said: well when it is done, else with its exit code."""
-    if os.read(heard, 1) == _DONE:
-        os._exit(ExitCode.OK)
-    _pid, status = os.waitpid(pid, 0)
-    code = os.waitstatus_to_exitcode(status)
-    os._exit(code if code > 0 else ExitCode.FAILED)
+def _wait(heard: int, said: int, second: int, held: HeldSignals) -> NoReturn:
+    """End as the second process said: well when it is done, else with its exit code.
+
+    A signal gives the start up: the second process is told to stop, and when it has, this one ends
+    by that signal. Whatever comes, nothing is raised here: what the callers would undo then is the
+    second process's now.
+    """
+    code: int = ExitCode.FAILED
+    stopped_by: list[int] = []
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        stopped_by.append(number)
+        # A second one does not wait.
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(second, signal.SIGTERM)
+
+    try:
+        os.close(said)
+        held.give_to(stop)
+        if os.read(heard, 1) == _DONE:
+            code = ExitCode.OK
+        else:
+            # Not reaped: until this process ends, its number is nobody else's.
+            ended = os.waitid(os.P_PID, second, os.WEXITED | os.WNOWAIT)
+            if ended is not None and ended.si_code == os.CLD_EXITED:
+                code = ended.si_status or ExitCode.FAILED
+        if stopped_by:
+            signal.raise_signal(stopped_by[0])
+    finally:
+        os._exit(code)

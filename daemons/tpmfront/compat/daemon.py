@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process that serves one TPM behind swtpm's command line.
 
-Up, once the sockets listen: the folder is locked; the manager admits us; a vtpm runs; the TPM is on
-or off, as --flags wants it; then it is told that the TPM can be used. Who connects before waits.
-Down: clients, the vtpm; then the sockets.
+Up, once the folder is locked and the sockets listen: the manager admits us; a vtpm runs; the TPM is
+on or off, as --flags wants it; then it is told that the TPM can be used. Who connects before waits.
+Down: clients, the vtpm; then the sockets, and the lock.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from daemons.tpmfront.compat.errors import Refusal
 from daemons.tpmfront.compat.localitycommand import LocalityCommand
 from daemons.tpmfront.compat.options import CompatOptions, PidPlace, Startup
 from daemons.tpmfront.compat.places import Channels, Opened
-from daemons.tpmfront.compat.startup import find_identity, lock_folder, make_run_folder
+from daemons.tpmfront.compat.startup import find_identity, make_run_folder, wait_image_free
 from daemons.tpmfront.compat.vtpm_process import VtpmProcess
 from daemons.tpmfront.controlchannel import ControlChannel
 from daemons.tpmfront.controlcommands import ControlCommands
@@ -57,6 +57,7 @@ class Surroundings:
 
     Attributes:
         manager: socket of vtpmmgr.
+        lock: descriptor of the folder's lock.
         notifier: the supervisor.
         log: of this process.
         emit: writes a line of the vtpm.
@@ -64,6 +65,7 @@ class Surroundings:
     """
 
     manager: Path
+    lock: int
     notifier: Notifier
     log: Log
     emit: Callable[[bytes], None]
@@ -92,10 +94,9 @@ async def serve(options: CompatOptions, channels: Channels, surroundings: Surrou
         device = None
         if options.device is not None:
             device = stack.enter_context(open_device(options.device))
-        lock = await lock_folder(options.state)
-        stack.callback(os.close, lock)
+        await wait_image_free(options.state / STATE_NAME)
         uuid = await find_identity(options.state, surroundings.manager, log)
-        run = make_run_folder(lock)
+        run = make_run_folder(surroundings.lock)
         stack.callback(shutil.rmtree, run, ignore_errors=True)
         if options.keys:
             names = ", ".join([f"--{name}" for name, _key in options.keys])

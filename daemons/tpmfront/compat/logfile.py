@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from daemons.runtime.ending import log_end
+from daemons.runtime.errors import RefusedToStart
 from daemons.runtime.log import Level, Log
 from daemons.tpmfront.compat.errors import BadLine
 from daemons.tpmfront.compat.options import LogPlace
@@ -27,10 +29,17 @@ class LogFile:
     Attributes:
         log: of this process.
         emit: writes a line of the vtpm.
+        is_stderr: what is said on standard error is in it.
     """
 
     log: Log
     emit: Callable[[bytes], None]
+    is_stderr: bool
+
+    def refuse(self, error: Exception) -> None:
+        """Log why the process ends, as `run_daemon` does; it has been said on standard error."""
+        if not self.is_stderr:
+            log_end(self.log, str(error), is_refusal=isinstance(error, RefusedToStart))
 
 
 def open_log(place: LogPlace) -> LogFile:
@@ -42,7 +51,8 @@ def open_log(place: LogPlace) -> LogFile:
         BadLine: it cannot be opened.
     """
     if place.is_off:
-        return LogFile(Log(NAME, level=Level.ERROR, sink=lambda _line: None), lambda _line: None)
+        nothing = Log(NAME, level=Level.ERROR, sink=lambda _line: None)
+        return LogFile(nothing, lambda _line: None, False)
     level = Level.WARNING
     if place.level:
         level = Level.DEBUG if place.level >= _DEBUG_LEVEL else Level.INFO
@@ -58,7 +68,15 @@ def open_log(place: LogPlace) -> LogFile:
     def write(line: str) -> None:
         emit(line.encode("utf-8", "backslashreplace"))
 
-    return LogFile(Log(NAME, level=level, sink=write), emit)
+    return LogFile(Log(NAME, level=level, sink=write), emit, _is_stderr(target))
+
+
+def _is_stderr(fd: int) -> bool:
+    if fd == _STDERR:
+        return True
+    with contextlib.suppress(OSError):  # it may be closed
+        return os.path.sameopenfile(fd, _STDERR)
+    return False
 
 
 def _descriptor(place: LogPlace) -> int | None:

@@ -100,8 +100,8 @@ def _listen_unix(place: UnixPlace) -> Iterator[socket.socket]:
             socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         )
         try:
-            # As swtpm, whoever made it: a start after a crash must not need a hand. The lock on
-            # the state keeps two from serving one TPM.
+            # As swtpm, whoever made it: a start after a crash must not need a hand. That it is not
+            # the socket of the TPM in the same folder while that is served, sees to `folderlock`.
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
             # Never wider than asked for, see `daemons.runtime.sockets`.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,9 @@ from daemons.runtime.errors import DaemonError, ExitCode
 from daemons.tpmfront.compat import keys
 from daemons.tpmfront.compat.command_line import CommandLine
 from daemons.tpmfront.compat.errors import BadLine, UnreadableLine
+from daemons.tpmfront.compat.folderlock import locked
+from daemons.tpmfront.compat.heldsignals import HeldSignals
+from daemons.tpmfront.compat.logfile import LogFile, open_log
 from daemons.tpmfront.compat.managerplace import check_socket, find_manager
 from daemons.tpmfront.compat.options import Interface
 from daemons.tpmfront.compat.places import open_channels
@@ -41,27 +45,35 @@ def run(
         environ: of the process.
         show: prints a text on standard output.
     """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # Until there is something to undo, Ctrl-C ends it without a word.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    logfile = None
     try:
         line = CommandLine(interface, words)
         if line.has("help"):
             show(usage())
             sys.exit(ExitCode.OK)
-        _run(line, environ, show)
+        if line.runas is not None:
+            _become(line.runas)
+        logfile = open_log(line.log())
+        if line.has("print-capabilities") or line.has("print-states"):
+            _print(line, show)
+        _serve(line, logfile, environ)
     except (BadLine, DaemonError) as error:
+        # Also where the log is elsewhere, unlike swtpm: libvirt shows it to who starts a machine.
         sys.stderr.write(f"swtpm: {error}\n")
         if isinstance(error, UnreadableLine):
             sys.stderr.write(f"{usage()}\n")
+        if logfile is not None:
+            logfile.refuse(error)
         sys.exit(ExitCode.FAILED)
 
 
-def _run(line: CommandLine, environ: Mapping[str, str], show: Callable[[str], None]) -> NoReturn:
+def _serve(line: CommandLine, logfile: LogFile, environ: Mapping[str, str]) -> NoReturn:
     """Raises:
-    BadLine, DaemonError: with nothing left behind.
+    BadLine, DaemonError: with nothing left behind but the file of the lock.
     """
-    if line.runas is not None:
-        _become(line.runas)
-    if line.has("print-capabilities") or line.has("print-states"):
-        _print(line, show)
     options = line.options(environ)
     for _name, key in options.keys:
         keys.check(key)
@@ -69,17 +81,17 @@ def _run(line: CommandLine, environ: Mapping[str, str], show: Callable[[str], No
         raise BadLine(f"{options.state}: No such directory")
     manager = find_manager(Path(environ.get(CONFIG_VARIABLE) or CONFIG_FOLDER), environ)
     check_socket(manager)
-    with open_channels(options) as channels:
-        from daemons.tpmfront.compat.serving import run_until_end
+    with locked(options.state) as lock:
+        held = HeldSignals()
+        with open_channels(options) as channels:
+            from daemons.tpmfront.compat.serving import run_until_end
 
-        run_until_end(options, channels, manager)
+            run_until_end(options, channels, lock=lock, manager=manager, logfile=logfile, held=held)
 
 
 def _print(line: CommandLine, show: Callable[[str], None]) -> NoReturn:
     from daemons.tpmfront.compat.capabilities import capabilities, states
-    from daemons.tpmfront.compat.logfile import open_log
 
-    open_log(line.log())
     if line.has("print-capabilities"):
         show(capabilities())
         sys.exit(ExitCode.OK)
