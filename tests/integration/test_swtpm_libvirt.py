@@ -152,5 +152,5 @@ def test_a_folder_that_was_removed_and_made_anew_is_another_tpm(link: Link, stat
             read_ek(tpm)
         assert refusal.value.code == ReturnCode.NO_ENDORSEMENT
     assert (folder / "vtpm.uuid").read_text().strip() != former
-    told = [one for one in (state / "log").read_text().splitlines() if "made anew is" in one]
-    assert told == [f"swtpm warning: folder made anew is another TPM former={former}"]
+    lines = [one for one in (state / "log").read_text().splitlines() if "made anew is" in one]
+    assert lines == [f"swtpm warning: folder made anew is another TPM former={former}"]
