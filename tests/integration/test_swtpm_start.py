@@ -26,6 +26,7 @@ from tests.integration.swtpm_link import (
     ask,
     code_of,
     connect,
+    end,
     ioctl,
     make_link,
     wait_for,
@@ -86,8 +87,6 @@ def started(link: Link, *words: str) -> Iterator[subprocess.Popen[str]]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        # Signals that the runner of the tests ignores are not ignored there.
-        preexec_fn=_heed_all,
     )
     try:
         yield process
@@ -96,11 +95,6 @@ def started(link: Link, *words: str) -> Iterator[subprocess.Popen[str]]:
         process.wait()
         assert process.stderr is not None
         process.stderr.close()
-
-
-def _heed_all() -> None:
-    for number in STOPS:
-        signal.signal(number, signal.SIG_DFL)
 
 
 @contextlib.contextmanager
@@ -118,10 +112,23 @@ def slow_import(link: Link, folder: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def children_of(pid: int) -> list[int]:
-    """Return the children of a process."""
-    lists = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(word) for one in lists for word in one.read_text().split()]
+def wait_second(first: int) -> int:
+    """Return the process that a start in the background goes on in, by its first one.
+
+    It has a session of its own; what the first one runs before for a moment has not.
+    """
+    found: list[int] = []
+
+    def is_there() -> bool:
+        words = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+        for child in map(int, words):
+            with contextlib.suppress(ProcessLookupError):
+                if os.getsid(child) == child:
+                    found.append(child)
+        return bool(found)
+
+    wait_until(is_there, "the second process")
+    return found[0]
 
 
 def nothing_left(folder: Path) -> bool:
@@ -209,8 +216,7 @@ def test_a_start_in_the_background_is_given_up_while_it_is_waited_for(
     link: Link, folder: Path, number: signal.Signals
 ) -> None:
     with started(link, *line_of(folder), "--daemon") as process:
-        wait_until(lambda: bool(children_of(process.pid)), "the second process")
-        (second,) = children_of(process.pid)
+        second = wait_second(process.pid)
         pidfd = os.pidfd_open(second)
         try:
             process.send_signal(number)
@@ -226,10 +232,10 @@ def test_a_start_in_the_background_is_given_up_while_it_is_waited_for(
 
 def test_a_second_process_that_is_killed_fails_the_start(link: Link, folder: Path) -> None:
     with started(link, *line_of(folder), "--daemon") as process:
-        wait_until(lambda: bool(children_of(process.pid)), "the second process")
-        (second,) = children_of(process.pid)
-        os.kill(second, signal.SIGKILL)
-        assert process.wait(LIMIT_S) == 1
+        os.kill(wait_second(process.pid), signal.SIGKILL)
+        # It has said nothing, not even that its manager does not answer.
+        assert process.communicate(timeout=LIMIT_S)[1] == ""
+        assert process.returncode == 1
 
 
 def test_of_two_starts_on_one_folder_one_has_its_sockets(link: Link, folder: Path) -> None:
@@ -240,11 +246,55 @@ def test_of_two_starts_on_one_folder_one_has_its_sockets(link: Link, folder: Pat
         assert reason in refused.communicate(timeout=LIMIT_S)[1]
         assert refused.returncode == 1
         for name in ("sock", "ctrl"):
+            wait_for(folder / name)
             connect(folder / name).close()
         serving.terminate()
         assert serving.communicate(timeout=LIMIT_S)[1] == ""
         assert serving.returncode == 0
     assert nothing_left(folder)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_start_without_standard_streams_keeps_what_it_opens(
+    stack: Stack, run_dir: Path, folder: Path, closed: str
+) -> None:
+    link = make_link(run_dir / "bin", stack.root / "run" / "vtpmmgr.sock")
+    line, pid = line_of(folder), run_dir / "pid"
+    words = ["swtpm", *line, "--daemon", "--pid", f"file={pid}"]
+    script = f'exec "$@" {closed}'
+    done = subprocess.run(["sh", "-c", script, "sh", *words], env=link.environment, timeout=LIMIT_S)
+    assert done.returncode == 0
+    number = int(pid.read_text())
+    try:
+        assert "is in use by another process" in link.run(*line, fails=True).stderr
+        assert code_of(ask(folder / "sock", GET_TICKS)) == 0
+    finally:
+        end(number)
+    assert nothing_left(folder)
+    assert (folder / ".vtpm.lock").read_text().startswith("/tmp/vtpm-swtpm-")
+
+
+def test_the_log_of_a_start_without_standard_error_says_why_it_fails(
+    link: Link, folder: Path, run_dir: Path
+) -> None:
+    words = ["swtpm", *line_of(folder), "--log", f"file={run_dir}/log"]
+    environ = {**link.environment, "VTPM_MANAGER": str(run_dir / "nowhere")}
+    script = 'exec "$@" 2>&-'
+    done = subprocess.run(["sh", "-c", script, "sh", *words], env=environ, timeout=LIMIT_S)
+    assert done.returncode == 1
+    assert "no manager at" in (run_dir / "log").read_text()
+
+
+def test_what_the_system_refuses_is_said_in_a_line(link: Link, folder: Path, run_dir: Path) -> None:
+    (folder / ".vtpm.lock").symlink_to("nowhere")
+    refused = link.run(*line_of(folder), "--log", f"file={run_dir}/log", fails=True)
+    assert refused.stderr == (
+        f"swtpm: Could not lock access to {folder}: Too many levels of symbolic links\n"
+    )
+    (link_up := run_dir / "loop").symlink_to(link_up)
+    words = [*line_of(folder), "--tpmstate", f"dir={link_up}/state"]
+    refused = link.run(*words, fails=True)
+    assert len(refused.stderr.splitlines()) == 1
 
 
 def _has_ended(process: subprocess.Popen[str]) -> bool:
@@ -296,14 +346,10 @@ def test_a_folder_that_is_served_keeps_its_sockets(
 ) -> None:
     link = make_link(run_dir / "bin", stack.root / "run" / "vtpmmgr.sock")
     line = line_of(folder)
-    with link.daemon(*line, pid=run_dir / "pid") as pid:
+    with link.daemon(*line, pid=run_dir / "pid"):
         refused = link.run(*line, fails=True)
         assert f"{folder} is in use by another process" in refused.stderr
         assert code_of(ask(folder / "sock", GET_TICKS)) == 0
-        # A signal that was held, is not held from the vtpm.
-        (vtpm,) = children_of(pid)
-        status = Path(f"/proc/{vtpm}/status").read_text().splitlines()
-        assert "SigBlk:\t0000000000000000" in status
         # At once, while it is about to end.
         ioctl(folder / "ctrl", "-s")
         with link.daemon(*line, pid=run_dir / "pid2"):

@@ -37,6 +37,8 @@ class Background:
         Args:
             held: since before there was anything to undo.
         """
+        # Else nobody could wait for the second process.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         heard, said = os.pipe2(os.O_CLOEXEC)
         second = os.fork()
         if second:

@@ -28,7 +28,7 @@ from daemons.tpmfront.compat.device import open_device, serve_device
 from daemons.tpmfront.compat.errors import Refusal
 from daemons.tpmfront.compat.localitycommand import LocalityCommand
 from daemons.tpmfront.compat.options import CompatOptions, PidPlace, Startup
-from daemons.tpmfront.compat.places import Channels, Opened
+from daemons.tpmfront.compat.places import Channels, Opened, remove_own
 from daemons.tpmfront.compat.startup import find_identity, make_run_folder, wait_image_free
 from daemons.tpmfront.compat.vtpm_process import VtpmProcess
 from daemons.tpmfront.controlchannel import ControlChannel
@@ -254,22 +254,20 @@ def _pid_file(place: PidPlace | None) -> Iterator[None]:
         return
     # Absolute, since a process in the background is elsewhere when it ends.
     path = None if place.file is None else place.file.absolute()
-    try:
-        if path is None:
-            assert place.fd is not None
-            fd = place.fd
-        else:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-            fd = os.open(path, flags, _PID_MODE)
-            os.fchmod(fd, _PID_MODE)
+    with contextlib.ExitStack() as stack:
         try:
-            os.write(fd, str(os.getpid()).encode())
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise Refusal(f"Could not write to pidfile: {error.strerror}") from None
-    try:
+            if path is None:
+                assert place.fd is not None
+                fd = place.fd
+            else:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+                fd = os.open(path, flags, _PID_MODE)
+                stack.callback(remove_own, path, os.fstat(fd))
+                os.fchmod(fd, _PID_MODE)
+            try:
+                os.write(fd, str(os.getpid()).encode())
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise Refusal(f"Could not write to pidfile: {error.strerror}") from None
         yield
-    finally:
-        if path is not None:
-            path.unlink(missing_ok=True)

@@ -33,25 +33,47 @@ def locked(folder: Path) -> Iterator[int]:
     Raises:
         Refusal: it is no folder of ours, or another process has it.
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        fd = os.open(folder / LOCK_NAME, flags, 0o600)
+        fd = _lock(folder / LOCK_NAME)
     except OSError as error:
         raise Refusal(f"Could not lock access to {folder}: {error.strerror}") from None
+    if fd is None:
+        raise Refusal(f"{folder} is in use by another process")
     try:
-        deadline = time.monotonic() + _PREDECESSOR_S
-        while not try_lock(fd):
-            if time.monotonic() >= deadline:
-                raise Refusal(f"{folder} is in use by another process")
-            select.select([], [], [], _POLL_S)
         yield fd
     finally:
         os.close(fd)
 
 
+def _lock(path: Path) -> int | None:
+    """Return the descriptor of a file that is locked; None if others have it for too long."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    deadline = time.monotonic() + _PREDECESSOR_S
+    while True:
+        fd = os.open(path, flags, 0o600)
+        try:
+            # A file that was removed, or another one put in its place, keeps nobody away.
+            if try_lock(fd) and _is_at(fd, path):
+                return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+        if time.monotonic() >= deadline:
+            return None
+        select.select([], [], [], _POLL_S)
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
 def try_lock(fd: int) -> bool:
-    """Lock a file if nobody else has; whether it is locked. Closing the descriptor ends that, with
-    all that were inherited from it."""
+    """Lock a file if nobody else has; whether it is locked. That ends when the descriptor is
+    closed, in every process that got it by a fork."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

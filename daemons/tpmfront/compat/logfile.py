@@ -37,7 +37,7 @@ class LogFile:
     is_stderr: bool
 
     def refuse(self, error: Exception) -> None:
-        """Log why the process ends, as `run_daemon` does; it has been said on standard error."""
+        """Log why the process ends, as `run_daemon` does; on standard error it is said besides."""
         if not self.is_stderr:
             log_end(self.log, str(error), is_refusal=isinstance(error, RefusedToStart))
 

@@ -107,10 +107,9 @@ def _listen_unix(place: UnixPlace) -> Iterator[socket.socket]:
             # Never wider than asked for, see `daemons.runtime.sockets`.
             os.fchmod(listener.fileno(), place.mode)
             listener.bind(os.fspath(path))
-            made = path.lstat()
             # Absolute, since a process in the background is elsewhere; a relative path may be
             # the only one that is short enough to be bound.
-            stack.callback(_remove_own, path.absolute(), (made.st_dev, made.st_ino))
+            stack.callback(remove_own, path.absolute(), path.lstat())
             path.chmod(place.mode)
             if place.uid is not None or place.gid is not None:
                 os.chown(
@@ -124,10 +123,10 @@ def _listen_unix(place: UnixPlace) -> Iterator[socket.socket]:
         yield listener
 
 
-def _remove_own(path: Path, identity: tuple[int, int]) -> None:
+def remove_own(path: Path, made: os.stat_result) -> None:
+    """Remove a file, if it is there and the one that was made."""
     with contextlib.suppress(OSError):
-        found = path.lstat()
-        if (found.st_dev, found.st_ino) == identity:
+        if os.path.samestat(path.lstat(), made):
             path.unlink()
 
 

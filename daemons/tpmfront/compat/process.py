@@ -6,6 +6,7 @@ What is imported here is what it takes to have the sockets: see `places`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import signal
@@ -27,6 +28,7 @@ from daemons.tpmfront.compat.options import Interface
 from daemons.tpmfront.compat.places import open_channels
 
 CONFIG_VARIABLE: Final = "VTPM_CONFIG"
+_STDERR: Final = 2
 
 
 def run(
@@ -45,6 +47,7 @@ def run(
         environ: of the process.
         show: prints a text on standard output.
     """
+    _fill_streams()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         # Until there is something to undo, Ctrl-C ends it without a word.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -60,14 +63,24 @@ def run(
         if line.has("print-capabilities") or line.has("print-states"):
             _print(line, show)
         _serve(line, logfile, environ)
-    except (BadLine, DaemonError) as error:
-        # Also where the log is elsewhere, unlike swtpm: libvirt shows it to who starts a machine.
-        sys.stderr.write(f"swtpm: {error}\n")
-        if isinstance(error, UnreadableLine):
-            sys.stderr.write(f"{usage()}\n")
+    except (BadLine, DaemonError, OSError) as error:
         if logfile is not None:
             logfile.refuse(error)
+        # Also where the log is elsewhere, unlike swtpm: libvirt shows it to who starts a machine.
+        told = f"swtpm: {error}\n"
+        if isinstance(error, UnreadableLine):
+            told += f"{usage()}\n"
+        with contextlib.suppress(OSError):  # nobody may be reading
+            os.write(_STDERR, told.encode("utf-8", "backslashreplace"))
         sys.exit(ExitCode.FAILED)
+
+
+def _fill_streams() -> None:
+    """See that what is opened from now on is none of the standard streams, if one is closed: they
+    are written to, and let go in the background."""
+    while (fd := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= _STDERR:
+        os.set_inheritable(fd, True)
+    os.close(fd)
 
 
 def _serve(line: CommandLine, logfile: LogFile, environ: Mapping[str, str]) -> NoReturn:

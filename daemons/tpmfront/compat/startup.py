@@ -44,8 +44,12 @@ def make_run_folder(lock: int) -> Path:
         # Does not follow links, and cannot remove what is another user's.
         shutil.rmtree(left, ignore_errors=True)
     made = tempfile.mkdtemp(prefix=_RUN_PREFIX)
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, os.fsencode(made), 0)
+    try:
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, os.fsencode(made), 0)
+    except OSError:
+        os.rmdir(made)
+        raise
     return Path(made)
 
 

@@ -100,8 +100,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(standing, "_OPEN_ELSEWHERE_S", 0.2)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As much as a machine that stands still needs."""
+    monkeypatch.setattr(standing, "_OPEN_ELSEWHERE_S", 60.0)
     monkeypatch.setattr(standing, "_PAUSE_S", 0.01)
 
 
@@ -119,13 +120,23 @@ async def test_a_folder_without_images_is_the_tpm_of_its_path_if_that_has_none(
 
 
 @pytest.mark.parametrize(
-    "answers", [[RECORD], [DISABLED], [DISABLED, RECORD]], ids=["image", "elsewhere", "late"]
+    ("answers", "patience_s", "asked"),
+    [([RECORD], 60.0, 1), ([DISABLED, RECORD], 60.0, 2), ([DISABLED], 0.0, 1)],
+    ids=["image", "late", "elsewhere"],
 )
 async def test_it_is_another_one_if_that_of_its_path_has_had_an_image(
-    run_dir: Path, folder: Path, answers: list[bytes]
+    run_dir: Path,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    answers: list[bytes],
+    patience_s: float,
+    asked: int,
 ) -> None:
-    uuid, lines = await found_in(run_dir, folder, Manager(answers))
+    monkeypatch.setattr(standing, "_OPEN_ELSEWHERE_S", patience_s)
+    manager = Manager(answers)
+    uuid, lines = await found_in(run_dir, folder, manager)
 
+    assert manager.asked == asked
     assert uuid != OWN
     assert uid_of(uuid) == os.geteuid()
     assert (folder / "vtpm.uuid").read_text() == f"{uuid}\n"

@@ -4,6 +4,7 @@ words of a link."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -14,6 +15,7 @@ from uuid import UUID
 
 import pytest
 
+from daemons.tpmfront.compat import folderlock
 from daemons.tpmfront.compat.capabilities import capabilities, states
 from daemons.tpmfront.compat.errors import BadLine, Refusal
 from daemons.tpmfront.compat.identity import candidates, read_identity, write_identity
@@ -227,3 +229,37 @@ def test_exit_codes_are_those_of_swtpm(words: tuple[str, ...], code: int, says: 
     assert done.returncode == code
     assert says in (done.stderr if code else done.stdout)
     assert not (done.stdout if code else done.stderr)
+
+
+def test_a_lock_on_a_file_that_was_removed_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = tmp_path / folderlock.LOCK_NAME
+    tried: list[int] = []
+
+    def try_lock(fd: int) -> bool:
+        tried.append(fd)
+        if len(tried) == 1:
+            lock.unlink()
+        return really(fd)
+
+    really = folderlock.try_lock
+    monkeypatch.setattr(folderlock, "try_lock", try_lock)
+    with folderlock.locked(tmp_path) as fd:
+        assert len(tried) == 2
+        assert os.path.samestat(os.fstat(fd), lock.stat())
+        with lock.open() as other:
+            assert not really(other.fileno())
+    with lock.open() as other:
+        assert really(other.fileno())
+
+
+def test_a_lock_that_the_system_does_not_give_is_a_refusal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(_fd: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(Refusal, match=r"Could not lock access to .*: No locks available"):
+        folderlock.locked(tmp_path).__enter__()
