@@ -21,16 +21,6 @@ GRACE_S: Final = 0.5
 """How long a reader still has for what was begun, once nothing more is to be written."""
 
 
-def hold_standard_descriptors() -> None:
-    """Lead those of descriptors 0 to 2 that are closed nowhere; else what is opened next gets their
-    numbers, and what is written for people goes there."""
-    for fd in range(3):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
-
-
 class Sink(Protocol):
     """Takes bytes."""
 

@@ -17,10 +17,11 @@ import trio
 
 from daemons.runtime.control import Fields
 from daemons.runtime.errors import DaemonError
+from daemons.runtime.standardstreams import hold_standard_descriptors
 from daemons.vtpmctl.attribution import Attributed
 from daemons.vtpmctl.guests import check_known
 from daemons.vtpmctl.options import dir_option, find_host, system_option
-from daemons.vtpmctl.output import Output, Sink, hold_standard_descriptors
+from daemons.vtpmctl.output import Output, Sink
 from daemons.vtpmctl.pcapng import Capture
 from daemons.vtpmctl.trace import Connected, Dropped, Entry, Lost, follow
 from daemons.vtpmctl.tracetext import ProcessNames, json_object, line, packets

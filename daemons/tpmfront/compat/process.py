@@ -17,6 +17,7 @@ from typing import Final, NoReturn
 
 from daemons.runtime.config.options import CONFIG_FOLDER
 from daemons.runtime.errors import DaemonError, ExitCode
+from daemons.runtime.standardstreams import hold_standard_descriptors
 from daemons.tpmfront.compat import keys
 from daemons.tpmfront.compat.command_line import CommandLine
 from daemons.tpmfront.compat.errors import BadLine, UnreadableLine
@@ -47,7 +48,8 @@ def run(
         environ: of the process.
         show: prints a text on standard output.
     """
-    _fill_streams()
+    # Before anything is opened: going to the background lets them go.
+    hold_standard_descriptors()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         # Until there is something to undo, Ctrl-C ends it without a word.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -73,14 +75,6 @@ def run(
         with contextlib.suppress(OSError):  # nobody may be reading
             os.write(_STDERR, told.encode("utf-8", "backslashreplace"))
         sys.exit(ExitCode.FAILED)
-
-
-def _fill_streams() -> None:
-    """See that what is opened from now on is none of the standard streams, if one is closed: they
-    are written to, and let go in the background."""
-    while (fd := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= _STDERR:
-        os.set_inheritable(fd, True)
-    os.close(fd)
 
 
 def _serve(line: CommandLine, logfile: LogFile, environ: Mapping[str, str]) -> NoReturn:

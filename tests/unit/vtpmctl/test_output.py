@@ -54,7 +54,7 @@ def ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
 
 _CLOSED = """
 import os
-from daemons.vtpmctl.output import hold_standard_descriptors
+from daemons.runtime.standardstreams import hold_standard_descriptors
 hold_standard_descriptors()
 is_led_nowhere = all(os.path.samefile(f"/proc/self/fd/{fd}", os.devnull) for fd in (1, 2))
 os._exit(0 if is_led_nowhere and os.open("/", os.O_RDONLY) > 2 else 1)
